@@ -1,0 +1,123 @@
+//! The edge over the command line: one file a subcommand. A failure is one sentence on standard error and an exit code
+//! that says of what kind it was.
+
+mod logging;
+
+use crate::config::{Faults, Settings, Variables};
+use clap::{Args, Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Highly available recorder for OpenVidu 2.
+///
+/// `serve` is the controller: it receives OpenVidu's webhooks, watches the recorders, starts a lost one again and joins
+/// what they leave. `record` is what runs in the recording container. The other commands are for the person who operates
+/// them.
+#[derive(Debug, Parser)]
+#[command(name = "ov2-ha-recorder", version, max_term_width = 100)]
+pub struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {}
+
+/// Where settings come from; every subcommand takes it.
+#[derive(Clone, Debug, Args)]
+pub struct SettingsFile {
+    /// File with NAME=value lines; the real environment wins over it.
+    /// Without it /etc/ov2-ha-recorder/ov2-ha-recorder.env or ./.env is read, whichever is there first.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub env_file: Option<PathBuf>,
+}
+
+/// Where state lies; every subcommand that touches state takes it.
+#[derive(Clone, Debug, Args)]
+pub struct DataDir {
+    /// Folder of the embedded database and the built-in object store.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ov2-ha-recorder")]
+    pub data_dir: PathBuf,
+}
+
+impl SettingsFile {
+    /// The variables of the process over those of the env file.
+    ///
+    /// # Errors
+    /// When a file that was named cannot be read, or a line of it is not `NAME=value`.
+    pub fn variables(&self) -> Result<Variables, Faults> {
+        let variables = Variables::of_process();
+        let usual = ["/etc/ov2-ha-recorder/ov2-ha-recorder.env", ".env"];
+        let found = || usual.iter().map(PathBuf::from).find(|path| path.is_file());
+        match self.env_file.clone().or_else(found) {
+            Some(path) => variables.over_file(Path::new(&path)),
+            None => Ok(variables),
+        }
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn settings(&self) -> Result<Settings, Faults> {
+        self.variables()?.settings()
+    }
+}
+
+/// How a command failed: what to say, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// A sentence for a person: act, object, cause, next step.
+    pub message: String,
+    /// See [`exit`].
+    pub code: u8,
+}
+
+/// Exit codes, after `sysexits.h` where it has one.
+pub mod exit {
+    /// It did not work.
+    pub const FAILED: u8 = 1;
+    /// Something that is needed is not there or cannot be reached (`EX_UNAVAILABLE`).
+    pub const UNAVAILABLE: u8 = 69;
+    /// A file cannot be written (`EX_CANTCREAT`).
+    pub const CANNOT_WRITE: u8 = 73;
+    /// The settings are wrong (`EX_CONFIG`).
+    pub const CONFIG: u8 = 78;
+}
+
+impl Failure {
+    /// A failure with [`exit::FAILED`].
+    pub fn new(message: impl ToString) -> Self {
+        Self::with(exit::FAILED, message)
+    }
+
+    /// A failure with an exit code of its own.
+    pub fn with(code: u8, message: impl ToString) -> Self {
+        Self {
+            message: message.to_string(),
+            code,
+        }
+    }
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        Self::with(exit::CONFIG, faults)
+    }
+}
+
+/// Reads the command line and runs what it says.
+pub fn main() -> ExitCode {
+    let command = Command::parse();
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ov2-ha-recorder: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command.action {}
+}

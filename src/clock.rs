@@ -1,0 +1,157 @@
+//! Time comes through here: wall-clock stamps as they appear in records and on the wire, and the clocks that give
+//! them. Work that judges how long something took holds a [`Clock`], so that a test can let a week pass at once.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Milliseconds since the Unix epoch; written as RFC 3339 in UTC wherever a person or a client reads it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// A stamp from milliseconds since the Unix epoch.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// The time from `earlier` to this stamp; zero when `earlier` is later, as after a clock that was set back.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// This stamp moved on by `step`.
+    pub fn plus(self, step: Duration) -> Self {
+        let millis = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// Reads an RFC 3339 time.
+    ///
+    /// # Errors
+    /// When `text` is no RFC 3339 time.
+    pub fn parse(text: &str) -> Result<Self, time::error::Parse> {
+        let at = OffsetDateTime::parse(text, &Rfc3339)?;
+        Ok(Self((at.unix_timestamp_nanos() / 1_000_000) as i64))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i128::from(self.0) * 1_000_000;
+        let text = OffsetDateTime::from_unix_timestamp_nanos(nanos)
+            .ok()
+            .and_then(|at| at.format(&Rfc3339).ok());
+        match text {
+            Some(text) => out.write_str(&text),
+            None => write!(out, "{} ms", self.0),
+        }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(input)?;
+        Self::parse(&text).map_err(de::Error::custom)
+    }
+}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+    /// Time since some fixed moment of this process; never goes back.
+    fn uptime(&self) -> Duration;
+}
+
+/// The machine's own clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn uptime(&self) -> Duration {
+        static BEGIN: OnceLock<Instant> = OnceLock::new();
+        BEGIN.get_or_init(Instant::now).elapsed()
+    }
+}
+
+/// A clock that moves only when it is told to.
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    begin: i64,
+    now: Arc<AtomicI64>,
+}
+
+impl ManualClock {
+    /// A clock that stands at `now`.
+    pub fn at(now: Timestamp) -> Self {
+        Self {
+            begin: now.0,
+            now: Arc::new(AtomicI64::new(now.0)),
+        }
+    }
+
+    /// Lets `step` pass.
+    pub fn advance(&self, step: Duration) {
+        let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
+        self.now.fetch_add(step, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.now.load(Ordering::SeqCst))
+    }
+
+    fn uptime(&self) -> Duration {
+        self.now().since(Timestamp(self.begin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_reads_back_as_it_was_written() {
+        let stamp = Timestamp::from_millis(1_795_577_569_120);
+        assert_eq!(stamp.to_string(), "2026-11-25T03:32:49.12Z");
+        assert_eq!(Timestamp::parse(&stamp.to_string()).unwrap(), stamp);
+    }
+
+    #[test]
+    fn a_clock_set_back_gives_no_negative_age() {
+        let later = Timestamp::from_millis(10);
+        assert_eq!(Timestamp::from_millis(5).since(later), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_manual_clock_moves_when_told() {
+        let clock = ManualClock::at(Timestamp::from_millis(1_000));
+        clock.advance(Duration::from_secs(7));
+        assert_eq!(clock.now().millis(), 8_000);
+        assert_eq!(clock.uptime(), Duration::from_secs(7));
+    }
+}

@@ -1,0 +1,1 @@
+//! The controller: watches, decides, relays, cleans up.

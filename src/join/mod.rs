@@ -1,0 +1,1 @@
+//! Fragments, the growing file and the joined video.

@@ -1,0 +1,20 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod backoff;
+pub mod child;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod controller;
+pub mod db;
+pub mod http;
+pub mod join;
+pub mod model;
+pub mod outbound;
+pub mod random;
+pub mod recorder;
+pub mod runtime;
+pub mod s3server;
+pub mod store;
+pub mod tasks;

@@ -1,0 +1,1 @@
+//! The recorder: displays, plays, captures, writes chunks.

@@ -1,0 +1,225 @@
+//! Where recorders run: Docker, or plain processes on machines without containers, behind one trait and one conformance
+//! suite. This room starts, stops and watches; it never decides.
+
+pub mod docker;
+pub mod process;
+
+use crate::clock::Timestamp;
+use crate::model::ids::{ContainerId, RecordingId};
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A recorder's container, or process, as the runtime sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name, without Docker's leading slash.
+    pub name: String,
+    /// What it was made from.
+    pub image: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its recording, read from `VIDEO_ID` in its environment.
+    pub recording: Option<RecordingId>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// What it does.
+    pub status: ContainerStatus,
+}
+
+/// What a container does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerStatus {
+    /// It was made and not started.
+    Created,
+    /// It runs.
+    Running,
+    /// It is frozen.
+    Paused,
+    /// The runtime is about to start it again by itself.
+    Restarting,
+    /// It ended, with this exit code.
+    Exited(i64),
+}
+
+/// Something that happened to a recorder's container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeEvent {
+    /// Which container.
+    pub container: ContainerId,
+    /// The recording, where it is known.
+    pub recording: Option<RecordingId>,
+    /// When, by the runtime's clock.
+    pub at: Timestamp,
+    /// What.
+    pub kind: RuntimeEventKind,
+}
+
+/// What happened to a container, or to the view of all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuntimeEventKind {
+    /// Its first process started.
+    Started,
+    /// Its first process ended with this exit code.
+    Died(i64),
+    /// The kernel ended something in it for want of memory.
+    OutOfMemory,
+    /// It was removed.
+    Removed,
+    /// It was frozen.
+    Paused,
+    /// It runs again after a freeze.
+    Unpaused,
+    /// Its health check's answer changed.
+    Health(String),
+    /// The stream of events was interrupted and goes on: what happened meanwhile must be read by listing.
+    Reconnected,
+}
+
+/// How to end a recorder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// As OpenVidu does: `q` into `/stop`, wait at most this long for it to finish, then by force.
+    Drain(Duration),
+    /// At once; what is running there cannot write any more when the call returns. Works on a frozen one too.
+    Fence,
+}
+
+/// What a backup recorder is made from, where its first container is gone.
+#[derive(Clone, Debug)]
+pub struct BackupSpec {
+    /// The recording.
+    pub recording: RecordingId,
+    /// The name to give it.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its environment, secrets included: it never leaves this room but to the runtime.
+    pub environment: Environment,
+}
+
+/// Environment variables that may hold secrets: its `Debug` shows names only.
+#[derive(Clone, Default)]
+pub struct Environment(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// What the runtime says about itself.
+#[derive(Clone, Debug)]
+pub struct RuntimeInfo {
+    /// `docker` or `process`.
+    pub kind: &'static str,
+    /// Its version.
+    pub version: String,
+    /// The recording image, where one is used, and whether it is there.
+    pub image: Option<(String, bool)>,
+}
+
+/// Why a runtime did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// There is no such container.
+    #[error("container {0} does not exist")]
+    NotFound(ContainerId),
+    /// The recording image is missing.
+    #[error(
+        "image {image} not found; build it with \"ov2-ha-recorder install\" or packaging/docker/build-recorder"
+    )]
+    NoImage {
+        /// The image that was asked for.
+        image: String,
+    },
+    /// The runtime cannot be reached.
+    #[error("cannot reach {what}: {cause}; {advice}")]
+    Unreachable {
+        /// Which runtime, with its address.
+        what: String,
+        /// What the system said.
+        cause: String,
+        /// What a person can do.
+        advice: String,
+    },
+    /// The runtime refused or failed.
+    #[error("cannot {act}: {cause}")]
+    Failed {
+        /// What was attempted, as a verb and its object.
+        act: String,
+        /// What the runtime said.
+        cause: String,
+    },
+}
+
+impl RuntimeError {
+    /// Whether the same call may succeed later.
+    pub const fn retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Failed { .. })
+    }
+}
+
+/// A place where recorders run.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Every recorder's container: those of the recording image and those this product made.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    async fn list(&self) -> Result<Vec<Container>, RuntimeError>;
+
+    /// One container, or `None` when it does not exist.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    async fn inspect(&self, id: &ContainerId) -> Result<Option<Container>, RuntimeError>;
+
+    /// Starts an ended container again: the same id, the same files. Harmless when it already runs.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] when it is gone.
+    async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// The environment a container was made with.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] when it is gone.
+    async fn environment(&self, id: &ContainerId) -> Result<Environment, RuntimeError>;
+
+    /// Makes and starts a backup recorder with the recordings folder, shared memory and network of the first one.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoImage`] when there is nothing to make it from.
+    async fn start_backup(&self, spec: BackupSpec) -> Result<Container, RuntimeError>;
+
+    /// Ends a container. Harmless when it already ended; answers when it has.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] when it is gone.
+    async fn stop(&self, id: &ContainerId, how: Stop) -> Result<(), RuntimeError>;
+
+    /// Removes an ended container; harmless when it is gone.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// Asks the runtime to start the container again by itself whenever it ends with a failure.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] when it is gone.
+    async fn restart_on_failure(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// Everything that happens from now on. Reconnects by itself, and says so by [`RuntimeEventKind::Reconnected`].
+    fn events(&self) -> BoxStream<'static, RuntimeEvent>;
+
+    /// Tries whether the runtime can be used.
+    ///
+    /// # Errors
+    /// A [`RuntimeError`] that says what to do.
+    async fn probe(&self) -> Result<RuntimeInfo, RuntimeError>;
+}
