@@ -6,4 +6,5 @@ pub mod failover;
 pub mod ids;
 pub mod session;
 pub mod timeline;
+pub mod view;
 pub mod wire;
