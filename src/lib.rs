@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod db;
+pub mod disk;
 pub mod http;
 pub mod join;
 pub mod model;

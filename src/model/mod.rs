@@ -4,6 +4,7 @@
 pub mod chunk;
 pub mod failover;
 pub mod ids;
+pub mod manifest;
 pub mod session;
 pub mod timeline;
 pub mod view;

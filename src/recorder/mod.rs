@@ -1,1 +1,3 @@
 //! The recorder: displays, plays, captures, writes chunks.
+
+pub mod upload;

@@ -4,9 +4,28 @@
 pub mod local;
 pub mod s3;
 
+use crate::config::{Settings, Storage};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Opens the store that the settings name. `recordings` is OpenVidu's recordings folder as this process sees it: the
+/// root of the store in `local` mode. Nothing is asked of the store yet; [`ChunkStore::probe`] does that.
+///
+/// # Errors
+/// [`StoreError::Invalid`] when the settings cannot make a store.
+pub fn open(settings: &Settings, recordings: &Path) -> Result<Arc<dyn ChunkStore>, StoreError> {
+    Ok(match settings.storage {
+        Storage::Local => Arc::new(local::LocalStore::new(recordings)),
+        Storage::S3 => {
+            return Err(StoreError::Invalid {
+                act: "open the S3 store".into(),
+                cause: "it is not in this build yet".into(),
+            });
+        }
+    })
+}
 
 /// An object in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,4 +131,52 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// # Errors
     /// A [`StoreError`] that says what to do.
     async fn probe(&self) -> Result<(), StoreError>;
+
+    /// Where the object lies as a file, in a store that keeps files on this machine. Such a store needs neither uploads
+    /// nor fetching, and what is written at this path is in the store.
+    fn path(&self, key: &str) -> Option<PathBuf>;
+}
+
+/// Whether `key` can name an object in every kind of store; its own copy when it can.
+fn check_key(key: &str) -> Result<String, StoreError> {
+    let wrong = |cause: &str| {
+        Err(StoreError::Invalid {
+            act: format!("use the key {key:?}"),
+            cause: cause.to_owned(),
+        })
+    };
+    if key.len() > 1024 {
+        return wrong("it is longer than 1024 bytes");
+    }
+    for part in key.split('/') {
+        if matches!(part, "" | "." | "..") {
+            return wrong("its segments must not be empty, \".\" or \"..\"");
+        }
+        if part.len() > 255 || part.starts_with(crate::disk::UNFINISHED) {
+            return wrong("a segment is no file name");
+        }
+        if part.chars().any(|c| c.is_control() || c == '\\') {
+            return wrong("it holds a control character or a backslash");
+        }
+    }
+    Ok(key.to_owned())
+}
+
+/// The same for a folder, with or without a slash at its end; empty means everything.
+fn check_prefix(prefix: &str) -> Result<String, StoreError> {
+    match prefix.trim_end_matches('/') {
+        "" => Ok(String::new()),
+        prefix => check_key(prefix),
+    }
+}
+
+/// The same for a folder that is to be deleted: never everything.
+fn check_deletion(prefix: &str) -> Result<String, StoreError> {
+    match check_prefix(prefix)? {
+        prefix if prefix.is_empty() => Err(StoreError::Invalid {
+            act: "delete everything in the store".into(),
+            cause: "a deletion must name a folder".into(),
+        }),
+        prefix => Ok(prefix),
+    }
 }

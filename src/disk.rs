@@ -1,0 +1,170 @@
+//! Files that survive: bytes come in, and a name leads to all of them or to what was there before, whatever is killed or
+//! unplugged in between. A new file gets a name of its own first, is flushed, takes its real name, and then the folder
+//! that holds the name is flushed too.
+
+use crate::random;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// How the names of unfinished files begin; whoever lists a folder leaves these out.
+pub const UNFINISHED: &str = ".tmp-";
+
+/// A file that is being written and has no name yet that anybody would look for. Dropped before [`Draft::publish`], it is
+/// deleted.
+#[derive(Debug)]
+pub struct Draft {
+    /// Where its bytes go.
+    pub file: File,
+    path: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    /// An empty draft in `folder`, which must be on the file system of the final name.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(format!("{UNFINISHED}{}", random::hex::<12>()));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        Ok(Self {
+            file,
+            path,
+            published: false,
+        })
+    }
+
+    /// Flushes the bytes and gives them the name `to`, replacing what bore it; durable when this returns.
+    ///
+    /// # Errors
+    /// When flushing or renaming fails; the name then leads to what it led to before.
+    pub fn publish(mut self, to: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.path, to)?;
+        self.published = true;
+        sync_folder(parent(to))
+    }
+
+    /// Where the bytes lie until then.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published {
+            // What cannot be deleted is left to whoever sweeps the folder.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes `bytes` to the file `to`, all or nothing, durable when this returns. Makes missing folders.
+///
+/// # Errors
+/// When a folder or the file cannot be written; what was there before is still there.
+pub fn write(to: &Path, bytes: &[u8]) -> io::Result<()> {
+    make_folder(parent(to))?;
+    let mut draft = Draft::new(parent(to))?;
+    draft.file.write_all(bytes)?;
+    draft.publish(to)
+}
+
+/// Copies the file `from` to `to`, all or nothing, durable when this returns. Makes missing folders.
+///
+/// # Errors
+/// When `from` cannot be read or `to` not be written; what was there before is still there.
+pub fn copy(from: &Path, to: &Path) -> io::Result<u64> {
+    make_folder(parent(to))?;
+    let mut source = File::open(from)?;
+    let mut draft = Draft::new(parent(to))?;
+    let bytes = io::copy(&mut source, &mut draft.file)?;
+    draft.publish(to)?;
+    Ok(bytes)
+}
+
+/// Makes `folder` and those above it that are missing, each durable in the one that holds it.
+///
+/// # Errors
+/// When one of them cannot be made.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    make_folder(parent(folder))?;
+    match fs::create_dir(folder) {
+        Ok(()) => sync_folder(parent(folder)),
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Makes the names in `folder` durable.
+///
+/// # Errors
+/// When the system says so.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Removes `folder` and those above it as long as they are empty, up to and without `root`.
+pub fn prune(mut folder: &Path, root: &Path) {
+    while folder != root && folder.starts_with(root) && fs::remove_dir(folder).is_ok() {
+        folder = parent(folder);
+    }
+}
+
+/// The folder that holds `path`; the current one for a bare name.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ if path.is_absolute() => path,
+        _ => Path::new("."),
+    }
+}
+
+/// Bytes that are free for us on the file system of `path`.
+///
+/// # Errors
+/// When the path does not exist.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let found = nix::sys::statvfs::statvfs(path)?;
+    Ok(u64::from(found.blocks_available()) * u64::from(found.fragment_size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_that_is_not_published_leaves_nothing_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("a/b/file");
+        write(&name, b"before").unwrap();
+        let mut draft = Draft::new(parent(&name)).unwrap();
+        draft.file.write_all(b"half").unwrap();
+        drop(draft);
+        assert_eq!(fs::read(&name).unwrap(), b"before");
+        assert_eq!(fs::read_dir(parent(&name)).unwrap().count(), 1);
+        write(&name, b"after").unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"after");
+    }
+
+    #[test]
+    fn only_empty_folders_are_pruned_and_never_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        write(&root.path().join("kept/file"), b"x").unwrap();
+        make_folder(&root.path().join("kept/a/b")).unwrap();
+        prune(&root.path().join("kept/a/b"), root.path());
+        assert!(!root.path().join("kept/a").exists());
+        fs::remove_file(root.path().join("kept/file")).unwrap();
+        prune(&root.path().join("kept"), root.path());
+        assert!(root.path().is_dir() && !root.path().join("kept").exists());
+    }
+}

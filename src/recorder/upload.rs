@@ -1,0 +1,377 @@
+//! Chunks leave the recorder here: a closed chunk comes in, a stored object goes out, and the local file goes away. Never
+//! touches capture: a slow or dead store costs no frame, it only lets files wait. What waits is tried again for hours,
+//! oldest first. The end of the chunk being written is stored every few seconds under the chunk's own key, so that
+//! losing the whole machine loses seconds. Where the store keeps files on this machine there is nothing to send, and
+//! chunks are only counted.
+
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::model::chunk::{ChunkKey, TakeKey};
+use crate::store::{ChunkStore, StoreError};
+use crate::tasks::Tasks;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use log::{debug, info, warn};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Chunks on their way at once, when several wait.
+const ABREAST: usize = 4;
+/// Bytes a second that tails may cost: the tail of a long chunk is stored less often than it is offered.
+const TAIL_BYTES_PER_SECOND: u64 = 2 << 20;
+
+/// Stores the chunks of one take. Clones are the same uploader.
+#[derive(Clone)]
+pub struct Uploader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<dyn ChunkStore>,
+    take: TakeKey,
+    clock: Arc<dyn Clock>,
+    queue: Mutex<Queue>,
+    /// Something was added, or was stored.
+    changed: Notify,
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Closed chunks that wait, by the order of their arrival.
+    closed: BTreeMap<u64, Job>,
+    /// Closed chunks on their way.
+    flying: BTreeMap<u64, Job>,
+    tail: Option<Job>,
+    /// No tail before this uptime.
+    tail_not_before: Duration,
+    next: u64,
+    stored: u32,
+    trouble: Option<String>,
+}
+
+#[derive(Clone)]
+struct Job {
+    key: ChunkKey,
+    path: PathBuf,
+}
+
+impl Uploader {
+    /// An uploader for the chunks of `take`, at work until `tasks` end.
+    pub fn new(
+        store: Arc<dyn ChunkStore>,
+        take: TakeKey,
+        tasks: &Tasks,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let keeps_files = store.path(&take.manifest()).is_some();
+        let shared = Arc::new(Shared {
+            store,
+            take,
+            clock,
+            queue: Mutex::default(),
+            changed: Notify::new(),
+            settled: Notify::new(),
+        });
+        if !keeps_files {
+            let worker = Worker::new(Arc::clone(&shared), tasks.token());
+            tasks.spawn("chunk upload", worker.run());
+        }
+        Self { shared }
+    }
+
+    /// Takes over a chunk that will not change any more and is in the growing file. Its local file is deleted once the
+    /// store has it.
+    pub fn chunk_closed(&self, key: ChunkKey, path: PathBuf) {
+        let mut queue = self.shared.queue();
+        if self.shared.keeps_files() {
+            queue.stored += 1;
+            return;
+        }
+        if queue.tail.as_ref().is_some_and(|tail| tail.key == key) {
+            queue.tail = None;
+        }
+        queue.add(Job { key, path });
+        drop(queue);
+        self.shared.changed.notify_one();
+    }
+
+    /// Offers what the chunk being written holds by now; whole fragments only are worth offering.
+    pub fn chunk_grew(&self, key: ChunkKey, path: PathBuf) {
+        if self.shared.keeps_files() {
+            return;
+        }
+        self.shared.queue().tail = Some(Job { key, path });
+        self.shared.changed.notify_one();
+    }
+
+    /// Queues what earlier runs of the take left below `recordings` and the store does not have in full.
+    /// To be called when the growing file has caught up with them.
+    ///
+    /// # Errors
+    /// When the store cannot be listed; nothing was queued then.
+    pub async fn take_up(&self, recordings: &Path) -> Result<usize, StoreError> {
+        if self.shared.keeps_files() {
+            return Ok(0);
+        }
+        let stored = self
+            .shared
+            .store
+            .list(&self.shared.take.to_string())
+            .await?;
+        let stored: BTreeMap<_, _> = stored.into_iter().map(|o| (o.key, o.bytes)).collect();
+        let mut found = 0;
+        for job in left_behind(&self.shared.take, recordings) {
+            let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
+            if stored.get(&job.key.to_string()) == Some(&bytes) {
+                remove(&job.path);
+            } else {
+                self.shared.queue().add(job);
+                found += 1;
+            }
+        }
+        self.shared.changed.notify_one();
+        Ok(found)
+    }
+
+    /// How many closed chunks the store has from this uploader.
+    pub fn stored(&self) -> u32 {
+        self.shared.queue().stored
+    }
+
+    /// How many closed chunks wait or are on their way.
+    pub fn waiting(&self) -> usize {
+        let queue = self.shared.queue();
+        queue.closed.len() + queue.flying.len()
+    }
+
+    /// What keeps the store from taking chunks right now, as a sentence.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.queue().trouble.clone()
+    }
+
+    /// Waits until everything closed is stored, at most `deadline`, and names what is not.
+    pub async fn drain(&self, deadline: Duration) -> Vec<ChunkKey> {
+        let empty = async {
+            loop {
+                let settled = self.shared.settled.notified();
+                if self.waiting() == 0 {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        // Out of time is no error: what is left is named.
+        let _ = tokio::time::timeout(deadline, empty).await;
+        let queue = self.shared.queue();
+        let mut left: Vec<_> = queue.flying.iter().chain(&queue.closed).collect();
+        left.sort_by_key(|(number, _)| **number);
+        left.into_iter().map(|(_, job)| job.key.clone()).collect()
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keeps_files(&self) -> bool {
+        self.store.path(&self.take.manifest()).is_some()
+    }
+}
+
+impl Queue {
+    fn add(&mut self, job: Job) {
+        self.closed.insert(self.next, job);
+        self.next += 1;
+    }
+}
+
+/// What came of one attempt.
+struct Attempt {
+    /// The closed chunk's place in the order; `None` for a tail.
+    number: Option<u64>,
+    result: Result<(), StoreError>,
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    token: CancellationToken,
+    flying: FuturesUnordered<BoxFuture<'static, Attempt>>,
+    tail_flies: bool,
+    backoff: Backoff,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, token: CancellationToken) -> Self {
+        Self {
+            shared,
+            token,
+            flying: FuturesUnordered::new(),
+            tail_flies: false,
+            // The longest delay leaves room to catch up within 30 s of the store's return.
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(12)),
+        }
+    }
+
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut rest: Option<Pin<Box<Sleep>>> = None;
+        loop {
+            if rest.is_none() {
+                self.start();
+            }
+            tokio::select! {
+                () = self.token.cancelled() => return,
+                () = over(&mut rest) => rest = None,
+                () = shared.changed.notified() => {}
+                Some(attempt) = self.flying.next() => {
+                    if !self.judge(attempt) && rest.is_none() {
+                        rest = Some(Box::pin(tokio::time::sleep(self.backoff.next_delay())));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends off what may go now: after a failure one chunk at a time, else several; a tail only when no chunk waits.
+    fn start(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut queue = shared.queue();
+        let abreast = if self.backoff.attempt() > 0 {
+            1
+        } else {
+            ABREAST
+        };
+        while self.flying.len() < abreast {
+            let Some((number, job)) = queue.closed.pop_first() else {
+                break;
+            };
+            // A tail under the same key must not come after the whole.
+            if self.tail_flies {
+                queue.closed.insert(number, job);
+                return;
+            }
+            queue.flying.insert(number, job.clone());
+            self.flying.push(self.attempt(Some(number), job));
+        }
+        if self.flying.is_empty()
+            && shared.clock.uptime() >= queue.tail_not_before
+            && let Some(job) = queue.tail.take()
+        {
+            let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
+            let rest = Duration::from_millis(bytes * 1000 / TAIL_BYTES_PER_SECOND);
+            queue.tail_not_before = shared.clock.uptime() + rest;
+            self.tail_flies = true;
+            self.flying.push(self.attempt(None, job));
+        }
+    }
+
+    fn attempt(&self, number: Option<u64>, job: Job) -> BoxFuture<'static, Attempt> {
+        let store = Arc::clone(&self.shared.store);
+        Box::pin(async move {
+            let result = store.put(&job.key.to_string(), &job.path).await;
+            Attempt { number, result }
+        })
+    }
+
+    /// Notes what came of an attempt and says whether the store took it.
+    fn judge(&mut self, attempt: Attempt) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut queue = shared.queue();
+        let Some(number) = attempt.number else {
+            self.tail_flies = false;
+            return match attempt.result {
+                Ok(()) => self.recovered(&mut queue),
+                Err(cause) => self.failed(&mut queue, &cause),
+            };
+        };
+        let Some(job) = queue.flying.remove(&number) else {
+            return true;
+        };
+        let took = match attempt.result {
+            Ok(()) => {
+                queue.stored += 1;
+                debug!(chunk:% = job.key; "chunk stored");
+                remove(&job.path);
+                self.recovered(&mut queue)
+            }
+            Err(_) if !job.path.exists() => {
+                warn!(chunk:% = job.key; "a chunk is gone from the disk before it was stored");
+                true
+            }
+            Err(cause) => {
+                queue.closed.insert(number, job);
+                self.failed(&mut queue, &cause)
+            }
+        };
+        drop(queue);
+        shared.settled.notify_waiters();
+        took
+    }
+
+    fn recovered(&mut self, queue: &mut Queue) -> bool {
+        if queue.trouble.take().is_some() {
+            info!(waiting = queue.closed.len(); "the chunk store takes chunks again");
+        }
+        self.backoff.reset();
+        true
+    }
+
+    fn failed(&mut self, queue: &mut Queue, cause: &StoreError) -> bool {
+        if queue.trouble.is_none() {
+            warn!(waiting = queue.closed.len(); "{cause}; chunks wait on the local disk until the store takes them");
+        }
+        queue.trouble = Some(cause.to_string());
+        false
+    }
+}
+
+/// Ends when the rest after a failure is over; never without one.
+async fn over(rest: &mut Option<Pin<Box<Sleep>>>) {
+    match rest {
+        Some(rest) => rest.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Chunk files of the take below `recordings`, in order.
+fn left_behind(take: &TakeKey, recordings: &Path) -> Vec<Job> {
+    let folder = recordings.join(take.to_string());
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    };
+    let mut found: Vec<_> = names(&folder)
+        .iter()
+        .flat_map(|run| {
+            names(&folder.join(run))
+                .into_iter()
+                .filter_map(move |file| ChunkKey::parse(take, &format!("{take}/{run}/{file}")))
+        })
+        .map(|key| Job {
+            path: recordings.join(key.to_string()),
+            key,
+        })
+        .collect();
+    found.sort_by_key(|job| (job.key.run, job.key.index));
+    found
+}
+
+fn remove(path: &Path) {
+    if let Err(cause) = fs::remove_file(path)
+        && cause.kind() != std::io::ErrorKind::NotFound
+    {
+        warn!("cannot delete the stored chunk {}: {cause}", path.display());
+    }
+}

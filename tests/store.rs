@@ -1,0 +1,187 @@
+//! What every kind of chunk store must do, and each kind doing it.
+
+use bytes::Bytes;
+use ov2_ha_recorder::store::local::LocalStore;
+use ov2_ha_recorder::store::{ChunkStore, StoreError};
+use std::path::Path;
+use std::sync::Arc;
+
+#[tokio::test]
+async fn a_folder_passes_the_suite() {
+    let root = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    suite(Arc::new(LocalStore::new(root.path())), scratch.path()).await;
+}
+
+#[tokio::test]
+async fn a_chunk_that_lies_in_the_folder_already_is_stored_where_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(root.path());
+    let path = store.path("rec/chunks/t/r1/0001.mp4").unwrap();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, b"frames").unwrap();
+    store.put("rec/chunks/t/r1/0001.mp4", &path).await.unwrap();
+    assert_eq!(
+        store.read("rec/chunks/t/r1/0001.mp4").await.unwrap(),
+        "frames"
+    );
+    store.delete("rec/chunks/t").await.unwrap();
+    assert!(!root.path().join("rec").exists());
+}
+
+/// The conformance suite. `store` may hold other things; it is left as it was.
+pub async fn suite(store: Arc<dyn ChunkStore>, scratch: &Path) {
+    let root = format!("suite-{}", ov2_ha_recorder::random::hex::<6>());
+    store.probe().await.expect("probe");
+    objects_come_back(&*store, &root, scratch).await;
+    neighbours_are_left_alone(&*store, &root).await;
+    lists_are_whole_and_in_order(Arc::clone(&store), &root).await;
+    readers_see_all_or_nothing(Arc::clone(&store), &root, scratch).await;
+    bad_keys_are_refused(&*store).await;
+    assert!(store.delete(&root).await.unwrap() > 0);
+    assert_eq!(store.list(&root).await.unwrap(), []);
+}
+
+async fn objects_come_back(store: &dyn ChunkStore, root: &str, scratch: &Path) {
+    let key = format!("{root}/ä b~1+%&=?#/r1/0001.mp4");
+    let source = scratch.join("source");
+    let target = scratch.join("target");
+    for size in [0, 1, 400_000, 40 << 20] {
+        let body = pattern(size, size as u8);
+        std::fs::write(&source, &body).unwrap();
+        for _ in 0..2 {
+            store.put(&key, &source).await.expect("put");
+        }
+        assert_eq!(store.fetch(&key, &target).await.unwrap(), size as u64);
+        assert!(std::fs::read(&target).unwrap() == body, "{size} bytes");
+        assert!(store.read(&key).await.unwrap() == body, "{size} bytes");
+        let listed = store.list(root).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!((&listed[0].key, listed[0].bytes), (&key, size as u64));
+    }
+    store
+        .put_bytes(&key, Bytes::from_static(b"short"))
+        .await
+        .unwrap();
+    assert_eq!(store.read(&key).await.unwrap(), "short");
+
+    let missing = format!("{root}/no/such");
+    let not_found =
+        |result: Result<_, StoreError>| matches!(result, Err(StoreError::NotFound { .. }));
+    assert!(not_found(store.read(&missing).await.map(drop)));
+    assert!(not_found(store.fetch(&missing, &target).await.map(drop)));
+    assert!(
+        store
+            .put(&missing, &scratch.join("no such file"))
+            .await
+            .is_err()
+    );
+    assert_eq!(store.delete(root).await.unwrap(), 1);
+    assert_eq!(
+        store.delete(root).await.unwrap(),
+        0,
+        "deleting again is harmless"
+    );
+}
+
+async fn neighbours_are_left_alone(store: &dyn ChunkStore, root: &str) {
+    let keys = ["rec1/a", "rec1/b/c", "rec10/a", "rec1~1/a", "rec/a"];
+    for key in keys {
+        let body = Bytes::from_static(b"x");
+        store
+            .put_bytes(&format!("{root}/{key}"), body)
+            .await
+            .unwrap();
+    }
+    let below = store.list(&format!("{root}/rec1")).await.unwrap();
+    let below: Vec<_> = below.into_iter().map(|object| object.key).collect();
+    assert_eq!(
+        below,
+        [format!("{root}/rec1/a"), format!("{root}/rec1/b/c")]
+    );
+    assert_eq!(store.delete(&format!("{root}/rec1/")).await.unwrap(), 2);
+    assert_eq!(store.list(root).await.unwrap().len(), 3);
+    assert_eq!(store.delete(root).await.unwrap(), 3);
+}
+
+async fn lists_are_whole_and_in_order(store: Arc<dyn ChunkStore>, root: &str) {
+    use futures_util::{StreamExt, stream};
+    const MANY: usize = 1_205;
+    let keys: Vec<_> = (0..MANY)
+        .map(|n| format!("{root}/r{}/{n:04}.mp4", n % 12))
+        .collect();
+    let puts = stream::iter(keys.clone()).map(|key| {
+        let store = Arc::clone(&store);
+        async move { store.put_bytes(&key, Bytes::from_static(b"x")).await }
+    });
+    let results: Vec<_> = puts.buffer_unordered(16).collect().await;
+    results
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .expect("put");
+    let mut sorted = keys;
+    sorted.sort();
+    let listed = store.list(root).await.unwrap();
+    let listed: Vec<_> = listed.into_iter().map(|object| object.key).collect();
+    assert_eq!(listed, sorted);
+    assert_eq!(store.delete(root).await.unwrap(), MANY);
+    assert_eq!(store.list(root).await.unwrap(), []);
+}
+
+async fn readers_see_all_or_nothing(store: Arc<dyn ChunkStore>, root: &str, scratch: &Path) {
+    let key = format!("{root}/changing");
+    let sources = [1u8, 2].map(|byte| {
+        let path = scratch.join(format!("version{byte}"));
+        std::fs::write(&path, vec![byte; 3_000_000 + usize::from(byte)]).unwrap();
+        path
+    });
+    store.put(&key, &sources[0]).await.unwrap();
+    let writes = async {
+        for turn in 0..12 {
+            store.put(&key, &sources[turn % 2]).await.unwrap();
+        }
+    };
+    let reads = async {
+        for _ in 0..12 {
+            let seen = store.read(&key).await.unwrap();
+            let whole = seen.len() == 3_000_000 + usize::from(seen[0]);
+            assert!(
+                whole && seen.iter().all(|byte| *byte == seen[0]),
+                "torn object"
+            );
+        }
+    };
+    tokio::join!(writes, reads);
+}
+
+async fn bad_keys_are_refused(store: &dyn ChunkStore) {
+    for key in [
+        "",
+        "/a",
+        "a/",
+        "a//b",
+        "../a",
+        "a/./b",
+        "a\nb",
+        "a\\b",
+        &"x".repeat(2000),
+    ] {
+        let result = store.put_bytes(key, Bytes::new()).await;
+        assert!(
+            matches!(result, Err(StoreError::Invalid { .. })),
+            "{key:?}: {result:?}"
+        );
+    }
+    for everything in ["", "/"] {
+        assert!(
+            store.delete(everything).await.is_err(),
+            "deleting everything"
+        );
+    }
+}
+
+fn pattern(size: usize, seed: u8) -> Vec<u8> {
+    (0..size)
+        .map(|n| (n as u8).wrapping_mul(31).wrapping_add(seed) ^ (n >> 8) as u8)
+        .collect()
+}
