@@ -1,1 +1,703 @@
-//! The controller: watches, decides, relays, cleans up.
+//! The controller's heart: recorders register and are heard here, OpenVidu's news arrive here, and what becomes of a
+//! recording is decided here. It holds every session in memory and writes each change to the database; what is answered
+//! as accepted is on disk. It never touches a frame: recorders write, [`join`](crate::join) joins.
+
+mod act;
+mod answers;
+mod cleanup;
+mod finish;
+mod jobs;
+mod table;
+mod watch;
+
+pub use answers::{
+    Change, ControllerError, Counts, FailoverStatus, Filter, Health, Page, RuntimeState,
+};
+pub use table::Which;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Settings;
+use crate::db::sessions::Sessions;
+use crate::db::{Db, DbError};
+use crate::model::failover::{Policy, Reason};
+use crate::model::ids::{RecordingId, RunNumber, TakeId};
+use crate::model::session::{Event, Holder, Refusal, Session, State, Status};
+use crate::model::wire::{
+    Heartbeat, RecorderIdentity, RecordingStatusChanged, Registration, Report,
+};
+use crate::runtime::{Environment, Runtime};
+use crate::tasks::Tasks;
+use log::{info, warn};
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use table::{Entry, Table};
+use tokio::sync::{Notify, broadcast};
+use watch::Known;
+
+/// How much longer a recorder may take that has just been started: Chrome must come up first.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long an answer of the runtime about itself is good.
+const PROBE_KEPT: Duration = Duration::from_secs(2);
+
+/// Changes that a slow listener may lag behind before it loses some.
+const CHANGES_KEPT: usize = 1_024;
+
+/// What the controller is built from.
+pub struct Parts {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// The database.
+    pub db: Db,
+    /// Where recorders run.
+    pub runtime: Arc<dyn Runtime>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Who owns the controller's tasks.
+    pub tasks: Tasks,
+}
+
+/// The controller. Clones share it.
+#[derive(Clone)]
+pub struct Controller(Arc<Inner>);
+
+struct Inner {
+    settings: Arc<Settings>,
+    policy: Policy,
+    db: Db,
+    stored: Sessions,
+    runtime: Arc<dyn Runtime>,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+    table: Mutex<Table>,
+    known: Mutex<Known>,
+    /// Environments of recordings' first containers, for backups; with secrets, so never on disk.
+    environments: Mutex<HashMap<RecordingId, Environment>>,
+    /// Recordings whose chunks stay because no video was verified to hold them.
+    unverified: Mutex<BTreeSet<RecordingId>>,
+    /// What the runtime said of itself, and when.
+    probed: Mutex<Option<(Timestamp, Result<RuntimeState, String>)>>,
+    changes: broadcast::Sender<Change>,
+    /// Something may have become due earlier than the watcher thinks.
+    wake: Notify,
+}
+
+impl Controller {
+    /// A controller that knows what the database knows. Nothing is watched before [`Controller::start`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn open(parts: Parts) -> Result<Self, DbError> {
+        let stored = parts.db.sessions()?;
+        let policy = policy(&parts.settings);
+        let mut table = Table::new(policy.clone(), parts.clock.now());
+        for session in stored.all()? {
+            table.insert(session);
+        }
+        Ok(Self(Arc::new(Inner {
+            settings: parts.settings,
+            policy,
+            db: parts.db,
+            stored,
+            runtime: parts.runtime,
+            clock: parts.clock,
+            tasks: parts.tasks,
+            table: Mutex::new(table),
+            known: Mutex::default(),
+            environments: Mutex::default(),
+            unverified: Mutex::default(),
+            probed: Mutex::default(),
+            changes: broadcast::channel(CHANGES_KEPT).0,
+            wake: Notify::new(),
+        })))
+    }
+
+    /// A recorder says that it is about to record; answers when that is on disk. The session's `run` is the run it was
+    /// given.
+    ///
+    /// # Errors
+    /// [`ControllerError::Invalid`] for a registration without ids, [`ControllerError::Conflict`] when another recording
+    /// lives under this id, [`ControllerError::Superseded`] and [`ControllerError::Over`] for a recorder that has lost its place.
+    pub async fn register(&self, registration: Registration) -> Result<Session, ControllerError> {
+        let wanted = Wanted::read(registration)?;
+        let session = self.admit(&wanted)?;
+        self.0.db.durable().await?;
+        info!(session:% = session.id, run:% = session.run; "recorder registered");
+        self.attend(&session);
+        Ok(session)
+    }
+
+    /// A recorder is heard. Not on disk when it is answered: a heartbeat is worth nothing after a crash.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`] for an unknown session, [`ControllerError::Superseded`] for a run that was replaced,
+    /// [`ControllerError::Over`] when there is nothing to record any more.
+    pub fn heartbeat(&self, id: &RecordingId, heard: Heartbeat) -> Result<(), ControllerError> {
+        let now = self.0.clock.now();
+        let mut dying = false;
+        let answer = self.table().change(id, |entry| {
+            fence(&entry.session, &heard)?;
+            if let Some(run) = heard.run {
+                entry.session.run = entry.session.run.max(run);
+            }
+            let event = Event::Heard {
+                last_chunk: heard.last_chunk,
+                report: heard.report,
+            };
+            entry.dirty = true;
+            entry.session.on(event, now)?;
+            dying = entry.session.asks_for_replacement();
+            Ok(())
+        });
+        self.tell(|| Change::Session(id.clone()));
+        if dying {
+            self.judge(id);
+        }
+        answer.unwrap_or_else(|| Err(ControllerError::unknown(id)))
+    }
+
+    /// A client sets the status.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`], or [`ControllerError::Over`] when the session cannot come back to life.
+    pub async fn set_status(
+        &self,
+        id: &RecordingId,
+        status: Status,
+    ) -> Result<(), ControllerError> {
+        self.apply(id, Event::Set(status))?;
+        Ok(self.0.db.durable().await?)
+    }
+
+    /// A client says where the video is.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`].
+    pub async fn set_recording_path(
+        &self,
+        id: &RecordingId,
+        path: String,
+    ) -> Result<(), ControllerError> {
+        self.change(id, |entry| entry.session.recording_path = Some(path))?;
+        Ok(self.0.db.durable().await?)
+    }
+
+    /// A client puts the session aside: it is no longer watched.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`].
+    pub async fn deactivate(&self, id: &RecordingId) -> Result<(), ControllerError> {
+        self.set_status(id, Status::Inactive).await
+    }
+
+    /// The recording is to stop. OpenVidu's own container is stopped by OpenVidu; a backup is stopped by us.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`].
+    pub async fn stop(&self, id: &RecordingId) -> Result<(), ControllerError> {
+        self.apply(id, Event::StopAsked)?;
+        Ok(self.0.db.durable().await?)
+    }
+
+    /// A client wants the session forgotten. Chunks and video stay.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`].
+    pub async fn remove(&self, id: &RecordingId) -> Result<(), ControllerError> {
+        self.forget(id)?;
+        Ok(self.0.db.durable().await?)
+    }
+
+    /// One session.
+    pub fn session(&self, id: &RecordingId) -> Option<Session> {
+        self.table().get(id).map(|entry| entry.session.clone())
+    }
+
+    /// A part of the list of sessions, oldest first.
+    pub fn page(&self, filter: Filter) -> Page {
+        let table = self.table();
+        Page {
+            sessions: table.page(filter.which, filter.offset, filter.limit),
+            total: table.count(filter.which),
+        }
+    }
+
+    /// How many sessions there are.
+    pub fn counts(&self) -> Counts {
+        let table = self.table();
+        let total = table.count(Which::Any);
+        let active = table.count(Which::Active);
+        Counts {
+            total,
+            active,
+            inactive: total - active,
+        }
+    }
+
+    /// How the controller is, as far as it knows itself.
+    pub async fn health(&self) -> Health {
+        Health {
+            counts: self.counts(),
+            runtime: self.runtime_state().await,
+            unverified: lock(&self.0.unverified).iter().cloned().collect(),
+        }
+    }
+
+    /// How failovers are set up and what runs because of them.
+    pub async fn failover_status(&self) -> FailoverStatus {
+        let settings = &self.0.settings;
+        let check = settings.failover_check_seconds.seconds();
+        FailoverStatus {
+            heartbeat_timeout_seconds: self.0.policy.heartbeat_timeout.as_secs(),
+            stuck_timeout_seconds: self.0.policy.stuck_timeout.as_secs(),
+            check_interval_ms: u64::try_from(check.as_millis()).unwrap_or(u64::MAX),
+            backups: self.backups(),
+            image: settings.image(),
+            runtime: self.runtime_state().await,
+        }
+    }
+
+    /// What the runtime says about itself; asked again only after a moment, so that anybody may ask often.
+    async fn runtime_state(&self) -> Result<RuntimeState, String> {
+        let now = self.0.clock.now();
+        let last = lock(&self.0.probed).clone();
+        if let Some((at, state)) = last
+            && now.since(at) < PROBE_KEPT
+        {
+            return state;
+        }
+        let state = match self.0.runtime.probe().await {
+            Ok(info) => Ok(RuntimeState {
+                kind: info.kind,
+                version: info.version,
+                image: info.image,
+            }),
+            Err(cause) => Err(cause.to_string()),
+        };
+        *lock(&self.0.probed) = Some((now, state.clone()));
+        state
+    }
+
+    /// Replaces a session's recorder now, because a person asked for it.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`], or [`ControllerError::Conflict`] when no recorder is expected to be at work.
+    pub async fn fail_over(
+        &self,
+        id: &RecordingId,
+        message: impl Into<String>,
+    ) -> Result<(), ControllerError> {
+        let reason = Reason::Requested {
+            message: message.into(),
+        };
+        let now = self.0.clock.now();
+        let event = Event::Lost {
+            reason,
+            not_before: now,
+        };
+        let session = self
+            .session(id)
+            .ok_or_else(|| ControllerError::unknown(id))?;
+        if !session.state.status().active() {
+            return Err(ControllerError::not_recording(id));
+        }
+        self.apply(id, event)?;
+        Ok(self.0.db.durable().await?)
+    }
+
+    /// OpenVidu reports a recording's new status. Unknown recordings and repeated or late reports change nothing.
+    pub fn recording_status_changed(&self, news: &RecordingStatusChanged) {
+        let Some(session) = self.session(&news.id) else {
+            return;
+        };
+        if of_another_take(news, &session) {
+            return;
+        }
+        let event = match news.status.as_str() {
+            "stopped" => Event::StopAsked,
+            "ready" => Event::Sealed,
+            "failed" => Event::GivenUp(format!(
+                "OpenVidu reports that the recording failed{}",
+                news.reason
+                    .as_deref()
+                    .map_or_else(String::new, |reason| format!(" ({reason})"))
+            )),
+            _ => return,
+        };
+        if let Err(refused) = self.apply(&news.id, event) {
+            info!(session:% = news.id, status = news.status.as_str(); "OpenVidu's report changes nothing: {refused}");
+        }
+    }
+
+    /// Changes from now on, for those who show them.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.0.changes.subscribe()
+    }
+
+    /// Lets an event happen to a session and does what follows from it.
+    fn apply(&self, id: &RecordingId, event: Event) -> Result<(), ControllerError> {
+        let now = self.0.clock.now();
+        let action = self.change(id, |entry| entry.session.on(event, now))??;
+        if let Some(action) = action {
+            self.act(id, action);
+        }
+        Ok(())
+    }
+
+    /// Changes a session and writes it; on disk after `db.durable()`.
+    fn change<T>(
+        &self,
+        id: &RecordingId,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Result<T, ControllerError> {
+        let mut table = self.table();
+        let answer = table
+            .change(id, change)
+            .ok_or_else(|| ControllerError::unknown(id))?;
+        if let Some(entry) = table.get(id) {
+            self.0.stored.put(&entry.session)?;
+        }
+        drop(table);
+        self.0.wake.notify_one();
+        self.tell(|| Change::Session(id.clone()));
+        Ok(answer)
+    }
+
+    fn forget(&self, id: &RecordingId) -> Result<Session, ControllerError> {
+        let mut table = self.table();
+        let session = table
+            .remove(id)
+            .ok_or_else(|| ControllerError::unknown(id))?;
+        self.0.stored.remove(id)?;
+        drop(table);
+        lock(&self.0.environments).remove(id);
+        self.tell(|| Change::Removed(id.clone()));
+        Ok(session)
+    }
+
+    /// Lets a recorder in: as a new session, as the next run of one, or again as the run it was.
+    fn admit(&self, wanted: &Wanted) -> Result<Session, ControllerError> {
+        let now = self.0.clock.now();
+        let holder = self.holder_of(wanted);
+        let mut table = self.table();
+        let known = table.get(&wanted.id).filter(|entry| {
+            !replaces(&entry.session, wanted, now, self.0.policy.heartbeat_timeout)
+        });
+        let Some(entry) = known else {
+            let session = wanted.new_session(holder, now)?;
+            self.0.stored.put(&session)?;
+            table.insert(session.clone());
+            drop(table);
+            self.0.wake.notify_one();
+            self.tell(|| Change::Session(session.id.clone()));
+            return Ok(session);
+        };
+        self.check_place(entry, wanted, now)?;
+        let run = wanted.run_after(entry.session.run);
+        let session = table
+            .change(&wanted.id, |entry| {
+                entry.session.on(Event::Registered { run, holder }, now)?;
+                wanted.refresh(&mut entry.session);
+                Ok::<_, Refusal>(entry.session.clone())
+            })
+            .ok_or_else(|| ControllerError::unknown(&wanted.id))??;
+        self.0.stored.put(&session)?;
+        drop(table);
+        self.0.wake.notify_one();
+        self.tell(|| Change::Session(session.id.clone()));
+        Ok(session)
+    }
+
+    /// Whether the recorder may take part in a session that is known: not while another one is well.
+    fn check_place(
+        &self,
+        entry: &Entry,
+        wanted: &Wanted,
+        now: Timestamp,
+    ) -> Result<(), ControllerError> {
+        let session = &entry.session;
+        if session.over() {
+            return Err(Refusal::Over.into());
+        }
+        if wanted.take.is_some() && session.take.is_some() && wanted.take != session.take {
+            return Err(if wanted.identity.is_some() {
+                Refusal::Superseded.into()
+            } else {
+                ControllerError::lives(&session.id)
+            });
+        }
+        let well = session.state.status().active()
+            && !matches!(session.state, State::TakingOver { .. })
+            && now.since(session.heartbeat_at) < self.0.policy.heartbeat_timeout;
+        let holder = session.container.as_ref().map(|holder| &holder.id);
+        match &wanted.identity {
+            Some(recorder) => {
+                let elsewhere = recorder.container_id.is_some()
+                    && holder.is_some()
+                    && recorder.container_id.as_ref() != holder;
+                let alive = holder.is_some_and(|holder| lock(&self.0.known).runs(holder));
+                let started = matches!(
+                    session.state,
+                    State::TakingOver {
+                        started_at: Some(_),
+                        ..
+                    }
+                );
+                if elsewhere && alive && (well || started) {
+                    return Err(Refusal::Superseded.into());
+                }
+                Ok(())
+            }
+            None if well && wanted.client_id != session.client_id => {
+                Err(ControllerError::lives(&session.id))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn holder_of(&self, wanted: &Wanted) -> Option<Holder> {
+        let named = wanted
+            .identity
+            .as_ref()
+            .and_then(|recorder| recorder.container_id.clone());
+        let known = lock(&self.0.known);
+        match named {
+            Some(id) => Some(known.holder(&id).unwrap_or_else(|| Holder {
+                name: wanted.id.container_name(),
+                backup: false,
+                created_at: self.0.clock.now(),
+                id,
+            })),
+            None => known.running_holder_of(&wanted.id),
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce() -> Change) {
+        if self.0.changes.receiver_count() > 0 {
+            // An error means that the last listener has just left.
+            let _ = self.0.changes.send(change());
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.0.table)
+    }
+
+    /// Writes what heartbeats changed; called now and then, and at the end.
+    pub fn save(&self) {
+        let dirty = self.table().take_dirty();
+        for session in dirty {
+            if let Err(cause) = self.0.stored.put(&session) {
+                warn!(session:% = session.id; "a heartbeat was not saved: {cause}");
+            }
+        }
+    }
+}
+
+/// A registration, read and checked.
+struct Wanted {
+    id: RecordingId,
+    client_id: String,
+    take: Option<TakeId>,
+    identity: Option<RecorderIdentity>,
+    status: Option<Status>,
+    raw: Registration,
+}
+
+impl Wanted {
+    fn read(mut raw: Registration) -> Result<Self, ControllerError> {
+        let missing = |name: &str| ControllerError::Invalid(format!("{name} is required"));
+        let given = |value: &mut Option<String>| value.take().filter(|text| !text.is_empty());
+        let id = given(&mut raw.session_id).ok_or_else(|| missing("sessionId"))?;
+        let id = RecordingId::parse(id)
+            .map_err(|cause| ControllerError::Invalid(format!("sessionId: {cause}")))?;
+        let client_id = given(&mut raw.client_id).ok_or_else(|| missing("clientId"))?;
+        let status = match given(&mut raw.status) {
+            Some(text) => Some(Status::parse(&text).ok_or_else(|| {
+                ControllerError::Invalid(format!("status {text:?} is none of the known ones"))
+            })?),
+            None => None,
+        };
+        let identity = raw.recorder.take();
+        let take = identity
+            .as_ref()
+            .map(|recorder| recorder.take.clone())
+            .or_else(|| take_of(&raw));
+        Ok(Self {
+            id,
+            client_id,
+            take,
+            identity,
+            status,
+            raw,
+        })
+    }
+
+    fn run_after(&self, known: RunNumber) -> RunNumber {
+        match &self.identity {
+            Some(RecorderIdentity { run: Some(run), .. }) => *run,
+            Some(recorder) => known.max(recorder.last_run).next(),
+            None => known.next(),
+        }
+    }
+
+    fn new_session(
+        &self,
+        holder: Option<Holder>,
+        now: Timestamp,
+    ) -> Result<Session, ControllerError> {
+        let mut session = Session {
+            id: self.id.clone(),
+            take: self.take.clone(),
+            run: self.run_after(RunNumber(0)),
+            state: State::Starting { since: now },
+            created_at: now,
+            heartbeat_at: now,
+            advanced_at: now,
+            last_chunk: None,
+            report: Report::default(),
+            page_troubled_at: None,
+            finished_at: None,
+            seal_at: None,
+            container: holder,
+            original: None,
+            failovers: Vec::new(),
+            client_id: self.client_id.clone(),
+            client_host: None,
+            unique_session_id: None,
+            original_session_id: None,
+            recording_path: None,
+            video_name: None,
+            recording_json: None,
+            environment: None,
+            metadata: None,
+        };
+        self.refresh(&mut session);
+        if let Some(status) = self.status {
+            session.on(Event::Set(status), now)?;
+        }
+        Ok(session)
+    }
+
+    /// Takes over what the registration says; what it leaves out stays.
+    fn refresh(&self, session: &mut Session) {
+        let raw = self.raw.clone();
+        let take = |slot: &mut Option<String>, value: Option<String>| {
+            if value.is_some() {
+                *slot = value;
+            }
+        };
+        session.client_id.clone_from(&self.client_id);
+        if session.take.is_none() {
+            session.take.clone_from(&self.take);
+        }
+        take(&mut session.client_host, raw.client_host);
+        take(&mut session.unique_session_id, raw.unique_session_id);
+        take(&mut session.original_session_id, raw.original_session_id);
+        take(&mut session.recording_json, raw.recording_json.map(text_of));
+        take(
+            &mut session.environment,
+            raw.environment.map(without_secrets).map(text_of),
+        );
+        take(&mut session.metadata, raw.metadata.map(text_of));
+        let name = self.identity.as_ref().map(|r| r.video_name.clone());
+        take(&mut session.video_name, name);
+    }
+}
+
+/// Whether the registration is of a later recording under the id of an earlier one, whose session may go.
+fn replaces(session: &Session, wanted: &Wanted, now: Timestamp, silent: Duration) -> bool {
+    let (Some(old), Some(new)) = (&session.take, &wanted.take) else {
+        return session.over() && wanted.identity.is_none();
+    };
+    if old == new {
+        return false;
+    }
+    let later = match (old.as_str().parse::<u64>(), new.as_str().parse::<u64>()) {
+        (Ok(old), Ok(new)) => new > old,
+        _ => true,
+    };
+    let idle = !session.state.status().active() || now.since(session.heartbeat_at) >= silent;
+    later && (idle || wanted.identity.is_some())
+}
+
+/// Whether the recorder that is heard still holds the session.
+fn fence(session: &Session, heard: &Heartbeat) -> Result<(), Refusal> {
+    let other_take = matches!((&heard.take, &session.take), (Some(a), Some(b)) if a != b);
+    let older_run = heard.run.is_some_and(|run| run < session.run);
+    if other_take || older_run {
+        return Err(Refusal::Superseded);
+    }
+    Ok(())
+}
+
+/// Whether OpenVidu speaks of another recording that has, or had, the same id.
+fn of_another_take(news: &RecordingStatusChanged, session: &Session) -> bool {
+    let differs = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if !a.is_empty() && !b.is_empty() && a != b);
+    let take = session.take.as_ref().and_then(|t| t.as_str().parse().ok());
+    let earlier =
+        matches!((news.start_time, take), (Some(start), Some::<i64>(take)) if start < take);
+    earlier || differs(&news.unique_session_id, &session.unique_session_id)
+}
+
+/// The take as OpenVidu's own JSON names it, for recorders that do not.
+fn take_of(raw: &Registration) -> Option<TakeId> {
+    let json = match raw.recording_json.as_ref()? {
+        Value::String(text) => serde_json::from_str(text).ok()?,
+        other => other.clone(),
+    };
+    let created = json.get("createdAt")?.as_i64()?;
+    TakeId::parse(created.to_string()).ok()
+}
+
+/// JSON text, whatever was sent.
+fn text_of(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+/// Environments are kept without whatever may be a secret.
+fn without_secrets(value: Value) -> Value {
+    const TELLING: [&str; 6] = ["URL", "SECRET", "PASSWORD", "KEY", "TOKEN", "HEADERS"];
+    let secret = |name: &str| {
+        let name = name.to_ascii_uppercase();
+        TELLING.iter().any(|part| name.contains(part))
+    };
+    let value = match value {
+        Value::String(text) => match serde_json::from_str(&text) {
+            Ok(value @ Value::Object(_)) => value,
+            _ => Value::String(text),
+        },
+        other => other,
+    };
+    match value {
+        Value::Object(members) => members
+            .into_iter()
+            .map(|(name, value)| {
+                let value = if secret(&name) { "***".into() } else { value };
+                (name, value)
+            })
+            .collect(),
+        other => other,
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        heartbeat_timeout: settings.heartbeat_timeout(),
+        stuck_timeout: settings.stuck_timeout(),
+        grace: GRACE,
+        max_attempts: settings.failover_max_attempts.get() as usize,
+        window: settings.failover_window_seconds.seconds(),
+        first_delay: Duration::from_secs(1),
+        longest_delay: Duration::from_secs(30),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

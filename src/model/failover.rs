@@ -2,8 +2,12 @@
 //! answers what to do.
 
 use super::ids::{ContainerId, RunNumber};
+use super::session::{Event, Session, State};
+use super::wire::TroubleKind;
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
 
 /// Why a recorder was replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,11 +33,250 @@ pub enum Reason {
         /// What it said.
         message: String,
     },
+    /// It came back by itself before anybody saw it go: Docker restarted it while the controller was away.
+    CameBack,
     /// A person asked for it.
     Requested {
         /// What they gave as reason.
         message: String,
     },
+}
+
+impl Reason {
+    /// The word for it in metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Died { .. } => "died",
+            Self::OutOfMemory => "out-of-memory",
+            Self::Removed => "removed",
+            Self::Frozen => "frozen",
+            Self::Silent => "silent",
+            Self::Stuck => "stuck",
+            Self::Reported { .. } => "reported",
+            Self::CameBack => "came-back",
+            Self::Requested { .. } => "requested",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Died { code } => write!(out, "its first process ended with exit code {code}"),
+            Self::OutOfMemory => out.write_str("the kernel ended it for want of memory"),
+            Self::Removed => out.write_str("its container was removed"),
+            Self::Frozen => out.write_str("its container was frozen"),
+            Self::Silent => out.write_str("no heartbeat for too long"),
+            Self::Stuck => out.write_str("heartbeats, but nothing more recorded for too long"),
+            Self::Reported { message } => write!(out, "the recorder said: {message}"),
+            Self::CameBack => out.write_str("it came back by itself"),
+            Self::Requested { message } => write!(out, "asked for: {message}"),
+        }
+    }
+}
+
+/// What the runtime last showed of a session's container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing yet, or the recorder runs where the runtime cannot see it.
+    #[default]
+    Unknown,
+    /// It runs.
+    Running,
+    /// It is frozen.
+    Frozen,
+    /// It ended.
+    Ended,
+    /// It was removed.
+    Gone,
+}
+
+/// When a recorder is held lost, and how often it is replaced.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Without a heartbeat for this long it is lost.
+    pub heartbeat_timeout: Duration,
+    /// Without a chunk or byte more for this long it is lost.
+    pub stuck_timeout: Duration,
+    /// How much longer a recorder may take that has just been started.
+    pub grace: Duration,
+    /// Failovers in `window` before the session is given up.
+    pub max_attempts: usize,
+    /// See `max_attempts`.
+    pub window: Duration,
+    /// The delay before the second failover of a window; the first has none, each further one doubles it.
+    pub first_delay: Duration,
+    /// The longest such delay.
+    pub longest_delay: Duration,
+}
+
+impl Policy {
+    /// What is wrong with a session, judged by time alone. Nothing that was missed before `watched_since` counts: the
+    /// controller's own absence is no one's fault.
+    pub fn fault(
+        &self,
+        session: &Session,
+        seen: Seen,
+        watched_since: Timestamp,
+        now: Timestamp,
+    ) -> Option<Reason> {
+        let late = |from: Timestamp, limit: Duration| now.since(from.max(watched_since)) >= limit;
+        match session.state {
+            State::Starting { .. } => {
+                let silent = late(session.heartbeat_at, self.heartbeat_timeout);
+                let stuck = late(session.advanced_at, self.stuck_timeout + self.grace);
+                named(seen, silent, stuck)
+            }
+            State::Recording { .. } => {
+                let silent = late(session.heartbeat_at, self.heartbeat_timeout);
+                let stuck = late(session.advanced_at, self.stuck_timeout);
+                named(seen, silent, stuck && !disk_troubled(session))
+            }
+            State::TakingOver {
+                started_at: Some(at),
+                ..
+            } => {
+                let heard = session.heartbeat_at.max(at);
+                let silent = late(heard, self.heartbeat_timeout + self.grace);
+                let stuck = late(at, self.stuck_timeout + self.grace);
+                named(seen, silent, stuck)
+            }
+            State::TakingOver { .. }
+            | State::Paused { .. }
+            | State::Stopping { .. }
+            | State::Completed { .. }
+            | State::Failed { .. }
+            | State::Inactive { .. } => None,
+        }
+        .or_else(|| self.reported(session, watched_since, now))
+    }
+
+    /// What the recorder itself asks for. A full disk is no reason: the next recorder would have the same one.
+    fn reported(
+        &self,
+        session: &Session,
+        watched_since: Timestamp,
+        now: Timestamp,
+    ) -> Option<Reason> {
+        if !matches!(
+            session.state,
+            State::Starting { .. } | State::Recording { .. }
+        ) {
+            return None;
+        }
+        let trouble = session.report.troubles.iter().find(|t| match t.kind {
+            TroubleKind::Dying => true,
+            TroubleKind::Page => session
+                .page_troubled_at
+                .is_some_and(|at| now.since(at.max(watched_since)) >= self.stuck_timeout),
+            _ => false,
+        })?;
+        Some(Reason::Reported {
+            message: trouble.message.clone(),
+        })
+    }
+
+    /// When the session must be looked at again, if nothing is heard until then: a time-out, a replacement whose time
+    /// comes, a recording that must be sealed.
+    pub fn due(&self, session: &Session, watched_since: Timestamp) -> Option<Timestamp> {
+        let heard = session.heartbeat_at.max(watched_since);
+        let advanced = session.advanced_at.max(watched_since);
+        let work = match session.state {
+            State::Starting { .. } => Some(
+                heard
+                    .plus(self.heartbeat_timeout)
+                    .min(advanced.plus(self.stuck_timeout + self.grace)),
+            ),
+            State::Recording { .. } => Some(
+                heard
+                    .plus(self.heartbeat_timeout)
+                    .min(advanced.plus(self.stuck_timeout)),
+            ),
+            State::TakingOver {
+                started_at: Some(at),
+                ..
+            } => {
+                let at = at.max(watched_since);
+                let silent = heard.max(at).plus(self.heartbeat_timeout + self.grace);
+                Some(silent.min(at.plus(self.stuck_timeout + self.grace)))
+            }
+            State::TakingOver { not_before, .. } => Some(not_before),
+            State::Paused { .. }
+            | State::Stopping { .. }
+            | State::Completed { .. }
+            | State::Failed { .. }
+            | State::Inactive { .. } => None,
+        };
+        let page = session.page_troubled_at.filter(|_| work.is_some());
+        let page = page.map(|at| at.max(watched_since).plus(self.stuck_timeout));
+        [work, page, session.seal_at].into_iter().flatten().min()
+    }
+
+    /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up.
+    pub fn answer(&self, session: &Session, reason: Reason, now: Timestamp) -> Event {
+        let recent = self.recent(session, now);
+        if recent >= self.max_attempts {
+            return Event::GivenUp(self.too_often(recent, &reason));
+        }
+        Event::Lost {
+            reason,
+            not_before: now.plus(self.delay(recent)),
+        }
+    }
+
+    /// What becomes of a session whose replacement could not be started.
+    pub fn answer_to_failed_start(&self, session: &Session, cause: &str, now: Timestamp) -> Event {
+        let tries = match session.state {
+            State::TakingOver { tries, .. } => tries as usize,
+            _ => 0,
+        };
+        let attempts = self.recent(session, now) + tries;
+        if attempts >= self.max_attempts {
+            return Event::GivenUp(format!(
+                "no replacement could be started in {attempts} attempts: {cause}"
+            ));
+        }
+        Event::NotReplaced {
+            not_before: now.plus(self.delay(attempts)),
+        }
+    }
+
+    fn recent(&self, session: &Session, now: Timestamp) -> usize {
+        let young = |failover: &&Failover| now.since(failover.at) < self.window;
+        session.failovers.iter().rev().take_while(young).count()
+    }
+
+    /// How long to wait before the next try after this many earlier ones.
+    pub fn delay(&self, earlier: usize) -> Duration {
+        match u32::try_from(earlier) {
+            Ok(0) => Duration::ZERO,
+            Ok(earlier) => self
+                .first_delay
+                .saturating_mul(2u32.saturating_pow(earlier - 1))
+                .min(self.longest_delay),
+            Err(_) => self.longest_delay,
+        }
+    }
+
+    fn too_often(&self, recent: usize, reason: &Reason) -> String {
+        format!(
+            "{recent} failovers in {} seconds did not help; the last fault: {reason}",
+            self.window.as_secs()
+        )
+    }
+}
+
+fn disk_troubled(session: &Session) -> bool {
+    let troubles = &session.report.troubles;
+    troubles.iter().any(|t| t.kind == TroubleKind::Disk)
+}
+
+fn named(seen: Seen, silent: bool, stuck: bool) -> Option<Reason> {
+    match (silent, seen) {
+        (true, Seen::Frozen) => Some(Reason::Frozen),
+        (true, _) => Some(Reason::Silent),
+        (false, _) => stuck.then_some(Reason::Stuck),
+    }
 }
 
 /// One failover, as the history keeps it.

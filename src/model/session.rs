@@ -3,12 +3,16 @@
 
 use super::failover::{Failover, Reason};
 use super::ids::{ContainerId, RecordingId, RunNumber, TakeId};
-use super::wire::Report;
+use super::wire::{Report, TroubleKind};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The version of the stored record.
 pub const VERSION: u32 = 1;
+
+/// How long after a stop OpenVidu is given to seal the recording: it waits 30 s for its container, and then writes.
+pub const SEAL_AFTER: Duration = Duration::from_secs(45);
 
 /// One take and everything the controller knows about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +35,15 @@ pub struct Session {
     pub last_chunk: Option<String>,
     /// What the recorder last said of its work.
     pub report: Report,
+    /// Since when the recorder says that its page is in trouble.
+    #[serde(default)]
+    pub page_troubled_at: Option<Timestamp>,
+    /// When the controller finished the video itself, where no recorder could.
+    #[serde(default)]
+    pub finished_at: Option<Timestamp>,
+    /// When the controller looks whether OpenVidu has sealed the recording, and does it if not.
+    #[serde(default)]
+    pub seal_at: Option<Timestamp>,
     /// The container that records now.
     pub container: Option<Holder>,
     /// The container OpenVidu started, when another one took over.
@@ -92,6 +105,10 @@ pub enum State {
         reason: Reason,
         /// When the replacement was started, once it was.
         started_at: Option<Timestamp>,
+        /// Not before this is a replacement started.
+        not_before: Timestamp,
+        /// Replacements that could not be started.
+        tries: u32,
     },
     /// Paused by a client.
     Paused {
@@ -189,4 +206,388 @@ impl State {
             Self::Inactive { .. } => Status::Inactive,
         }
     }
+}
+
+/// What can happen to a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A recorder registered and was given this run.
+    Registered {
+        /// Its run.
+        run: RunNumber,
+        /// Its container, where that is known.
+        holder: Option<Holder>,
+    },
+    /// The recorder of the current run was heard.
+    Heard {
+        /// The chunk being written.
+        last_chunk: Option<String>,
+        /// What it sees of its work.
+        report: Option<Report>,
+    },
+    /// The recorder is lost and may be replaced.
+    Lost {
+        /// Why.
+        reason: Reason,
+        /// Not before this.
+        not_before: Timestamp,
+    },
+    /// A replacement was started.
+    Replaced(Holder),
+    /// No replacement could be started; the next try not before this.
+    NotReplaced {
+        /// When to try again.
+        not_before: Timestamp,
+    },
+    /// Nothing can record any more, or OpenVidu gave it up; why, for a person.
+    GivenUp(String),
+    /// OpenVidu or a client wants it stopped.
+    StopAsked,
+    /// The recorder finished the video.
+    Finished,
+    /// The controller finished the video.
+    Salvaged,
+    /// OpenVidu, or the controller in its place, sealed the recording as ready.
+    Sealed,
+    /// A client wants this status.
+    Set(Status),
+}
+
+/// What the controller has to do after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a replacement, once the state's `not_before` has come.
+    Replace,
+    /// See to it that the recorder stops and the video is finished.
+    Stop,
+    /// Finish the video without a recorder.
+    Salvage,
+}
+
+/// Why an event changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A later run has taken over.
+    Superseded,
+    /// The session is over or about to be.
+    Over,
+    /// There is nothing to replace: no recorder is expected to be at work, or one is being replaced already.
+    NotRecording,
+}
+
+impl Session {
+    /// The only way from one state to the next. A refused event changes nothing.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that whoever sent the event is told.
+    pub fn on(&mut self, event: Event, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        match event {
+            Event::Registered { run, holder } => self.registered(run, holder, now),
+            Event::Heard { last_chunk, report } => self.heard(last_chunk, report, now),
+            Event::Lost { reason, not_before } => self.lost(reason, not_before, now),
+            Event::Replaced(holder) => self.replaced(holder, now),
+            Event::NotReplaced { not_before } => self.not_replaced(not_before),
+            Event::GivenUp(why) => self.given_up(why, now),
+            Event::StopAsked => self.stop_asked(now),
+            Event::Finished => self.finished(now),
+            Event::Salvaged => self.salvaged(now),
+            Event::Sealed => self.sealed(now),
+            Event::Set(status) => self.set(status, now),
+        }
+    }
+
+    fn registered(
+        &mut self,
+        run: RunNumber,
+        holder: Option<Holder>,
+        now: Timestamp,
+    ) -> Result<Option<Action>, Refusal> {
+        if self.over() || matches!(self.state, State::Stopping { .. }) {
+            return Err(Refusal::Over);
+        }
+        if run < self.run {
+            return Err(Refusal::Superseded);
+        }
+        let again = run == self.run;
+        match &mut self.state {
+            State::Inactive { .. } => self.state = State::Starting { since: now },
+            _ if again => {}
+            State::TakingOver { started_at, .. } => {
+                started_at.get_or_insert(now);
+            }
+            State::Starting { .. } | State::Recording { .. } if self.run == RunNumber(0) => {}
+            State::Starting { .. } | State::Recording { .. } => {
+                self.remember_failover(Reason::CameBack, now);
+                self.state = State::TakingOver {
+                    since: now,
+                    reason: Reason::CameBack,
+                    started_at: Some(now),
+                    not_before: now,
+                    tries: 0,
+                };
+            }
+            State::Paused { .. }
+            | State::Stopping { .. }
+            | State::Completed { .. }
+            | State::Failed { .. } => {}
+        }
+        self.run = run;
+        if let Some(holder) = holder {
+            self.held_by(holder);
+        }
+        self.heartbeat_at = now;
+        self.advanced_at = now;
+        if !again {
+            self.report = Report::default();
+            self.page_troubled_at = None;
+        }
+        Ok(None)
+    }
+
+    fn heard(
+        &mut self,
+        last_chunk: Option<String>,
+        report: Option<Report>,
+        now: Timestamp,
+    ) -> Result<Option<Action>, Refusal> {
+        if matches!(self.state, State::Completed { .. } | State::Failed { .. }) {
+            return Err(Refusal::Over);
+        }
+        self.heartbeat_at = now;
+        let chunk = last_chunk.filter(|chunk| !chunk.is_empty());
+        let writes = chunk.is_some();
+        let mut advanced = chunk.is_some() && chunk != self.last_chunk;
+        if let Some(report) = report {
+            advanced |= went_on(&self.report, &report);
+            let troubled = report.troubles.iter().any(|t| t.kind == TroubleKind::Page);
+            self.page_troubled_at = troubled.then(|| self.page_troubled_at.unwrap_or(now));
+            self.report = report;
+        }
+        if advanced {
+            self.advanced_at = now;
+        }
+        if chunk.is_some() {
+            self.last_chunk = chunk;
+        }
+        match self.state {
+            State::Starting { .. } if writes => self.state = State::Recording { since: now },
+            State::TakingOver {
+                since,
+                started_at: Some(_),
+                ..
+            } if advanced && self.replaced_run() < self.run => {
+                if let Some(failover) = self.failovers.last_mut() {
+                    failover.recovery_ms = Some(millis(now, since));
+                }
+                self.state = State::Recording { since: now };
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn lost(
+        &mut self,
+        reason: Reason,
+        not_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Action>, Refusal> {
+        match self.state {
+            State::Stopping { .. } => return Ok(Some(Action::Stop)),
+            State::TakingOver {
+                started_at: None, ..
+            }
+            | State::Completed { .. }
+            | State::Failed { .. }
+            | State::Inactive { .. } => return Err(Refusal::NotRecording),
+            State::Starting { .. }
+            | State::Recording { .. }
+            | State::Paused { .. }
+            | State::TakingOver {
+                started_at: Some(_),
+                ..
+            } => {}
+        }
+        self.remember_failover(reason.clone(), now);
+        self.state = State::TakingOver {
+            since: now,
+            reason,
+            started_at: None,
+            not_before,
+            tries: 0,
+        };
+        Ok(Some(Action::Replace))
+    }
+
+    fn replaced(&mut self, holder: Holder, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        let State::TakingOver {
+            since,
+            ref mut started_at,
+            ..
+        } = self.state
+        else {
+            return Err(if self.over() || self.stopping() {
+                Refusal::Over
+            } else {
+                Refusal::Superseded
+            });
+        };
+        started_at.get_or_insert(now);
+        if let Some(failover) = self.failovers.last_mut() {
+            failover.new_container = Some(holder.id.clone());
+            failover.start_ms = Some(millis(now, since));
+        }
+        self.held_by(holder);
+        Ok(None)
+    }
+
+    fn not_replaced(&mut self, at: Timestamp) -> Result<Option<Action>, Refusal> {
+        match &mut self.state {
+            State::TakingOver {
+                started_at: None,
+                not_before,
+                tries,
+                ..
+            } => {
+                *not_before = at;
+                *tries += 1;
+                Ok(Some(Action::Replace))
+            }
+            _ => Err(Refusal::NotRecording),
+        }
+    }
+
+    fn given_up(&mut self, why: String, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        if self.over() {
+            return Err(Refusal::Over);
+        }
+        self.state = State::Failed { at: now, why };
+        Ok(Some(Action::Salvage))
+    }
+
+    fn stop_asked(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        match self.state {
+            State::Completed { .. } | State::Inactive { .. } | State::Stopping { .. } => Ok(None),
+            State::Failed { .. } => {
+                self.seal_at.get_or_insert(now.plus(SEAL_AFTER));
+                Ok(None)
+            }
+            _ => {
+                self.state = State::Stopping { since: now };
+                self.seal_at = Some(now.plus(SEAL_AFTER));
+                Ok(Some(Action::Stop))
+            }
+        }
+    }
+
+    fn finished(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        if matches!(self.state, State::Completed { .. } | State::Failed { .. }) {
+            return Err(Refusal::Over);
+        }
+        self.state = State::Completed { at: now };
+        self.seal_at.get_or_insert(now.plus(SEAL_AFTER));
+        Ok(None)
+    }
+
+    fn sealed(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        self.seal_at = None;
+        if !self.over() {
+            self.state = State::Completed { at: now };
+        }
+        Ok(None)
+    }
+
+    fn salvaged(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        self.finished_at = Some(now);
+        if matches!(self.state, State::Stopping { .. }) {
+            self.state = State::Completed { at: now };
+        }
+        Ok(None)
+    }
+
+    fn set(&mut self, status: Status, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        match (status, &self.state) {
+            (Status::Inactive, _) => self.state = State::Inactive { at: now },
+            (Status::Stopping, _) => return self.stop_asked(now),
+            (Status::Completed, State::Completed { .. })
+            | (Status::Failed, State::Failed { .. }) => {}
+            (Status::Completed, _) => return self.finished(now),
+            (Status::Failed, _) => {
+                return self.given_up("a client reported that it failed".into(), now);
+            }
+            (_, State::Stopping { .. } | State::Completed { .. } | State::Failed { .. }) => {
+                return Err(Refusal::Over);
+            }
+            (_, State::TakingOver { .. }) => {}
+            (Status::Starting, _) => self.state = State::Starting { since: now },
+            (Status::Recording, _) => self.state = State::Recording { since: now },
+            (Status::Paused, _) => self.state = State::Paused { since: now },
+        }
+        Ok(None)
+    }
+
+    /// Whether nothing is expected of a recorder any more.
+    pub const fn over(&self) -> bool {
+        matches!(self.state, State::Completed { .. } | State::Failed { .. })
+    }
+
+    const fn stopping(&self) -> bool {
+        matches!(self.state, State::Stopping { .. } | State::Inactive { .. })
+    }
+
+    /// Since when the session has been over or put aside.
+    pub const fn ended_at(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Completed { at } | State::Failed { at, .. } | State::Inactive { at } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether the recorder at work says that it cannot go on.
+    pub fn asks_for_replacement(&self) -> bool {
+        let working = matches!(self.state, State::Starting { .. } | State::Recording { .. });
+        let troubles = &self.report.troubles;
+        working && troubles.iter().any(|t| t.kind == TroubleKind::Dying)
+    }
+
+    /// The run that the last failover replaced.
+    fn replaced_run(&self) -> RunNumber {
+        self.failovers
+            .last()
+            .map_or(RunNumber(0), |failover| failover.old_run)
+    }
+
+    fn held_by(&mut self, holder: Holder) {
+        if let Some(old) = self.container.take() {
+            if old.id != holder.id && !old.backup {
+                self.original.get_or_insert(old.id);
+            }
+        }
+        self.container = Some(holder);
+    }
+
+    fn remember_failover(&mut self, reason: Reason, now: Timestamp) {
+        self.failovers.push(Failover {
+            at: now,
+            well_until: self.heartbeat_at,
+            reason,
+            old_run: self.run,
+            old_container: self.container.as_ref().map(|holder| holder.id.clone()),
+            new_container: None,
+            chunks_recovered: self.report.chunk,
+            start_ms: None,
+            recovery_ms: None,
+        });
+    }
+}
+
+fn went_on(before: &Report, after: &Report) -> bool {
+    after.chunk > before.chunk
+        || after.bytes > before.bytes
+        || after.frames > before.frames
+        || after.newest_frame_at > before.newest_frame_at
+}
+
+fn millis(now: Timestamp, since: Timestamp) -> u64 {
+    u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,287 @@
+//! What the controller does about a lost or stopped recorder. Fence first, start second; the same container where it
+//! exists, because OpenVidu will look for it; a backup where it does not. One at a time for each session.
+
+use super::watch::{MADE_BY_US, holder};
+use super::{Controller, lock};
+use crate::model::failover::Seen;
+use crate::model::ids::RecordingId;
+use crate::model::session::{Action, Event, Holder, Session, State};
+use crate::runtime::{BackupSpec, ContainerStatus, Environment, RuntimeError, Stop};
+use log::{info, warn};
+use metrics::{counter, histogram};
+use std::collections::BTreeMap;
+
+impl Controller {
+    pub(super) fn act(&self, id: &RecordingId, action: Action) {
+        match action {
+            Action::Replace => self.judge(id),
+            Action::Stop | Action::Salvage => self.begin_conclusion(id, SealState::NotYet),
+        }
+    }
+
+    /// What has to be seen to once a recorder has registered.
+    pub(super) fn attend(&self, session: &Session) {
+        let Some(held) = session.container.clone() else {
+            return;
+        };
+        self.table().change(&session.id, |entry| {
+            if entry.seen == Seen::Unknown {
+                entry.seen = Seen::Running;
+            }
+        });
+        let (controller, id) = (self.clone(), session.id.clone());
+        self.0.tasks.spawn(format!("attend {id}"), async move {
+            let runtime = &controller.0.runtime;
+            if let Err(cause) = runtime.restart_on_failure(&held.id).await {
+                warn!(session:% = id; "the runtime will not restart this recorder by itself: {cause}");
+            }
+            match runtime.inspect(&held.id).await {
+                Ok(Some(container)) => {
+                    lock(&controller.0.known).show(container.clone());
+                    controller.remember_environment(&container).await;
+                }
+                Ok(None) => warn!(session:% = id; "the recorder's container is not known to the runtime"),
+                Err(cause) => warn!(session:% = id; "{cause}"),
+            }
+        });
+    }
+
+    /// Takes up what was in flight when the controller last ended.
+    pub(super) fn take_up(&self, id: &RecordingId) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        match session.state {
+            State::Stopping { .. } => self.act(id, Action::Stop),
+            State::Failed { .. } if session.finished_at.is_none() => self.act(id, Action::Salvage),
+            _ => self.judge(id),
+        }
+    }
+
+    /// Starts a replacement unless one is being started.
+    pub(super) fn begin_replacement(&self, id: &RecordingId) {
+        let now = self.0.clock.now();
+        let begun = self.table().change(id, |entry| {
+            let waits = matches!(
+                entry.session.state,
+                State::TakingOver { started_at: None, not_before, .. } if not_before <= now
+            );
+            let begins = waits && !std::mem::replace(&mut entry.replacing, waits);
+            begins.then(|| (entry.session.clone(), entry.seen))
+        });
+        let Some(Some((session, seen))) = begun else {
+            return;
+        };
+        let controller = self.clone();
+        self.0.tasks.spawn(format!("replace {id}"), async move {
+            controller.replace(&session, seen).await;
+        });
+    }
+
+    async fn replace(&self, session: &Session, seen: Seen) {
+        let id = &session.id;
+        let outcome = self.start_replacement(session, seen).await;
+        self.table().change(id, |entry| entry.replacing = false);
+        match outcome {
+            Ok((holder, rung)) => {
+                info!(session:% = id, container:% = holder.id, rung; "recorder started again");
+                counter!("ha_recorder_failover_events_total", "reason" => label(session), "rung" => rung).increment(1);
+                self.replaced(session, holder).await;
+            }
+            Err(cause) => {
+                warn!(session:% = id; "no replacement could be started: {cause}");
+                counter!("ha_recorder_containers_failed_total").increment(1);
+                let now = self.0.clock.now();
+                let current = self.session(id).unwrap_or_else(|| session.clone());
+                let cause = cause.to_string();
+                let event = self.0.policy.answer_to_failed_start(&current, &cause, now);
+                if let Err(refused) = self.apply(id, event) {
+                    info!(session:% = id; "no further try: {refused}");
+                }
+            }
+        }
+        if let Err(cause) = self.0.db.durable().await {
+            warn!(session:% = id; "{cause}");
+        }
+    }
+
+    /// The replacement runs; where the session no longer needs it, it is ended again.
+    async fn replaced(&self, before: &Session, holder: Holder) {
+        self.mark(&before.id, Seen::Running);
+        let same = before.container.as_ref().is_some_and(|h| h.id == holder.id);
+        if self
+            .apply(&before.id, Event::Replaced(holder.clone()))
+            .is_ok()
+        {
+            let started = self.session(&before.id).and_then(|it| {
+                let last = it.failovers.last()?;
+                last.start_ms
+            });
+            if let Some(millis) = started {
+                histogram!("ha_recorder_failover_start_seconds").record(millis as f64 / 1_000.0);
+            }
+            return;
+        }
+        if same {
+            return; // a stop came meanwhile: its conclusion sees to this container
+        }
+        info!(session:% = before.id, container:% = holder.id; "the backup is no longer needed");
+        self.end(&holder, Stop::Fence).await;
+    }
+
+    /// Ends and removes a container that we made.
+    pub(super) async fn end(&self, holder: &Holder, how: Stop) {
+        let runtime = &self.0.runtime;
+        let outcome = match runtime.stop(&holder.id, how).await {
+            Ok(()) => runtime.remove(&holder.id).await,
+            Err(cause) => Err(cause),
+        };
+        if let Err(cause) = outcome
+            && !matches!(cause, RuntimeError::NotFound(_))
+        {
+            warn!(container:% = holder.id; "{cause}");
+        }
+    }
+
+    async fn start_replacement(
+        &self,
+        session: &Session,
+        seen: Seen,
+    ) -> Result<(Holder, &'static str), RuntimeError> {
+        if let Some(held) = session.container.as_ref().filter(|_| seen != Seen::Gone) {
+            match self.start_again(session, held, seen).await {
+                Ok(()) => return Ok((held.clone(), "same-container")),
+                Err(cause @ RuntimeError::Unreachable { .. }) => return Err(cause),
+                Err(cause) => {
+                    warn!(session:% = session.id; "the same container cannot be started: {cause}");
+                }
+            }
+        }
+        let holder = self.start_backup(session).await?;
+        Ok((holder, "backup"))
+    }
+
+    async fn start_again(
+        &self,
+        session: &Session,
+        held: &Holder,
+        seen: Seen,
+    ) -> Result<(), RuntimeError> {
+        let runtime = &self.0.runtime;
+        if seen != Seen::Ended {
+            runtime.stop(&held.id, Stop::Fence).await?;
+        }
+        let now = self.0.clock.now();
+        self.table()
+            .change(&session.id, |entry| entry.started_at = now);
+        runtime.start(&held.id).await
+    }
+
+    async fn start_backup(&self, session: &Session) -> Result<Holder, RuntimeError> {
+        let environment = lock(&self.0.environments).get(&session.id).cloned();
+        let environment = environment.ok_or_else(|| RuntimeError::Failed {
+            act: format!("start a backup recorder for session {}", session.id),
+            cause: "its first container is gone and its environment is not known".into(),
+        })?;
+        let now = self.0.clock.now();
+        self.table()
+            .change(&session.id, |entry| entry.started_at = now);
+        let container = self
+            .0
+            .runtime
+            .start_backup(backup_of(session, environment))
+            .await?;
+        lock(&self.0.known).show(container.clone());
+        counter!("ha_recorder_backups_total").increment(1);
+        Ok(holder(&container))
+    }
+
+    /// Backups that record now.
+    pub fn backups(&self) -> Vec<(RecordingId, Holder)> {
+        self.page(super::Filter {
+            which: super::Which::Active,
+            limit: usize::MAX,
+            offset: 0,
+        })
+        .sessions
+        .into_iter()
+        .filter_map(|session| {
+            let holder = session.container.filter(|holder| holder.backup)?;
+            Some((session.id, holder))
+        })
+        .collect()
+    }
+
+    /// Stops the backup that records for a session. With [`Stop::Drain`] it finishes the video first.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotFound`](super::ControllerError::NotFound) when the session has no backup.
+    pub async fn stop_backup(
+        &self,
+        id: &RecordingId,
+        how: Stop,
+    ) -> Result<(), super::ControllerError> {
+        let held = self.session(id).and_then(|session| session.container);
+        let Some(held) = held.filter(|holder| holder.backup) else {
+            return Err(super::ControllerError::NotFound(format!(
+                "session {id} has no backup container"
+            )));
+        };
+        self.apply(id, Event::StopAsked)?;
+        self.0.db.durable().await?;
+        Ok(self.0.runtime.stop(&held.id, how).await?)
+    }
+}
+
+/// Why the conclusion of a recording is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SealState {
+    /// OpenVidu may still seal it.
+    NotYet,
+    /// OpenVidu has had its time.
+    Due,
+}
+
+fn backup_of(session: &Session, environment: Environment) -> BackupSpec {
+    let next = session.report.chunk + 1;
+    let original = session.original.as_ref();
+    let original = original.or(session.container.as_ref().map(|holder| &holder.id));
+    let mut environment = environment;
+    let mut set = |name: &str, value: String| {
+        environment.0.insert(name.to_owned(), value);
+    };
+    set("START_CHUNK", next.to_string());
+    set("IS_RECOVERY_CONTAINER", "true".into());
+    set("ORIGINAL_SESSION_ID", session.id.to_string());
+    if let Some(original) = original {
+        set("ORIGINAL_CONTAINER_ID", original.to_string());
+    }
+    let (label, us) = MADE_BY_US;
+    let labels = BTreeMap::from([
+        ("session.id".to_owned(), session.id.to_string()),
+        ("container.type".to_owned(), "backup-recorder".to_owned()),
+        (label.to_owned(), us.to_owned()),
+        ("start.chunk".to_owned(), next.to_string()),
+    ]);
+    BackupSpec {
+        recording: session.id.clone(),
+        name: format!("{}_backup", session.id.container_name()),
+        labels,
+        environment,
+    }
+}
+
+fn label(session: &Session) -> &'static str {
+    match &session.state {
+        State::TakingOver { reason, .. } => reason.label(),
+        _ => "unknown",
+    }
+}
+
+/// Whether a container in this status can still write.
+pub(super) const fn can_write(status: ContainerStatus) -> bool {
+    !matches!(
+        status,
+        ContainerStatus::Exited(_) | ContainerStatus::Created
+    )
+}

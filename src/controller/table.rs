@@ -1,0 +1,282 @@
+//! The sessions in memory, with the indexes that keep every question cheap: by status for lists, by due time for the
+//! watcher, by container for events. A session's due entry may be early, never late: a heartbeat only moves its session's
+//! stamp, and the watcher works out the next due time when the old one comes.
+
+use crate::clock::Timestamp;
+use crate::model::failover::{Policy, Seen};
+use crate::model::ids::{ContainerId, RecordingId};
+use crate::model::session::{Session, Status};
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+/// How soon a session is looked at again whose time has come and whose fault remains.
+const SOONEST: Duration = Duration::from_millis(500);
+
+/// Which sessions a list shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    #[default]
+    Any,
+    /// Those whose recorder is expected to be at work.
+    Active,
+    /// The others.
+    Inactive,
+    /// Those with one status.
+    Is(Status),
+}
+
+const STATUSES: [Status; 7] = [
+    Status::Starting,
+    Status::Recording,
+    Status::Paused,
+    Status::Stopping,
+    Status::Completed,
+    Status::Failed,
+    Status::Inactive,
+];
+
+impl Which {
+    fn takes(self, status: Status) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Active => status.active(),
+            Self::Inactive => !status.active(),
+            Self::Is(wanted) => wanted == status,
+        }
+    }
+}
+
+/// A session with what is known of it only while this process lives.
+pub(super) struct Entry {
+    pub(super) session: Session,
+    /// What the runtime last showed of its container.
+    pub(super) seen: Seen,
+    /// Changed since it was written to disk.
+    pub(super) dirty: bool,
+    /// A replacement is being started.
+    pub(super) replacing: bool,
+    /// When its container was last started by us: what the runtime reports from before is old news.
+    pub(super) started_at: Timestamp,
+    /// Its stop is being seen to.
+    pub(super) concluding: bool,
+    due: Option<Timestamp>,
+}
+
+type Index = BTreeSet<(Timestamp, RecordingId)>;
+
+/// All sessions.
+pub(super) struct Table {
+    policy: Policy,
+    watched_since: Timestamp,
+    entries: HashMap<RecordingId, Entry>,
+    by_status: HashMap<Status, Index>,
+    due: Index,
+    by_container: HashMap<ContainerId, RecordingId>,
+}
+
+impl Table {
+    pub(super) fn new(policy: Policy, watched_since: Timestamp) -> Self {
+        Self {
+            policy,
+            watched_since,
+            entries: HashMap::new(),
+            by_status: STATUSES
+                .into_iter()
+                .map(|status| (status, Index::new()))
+                .collect(),
+            due: Index::new(),
+            by_container: HashMap::new(),
+        }
+    }
+
+    pub(super) fn get(&self, id: &RecordingId) -> Option<&Entry> {
+        self.entries.get(id)
+    }
+
+    pub(super) fn of_container(&self, container: &ContainerId) -> Option<&RecordingId> {
+        self.by_container.get(container)
+    }
+
+    /// Puts a session in the place of what was there under its id.
+    pub(super) fn insert(&mut self, session: Session) {
+        self.remove(&session.id.clone());
+        let id = session.id.clone();
+        self.index(&session);
+        let entry = Entry {
+            session,
+            seen: Seen::Unknown,
+            dirty: false,
+            replacing: false,
+            concluding: false,
+            started_at: Timestamp::default(),
+            due: None,
+        };
+        self.entries.insert(id.clone(), entry);
+        self.schedule(&id, Timestamp::default());
+    }
+
+    pub(super) fn remove(&mut self, id: &RecordingId) -> Option<Session> {
+        let entry = self.entries.remove(id)?;
+        self.unindex(&entry.session);
+        if let Some(due) = entry.due {
+            self.due.remove(&(due, id.clone()));
+        }
+        Some(entry.session)
+    }
+
+    /// Changes a session and brings the indexes after it.
+    pub(super) fn change<T>(
+        &mut self,
+        id: &RecordingId,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        let entry = self.entries.get_mut(id)?;
+        let before = Place::of(&entry.session);
+        let answer = change(entry);
+        if before != Place::of(&entry.session) {
+            let after = entry.session.clone();
+            self.unindex_place(id, &before);
+            self.index(&after);
+        }
+        self.schedule(id, Timestamp::default());
+        Some(answer)
+    }
+
+    /// The sessions whose time has come, each of them scheduled anew.
+    pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<RecordingId> {
+        let mut taken = Vec::new();
+        while let Some((at, _)) = self.due.first() {
+            if *at > now {
+                break;
+            }
+            if let Some((_, id)) = self.due.pop_first() {
+                taken.push(id);
+            }
+        }
+        for id in &taken {
+            if let Some(entry) = self.entries.get_mut(id) {
+                entry.due = None;
+            }
+            self.schedule(id, now.plus(SOONEST));
+        }
+        taken
+    }
+
+    /// When the next session's time comes.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// What time alone says is wrong with a session.
+    pub(super) fn fault(
+        &self,
+        id: &RecordingId,
+        now: Timestamp,
+    ) -> Option<crate::model::failover::Reason> {
+        let entry = self.entries.get(id)?;
+        self.policy
+            .fault(&entry.session, entry.seen, self.watched_since, now)
+    }
+
+    /// Sessions in the order of their creation.
+    pub(super) fn page(&self, which: Which, offset: usize, limit: usize) -> Vec<Session> {
+        let needed = offset.saturating_add(limit);
+        let mut keys = self
+            .matching(which)
+            .flat_map(|index| index.iter().take(needed))
+            .collect::<Vec<_>>();
+        keys.sort_unstable();
+        keys.into_iter()
+            .skip(offset)
+            .take(limit)
+            .filter_map(|(_, id)| Some(self.entries.get(id)?.session.clone()))
+            .collect()
+    }
+
+    pub(super) fn count(&self, which: Which) -> usize {
+        self.matching(which).map(BTreeSet::len).sum()
+    }
+
+    pub(super) fn ids(&self, which: Which) -> Vec<RecordingId> {
+        self.matching(which)
+            .flatten()
+            .map(|(_, id)| id.clone())
+            .collect()
+    }
+
+    /// Every session that changed since it was written, marked as written.
+    pub(super) fn take_dirty(&mut self) -> Vec<Session> {
+        self.entries
+            .values_mut()
+            .filter_map(|entry| std::mem::take(&mut entry.dirty).then(|| entry.session.clone()))
+            .collect()
+    }
+
+    fn matching(&self, which: Which) -> impl Iterator<Item = &Index> {
+        self.by_status
+            .iter()
+            .filter(move |(status, _)| which.takes(**status))
+            .map(|(_, index)| index)
+    }
+
+    /// Sees to it that the session is looked at when its time comes, and not before `earliest`.
+    fn schedule(&mut self, id: &RecordingId, earliest: Timestamp) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let due = self.policy.due(&entry.session, self.watched_since);
+        let Some(due) = due.map(|due| due.max(earliest)) else {
+            return;
+        };
+        if entry.due.is_some_and(|early| early <= due) {
+            return;
+        }
+        if let Some(late) = entry.due.replace(due) {
+            self.due.remove(&(late, id.clone()));
+        }
+        self.due.insert((due, id.clone()));
+    }
+
+    fn index(&mut self, session: &Session) {
+        let key = (session.created_at, session.id.clone());
+        if let Some(index) = self.by_status.get_mut(&session.state.status()) {
+            index.insert(key);
+        }
+        if let Some(holder) = &session.container {
+            self.by_container
+                .insert(holder.id.clone(), session.id.clone());
+        }
+    }
+
+    fn unindex(&mut self, session: &Session) {
+        self.unindex_place(&session.id, &Place::of(session));
+    }
+
+    fn unindex_place(&mut self, id: &RecordingId, place: &Place) {
+        if let Some(index) = self.by_status.get_mut(&place.status) {
+            index.remove(&(place.created_at, id.clone()));
+        }
+        if let Some(container) = &place.container {
+            self.by_container.remove(container);
+        }
+    }
+}
+
+/// What the indexes know of a session.
+#[derive(PartialEq)]
+struct Place {
+    status: Status,
+    created_at: Timestamp,
+    container: Option<ContainerId>,
+}
+
+impl Place {
+    fn of(session: &Session) -> Self {
+        Self {
+            status: session.state.status(),
+            created_at: session.created_at,
+            container: session.container.as_ref().map(|holder| holder.id.clone()),
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! The watcher: what the runtime shows and what the time says become events of sessions here. Every event that could be
+//! missed is a state that is seen: after each reconnection everything is listed again. No failed call ends it.
+
+use super::act::SealState;
+use super::{Controller, lock};
+use crate::clock::Timestamp;
+use crate::controller::table::Which;
+use crate::model::failover::{Reason, Seen};
+use crate::model::ids::{ContainerId, RecordingId};
+use crate::model::session::{Event, Holder, Session, State};
+use crate::runtime::{Container, ContainerStatus, RuntimeEvent, RuntimeEventKind};
+use futures_util::StreamExt;
+use log::{debug, info, warn};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// The label of containers that we made.
+pub(super) const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
+
+/// The containers as the runtime last showed them.
+#[derive(Default)]
+pub(super) struct Known {
+    containers: HashMap<ContainerId, Shown>,
+}
+
+struct Shown {
+    container: Container,
+    /// The kernel ended something in it since it was started.
+    out_of_memory: bool,
+    /// When it was started again although no recorder had registered from it.
+    restarts: Vec<Timestamp>,
+}
+
+impl Known {
+    pub(super) fn holder(&self, id: &ContainerId) -> Option<Holder> {
+        self.containers.get(id).map(|it| holder(&it.container))
+    }
+
+    pub(super) fn runs(&self, id: &ContainerId) -> bool {
+        let shown = self.containers.get(id);
+        shown.is_some_and(|it| it.container.status == ContainerStatus::Running)
+    }
+
+    pub(super) fn running_holder_of(&self, recording: &RecordingId) -> Option<Holder> {
+        self.containers
+            .values()
+            .map(|it| &it.container)
+            .filter(|it| it.recording.as_ref() == Some(recording))
+            .filter(|it| it.status == ContainerStatus::Running)
+            .max_by_key(|it| it.created_at)
+            .map(holder)
+    }
+
+    pub(super) fn of(&self, recording: &RecordingId) -> Vec<Container> {
+        let mut found = self
+            .containers
+            .values()
+            .map(|it| it.container.clone())
+            .filter(|it| it.recording.as_ref() == Some(recording))
+            .collect::<Vec<_>>();
+        found.sort_by_key(|it| it.created_at);
+        found
+    }
+
+    pub(super) fn show(&mut self, container: Container) {
+        match self.containers.get_mut(&container.id) {
+            Some(shown) => shown.container = container,
+            None => {
+                let shown = Shown {
+                    container,
+                    out_of_memory: false,
+                    restarts: Vec::new(),
+                };
+                self.containers.insert(shown.container.id.clone(), shown);
+            }
+        }
+    }
+
+    fn show_all(&mut self, containers: &[Container]) {
+        self.containers
+            .retain(|id, _| containers.iter().any(|it| it.id == *id));
+        for container in containers {
+            self.show(container.clone());
+        }
+    }
+
+    fn set(&mut self, id: &ContainerId, status: ContainerStatus) -> Option<&mut Shown> {
+        let shown = self.containers.get_mut(id)?;
+        shown.container.status = status;
+        Some(shown)
+    }
+}
+
+impl Controller {
+    /// Begins to watch: takes up what was in flight when the controller last ended, and follows runtime and time.
+    pub fn start(&self) {
+        for id in self.table().ids(Which::Any) {
+            self.take_up(&id);
+        }
+        let tasks = &self.0.tasks;
+        tasks.spawn("watch the runtime", self.clone().follow_runtime());
+        tasks.spawn("watch the time", self.clone().follow_time());
+    }
+
+    /// A check of everything, as a person or the scheduler asks for it.
+    pub async fn check(&self) {
+        self.reconcile().await;
+        self.pass();
+        self.save();
+    }
+
+    async fn follow_runtime(self) {
+        let ended = self.0.tasks.token();
+        let mut events = self.0.runtime.events();
+        loop {
+            let event = tokio::select! {
+                () = ended.cancelled() => return,
+                event = events.next() => event,
+            };
+            match event {
+                Some(event) => self.happened(event),
+                None => {
+                    warn!(
+                        "the runtime's events ended; only scheduled checks see its containers now"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn follow_time(self) {
+        let ended = self.0.tasks.token();
+        loop {
+            let now = self.0.clock.now();
+            let next = self.table().next_due().map(|due| due.since(now));
+            let sleep = async {
+                match next {
+                    Some(left) => tokio::time::sleep(left + Duration::from_millis(1)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = self.0.wake.notified() => {}
+                () = sleep => {}
+            }
+            self.pass();
+        }
+    }
+
+    /// Looks at every session whose time has come, and at no other.
+    pub(super) fn pass(&self) {
+        let due = self.table().take_due(self.0.clock.now());
+        for id in due {
+            self.judge(&id);
+        }
+    }
+
+    /// Does what is due for one session.
+    pub(super) fn judge(&self, id: &RecordingId) {
+        let now = self.0.clock.now();
+        let (fault, session) = {
+            let table = self.table();
+            let Some(entry) = table.get(id) else {
+                return;
+            };
+            (table.fault(id, now), entry.session.clone())
+        };
+        if let Some(reason) = fault {
+            return self.fault(id, reason);
+        }
+        if let State::TakingOver {
+            started_at: None,
+            not_before,
+            ..
+        } = session.state
+            && not_before <= now
+        {
+            self.begin_replacement(id);
+        }
+        if session.seal_at.is_some_and(|at| at <= now) {
+            self.begin_conclusion(id, SealState::Due);
+        }
+    }
+
+    /// A recorder is lost: the policy says whether it is replaced or the recording given up.
+    pub(super) fn fault(&self, id: &RecordingId, reason: Reason) {
+        let now = self.0.clock.now();
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let text = reason.to_string();
+        let event = self.0.policy.answer(&session, reason, now);
+        match self.apply(id, event) {
+            Ok(()) => warn!(session:% = id, run:% = session.run; "recorder lost: {text}"),
+            Err(refused) => debug!(session:% = id; "fault changes nothing ({text}): {refused}"),
+        }
+    }
+
+    fn happened(&self, event: RuntimeEvent) {
+        let id = &event.container;
+        match event.kind {
+            RuntimeEventKind::Reconnected => {
+                let controller = self.clone();
+                self.0.tasks.spawn("list the containers", async move {
+                    controller.reconcile().await;
+                });
+            }
+            RuntimeEventKind::Started => {
+                self.see(id, ContainerStatus::Running, Seen::Running);
+                let (controller, id) = (self.clone(), id.clone());
+                self.0.tasks.spawn(format!("look at {id}"), async move {
+                    controller.look_at(&id).await;
+                });
+            }
+            RuntimeEventKind::Died(code) => self.died(id, code, event.at),
+            RuntimeEventKind::OutOfMemory => {
+                if let Some(shown) = lock(&self.0.known).containers.get_mut(id) {
+                    shown.out_of_memory = true;
+                }
+            }
+            RuntimeEventKind::Removed => self.removed(id),
+            RuntimeEventKind::Paused => {
+                self.see(id, ContainerStatus::Paused, Seen::Frozen);
+            }
+            RuntimeEventKind::Unpaused => {
+                self.see(id, ContainerStatus::Running, Seen::Running);
+            }
+            RuntimeEventKind::Health(word) if word == "unhealthy" => {
+                if let Some(session) = self.session_in(id) {
+                    let message = "its health check fails".to_owned();
+                    self.fault(&session.id, Reason::Reported { message });
+                }
+            }
+            RuntimeEventKind::Health(_) => {}
+        }
+    }
+
+    fn died(&self, id: &ContainerId, code: i64, at: Timestamp) {
+        if let Some(session) = self.session_in(id) {
+            if self.is_old_news(&session.id, at) {
+                return;
+            }
+            let out_of_memory = self.see(id, ContainerStatus::Exited(code), Seen::Ended);
+            return self.ended(&session, code, out_of_memory);
+        }
+        self.see(id, ContainerStatus::Exited(code), Seen::Ended);
+        if code != 0 {
+            self.died_unregistered(id, code);
+        }
+    }
+
+    /// The holder's first process ended.
+    fn ended(&self, session: &Session, code: i64, out_of_memory: bool) {
+        let reason = match (code, out_of_memory) {
+            (0, _) if self.end_was_wanted(session) => {
+                if self.apply(&session.id, Event::Finished).is_ok() {
+                    info!(session:% = session.id; "the recorder finished the video");
+                }
+                return;
+            }
+            (_, true) => Reason::OutOfMemory,
+            (code, false) => Reason::Died { code },
+        };
+        self.fault(&session.id, reason);
+    }
+
+    /// A container that recorded before anything registered from it is started again, as often as the policy allows.
+    fn died_unregistered(&self, id: &ContainerId, code: i64) {
+        let now = self.0.clock.now();
+        let mut known = lock(&self.0.known);
+        let Some(shown) = known.containers.get_mut(id) else {
+            return;
+        };
+        let Some(recording) = shown.container.recording.clone() else {
+            return;
+        };
+        if self.belongs_to_a_session(&recording, &shown.container) {
+            return;
+        }
+        let window = self.0.policy.window;
+        shown.restarts.retain(|at| now.since(*at) < window);
+        let earlier = shown.restarts.len();
+        if earlier >= self.0.policy.max_attempts {
+            warn!(session:% = recording, container:% = id; "a recorder that never registered is given up after {earlier} restarts");
+            return;
+        }
+        shown.restarts.push(now);
+        drop(known);
+        warn!(session:% = recording, container:% = id, code; "a recorder ended before it registered; it is started again");
+        let (controller, id) = (self.clone(), id.clone());
+        let delay = self.0.policy.delay(earlier);
+        self.0.tasks.spawn(format!("start {id}"), async move {
+            tokio::time::sleep(delay).await;
+            if let Err(cause) = controller.0.runtime.start(&id).await {
+                warn!(container:% = id; "{cause}");
+            }
+        });
+    }
+
+    /// Whether a session answers for this container: one that is alive and held elsewhere, or one that ended after the
+    /// container was made.
+    fn belongs_to_a_session(&self, recording: &RecordingId, container: &Container) -> bool {
+        self.session(recording).is_some_and(|session| {
+            session
+                .ended_at()
+                .is_none_or(|ended| ended >= container.created_at)
+        })
+    }
+
+    fn removed(&self, id: &ContainerId) {
+        let session = self.session_in(id);
+        lock(&self.0.known).containers.remove(id);
+        let Some(session) = session else {
+            return;
+        };
+        self.mark(&session.id, Seen::Gone);
+        self.fault(&session.id, Reason::Removed);
+    }
+
+    /// Notes what a container does; answers whether the kernel ended something in it.
+    fn see(&self, id: &ContainerId, status: ContainerStatus, seen: Seen) -> bool {
+        let out_of_memory = match lock(&self.0.known).set(id, status) {
+            Some(shown) if seen == Seen::Running => {
+                shown.out_of_memory = false;
+                false
+            }
+            Some(shown) => shown.out_of_memory,
+            None => false,
+        };
+        if let Some(session) = self.table().of_container(id).cloned() {
+            self.mark(&session, seen);
+        }
+        out_of_memory
+    }
+
+    pub(super) fn mark(&self, id: &RecordingId, seen: Seen) {
+        self.table().change(id, |entry| entry.seen = seen);
+    }
+
+    fn session_in(&self, container: &ContainerId) -> Option<Session> {
+        let table = self.table();
+        let id = table.of_container(container)?;
+        table.get(id).map(|entry| entry.session.clone())
+    }
+
+    fn is_old_news(&self, id: &RecordingId, at: Timestamp) -> bool {
+        let table = self.table();
+        table.get(id).is_some_and(|entry| at <= entry.started_at)
+    }
+
+    /// Reads a container that has just been started, before anything registers from it.
+    async fn look_at(&self, id: &ContainerId) {
+        match self.0.runtime.inspect(id).await {
+            Ok(Some(container)) => {
+                lock(&self.0.known).show(container.clone());
+                self.remember_environment(&container).await;
+            }
+            Ok(None) => {}
+            Err(cause) => warn!(container:% = id; "{cause}"),
+        }
+    }
+
+    /// Keeps what a backup would need, for the case that the container is removed.
+    pub(super) async fn remember_environment(&self, container: &Container) {
+        let Some(recording) = &container.recording else {
+            return;
+        };
+        if is_ours(container) && lock(&self.0.environments).contains_key(recording) {
+            return;
+        }
+        match self.0.runtime.environment(&container.id).await {
+            Ok(environment) => {
+                lock(&self.0.environments).insert(recording.clone(), environment);
+            }
+            Err(cause) => warn!(container:% = container.id; "{cause}"),
+        }
+    }
+
+    /// Holds every session against what the runtime shows now.
+    async fn reconcile(&self) {
+        let before = self.0.clock.now();
+        let containers = match self.0.runtime.list().await {
+            Ok(containers) => containers,
+            Err(cause) => {
+                warn!("the containers cannot be listed: {cause}");
+                return;
+            }
+        };
+        lock(&self.0.known).show_all(&containers);
+        for container in &containers {
+            self.adopt(container);
+            self.remember_environment(container).await;
+        }
+        for id in self.table().ids(Which::Any) {
+            self.compare(&id, &containers, before);
+        }
+    }
+
+    /// Gives a session that does not know its container the one that records for it.
+    fn adopt(&self, container: &Container) {
+        let Some(recording) = &container.recording else {
+            return;
+        };
+        let running = container.status == ContainerStatus::Running;
+        self.table().change(recording, |entry| {
+            if running && entry.session.container.is_none() && !entry.session.over() {
+                entry.session.container = Some(holder(container));
+                entry.dirty = true;
+            }
+        });
+    }
+
+    fn compare(&self, id: &RecordingId, containers: &[Container], before: Timestamp) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let Some(held) = session.container.as_ref().filter(|_| !session.over()) else {
+            return;
+        };
+        if self.is_old_news(id, before) {
+            return; // it was started after the list was read
+        }
+        match containers.iter().find(|it| it.id == held.id) {
+            None => {
+                self.mark(id, Seen::Gone);
+                self.fault(id, Reason::Removed);
+            }
+            Some(container) => match container.status {
+                ContainerStatus::Exited(code) => {
+                    self.mark(id, Seen::Ended);
+                    self.ended(&session, code, false);
+                }
+                ContainerStatus::Paused => self.mark(id, Seen::Frozen),
+                ContainerStatus::Running | ContainerStatus::Restarting => {
+                    self.mark(id, Seen::Running);
+                }
+                ContainerStatus::Created => {}
+            },
+        }
+    }
+}
+
+pub(super) fn holder(container: &Container) -> Holder {
+    Holder {
+        id: container.id.clone(),
+        name: container.name.clone(),
+        backup: is_ours(container),
+        created_at: container.created_at,
+    }
+}
+
+fn is_ours(container: &Container) -> bool {
+    let (name, value) = MADE_BY_US;
+    container.labels.get(name).is_some_and(|it| it == value)
+}
