@@ -63,6 +63,10 @@ pub trait Parse: Sized {
     const SECRET: bool = false;
     /// Reads a value; `None` when it is not what is expected.
     fn parse(text: &str) -> Option<Self>;
+    /// The value as a person may see it.
+    fn shown(text: &str) -> String {
+        if Self::SECRET { "***" } else { text }.to_owned()
+    }
 }
 
 macro_rules! settings {
@@ -80,6 +84,7 @@ macro_rules! settings {
                 default: settings!(@default $($default)?),
                 expected: <$type as Parse>::EXPECTED,
                 secret: <$type as Parse>::SECRET,
+                shown: <$type as Parse>::shown,
                 help: $help,
             },)*
         ];
@@ -160,6 +165,8 @@ pub struct Setting {
     pub expected: &'static str,
     /// Whether its value must never be shown.
     pub secret: bool,
+    /// The value as a person may see it: `***` for a secret, scheme and host of a URL.
+    pub shown: fn(&str) -> String,
     /// What it means.
     pub help: &'static str,
 }
@@ -422,7 +429,7 @@ fn take<T: Parse>(
     let text = values.get(name).map_or(default.unwrap_or_default(), |v| v);
     let value = T::parse(text);
     if value.is_none() {
-        let shown = if T::SECRET { "***" } else { text };
+        let shown = T::shown(text);
         faults.push(format!("{name}={shown}: expected {}", T::EXPECTED));
     }
     value
@@ -494,6 +501,9 @@ impl<T: Parse> Parse for Option<T> {
             T::parse(text).map(Some)
         }
     }
+    fn shown(text: &str) -> String {
+        T::shown(text)
+    }
 }
 
 macro_rules! parse {
@@ -546,14 +556,39 @@ parse! {
         let name = text.trim_matches('/');
         name.split('/').all(|part| crate::model::ids::RecordingId::parse(part).is_ok()).then(|| Self(name.to_owned()))
     };
-    Url: "an http:// or https:// URL", |text| {
-        let url = reqwest::Url::parse(text).ok()?;
-        (matches!(url.scheme(), "http" | "https") && url.has_host()).then(|| Self(text.trim_end_matches('/').to_owned()))
-    };
-    Several<Url>: "http:// or https:// URLs separated by commas", |text| several(text);
     Several<ipnet::IpNet>: "networks such as 10.0.0.0/8, separated by commas", |text| {
         several_of(text, |part| part.parse().ok().or_else(|| part.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from)))
     };
+}
+
+impl Parse for Url {
+    const EXPECTED: &'static str = "an http:// or https:// URL";
+    fn parse(text: &str) -> Option<Self> {
+        let url = reqwest::Url::parse(text).ok()?;
+        (matches!(url.scheme(), "http" | "https") && url.has_host())
+            .then(|| Self(text.trim_end_matches('/').to_owned()))
+    }
+    fn shown(text: &str) -> String {
+        match Self::parse(text) {
+            Some(url) => url.origin(),
+            None if text.contains('@') => "***".to_owned(),
+            None => text.to_owned(),
+        }
+    }
+}
+
+impl Parse for Several<Url> {
+    const EXPECTED: &'static str = "http:// or https:// URLs separated by commas";
+    fn parse(text: &str) -> Option<Self> {
+        several_of(text, Url::parse)
+    }
+    fn shown(text: &str) -> String {
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        parts.map(Url::shown).collect::<Vec<_>>().join(",")
+    }
 }
 
 impl Parse for Secret {
@@ -605,10 +640,6 @@ impl<const MIN: u32, const MAX: u32> Parse for Whole<MIN, MAX> {
         let number = text.parse().ok()?;
         (MIN..=MAX).contains(&number).then_some(Self(number))
     }
-}
-
-fn several<T: Parse>(text: &str) -> Option<Several<T>> {
-    several_of(text, T::parse)
 }
 
 fn several_of<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Several<T>> {

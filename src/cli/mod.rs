@@ -1,7 +1,15 @@
 //! The edge over the command line: one file a subcommand. A failure is one sentence on standard error and an exit code
 //! that says of what kind it was.
 
+mod api;
+mod config;
+mod health;
 mod logging;
+mod package;
+mod report;
+mod service;
+mod supervise;
+mod system;
 
 use crate::config::{Faults, Settings, Variables};
 use clap::{Args, Parser, Subcommand};
@@ -21,7 +29,20 @@ pub struct Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {}
+enum Action {
+    /// Start the service.
+    Start(service::Tell),
+    /// Stop the service; recorders go on without it.
+    Stop(service::Tell),
+    /// Restart the service; recorders go on meanwhile.
+    Restart(service::Tell),
+    Status(service::Status),
+    Logs(service::Logs),
+    Health(health::Health),
+    Config(config::Config),
+    #[command(hide = true)]
+    Package(package::Package),
+}
 
 /// Where settings come from; every subcommand takes it.
 #[derive(Clone, Debug, Args)]
@@ -119,5 +140,23 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Failure> {
-    match command.action {}
+    match command.action {
+        Action::Start(command) => command.run(service::Verb::Start),
+        Action::Stop(command) => command.run(service::Verb::Stop),
+        Action::Restart(command) => command.run(service::Verb::Restart),
+        Action::Status(command) => wait(command.run()),
+        Action::Logs(command) => command.run(),
+        Action::Health(command) => wait(command.run()),
+        Action::Config(command) => command.run(),
+        Action::Package(command) => command.run(),
+    }
+}
+
+/// Runs a short command's work to its end.
+fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Failure::new(format!("cannot start the runtime: {cause}")))?
+        .block_on(work)
 }

@@ -1,0 +1,166 @@
+//! The operator's way to the running controller: requests over its own HTTP interface, from the machine it runs on.
+
+use super::{Failure, exit};
+use crate::config::{Secret, Settings};
+use crate::outbound;
+use reqwest::{Client, Method};
+use serde_json::Value;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+const CONNECT: Duration = Duration::from_secs(3);
+const WHOLE: Duration = Duration::from_secs(30);
+
+/// The running controller.
+#[derive(Debug)]
+pub(super) struct Api {
+    client: Client,
+    base: String,
+    account: Option<(String, Secret)>,
+}
+
+/// What it answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Value,
+    pub(super) took: Duration,
+}
+
+impl Api {
+    /// The controller that `settings` describe, on this machine.
+    ///
+    /// # Errors
+    /// When the certificate it uses cannot be read.
+    pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
+        let near = near(settings);
+        let mut builder = outbound::builder(CONNECT).timeout(WHOLE);
+        let base = match settings
+            .controller_ca
+            .as_ref()
+            .or(settings.tls_cert.as_ref())
+        {
+            None => format!("http://{near}"),
+            Some(path) => {
+                let unreadable = |cause: String| {
+                    Failure::with(
+                        exit::CONFIG,
+                        format!("cannot read the certificate {}: {cause}", path.display()),
+                    )
+                };
+                let pem = std::fs::read(path).map_err(|cause| unreadable(cause.to_string()))?;
+                let roots = reqwest::Certificate::from_pem_bundle(&pem)
+                    .map_err(|cause| unreadable(cause.to_string()))?;
+                for root in roots {
+                    builder = builder.add_root_certificate(root);
+                }
+                // The certificate names the host that recorders use; the connection still goes to this machine.
+                builder = builder.resolve(&settings.controller_host, near);
+                format!("https://{}:{}", settings.controller_host, near.port())
+            }
+        };
+        let account = settings.account().ok();
+        Ok(Self {
+            client: builder.build().map_err(Failure::new)?,
+            base,
+            account: account.map(|(name, password)| (name.to_owned(), password.clone())),
+        })
+    }
+
+    /// Where it is, for messages.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// Sends a request; any status is an answer.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Answer, Failure> {
+        let begin = Instant::now();
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|cause| self.unreachable(&cause))?;
+        let status = response.status().as_u16();
+        let text = response
+            .text()
+            .await
+            .map_err(|cause| self.unreachable(&cause))?;
+        Ok(Answer {
+            status,
+            body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            took: begin.elapsed(),
+        })
+    }
+
+    /// A request with the account's name and password.
+    pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.account {
+            Some((name, password)) => request.basic_auth(name, Some(password.expose())),
+            None => request,
+        }
+    }
+
+    /// What to say when nobody answers.
+    pub(super) fn unreachable(&self, cause: &reqwest::Error) -> Failure {
+        let why = if cause.is_timeout() {
+            "no answer in time"
+        } else {
+            "nobody answers"
+        };
+        Failure::with(
+            exit::UNAVAILABLE,
+            format!(
+                "cannot reach the controller at {}: {why}; is it running? See \"ov2-ha-recorder status\"",
+                self.base
+            ),
+        )
+    }
+}
+
+impl Answer {
+    /// The answer's body, when its status is one of success.
+    ///
+    /// # Errors
+    /// With the controller's own message otherwise.
+    pub(super) fn ok(self, act: &str) -> Result<Value, Failure> {
+        match self.status {
+            200..=299 => Ok(self.body),
+            401 => Err(Failure::with(
+                exit::CONFIG,
+                format!(
+                    "cannot {act}: the controller refuses HA_CONTROLLER_USERNAME and HA_CONTROLLER_PASSWORD; it runs with others: restart it"
+                ),
+            )),
+            status => {
+                let said = self.body["message"].as_str().unwrap_or("no reason given");
+                Err(Failure::new(format!(
+                    "cannot {act}: the controller answers {status}: {said}"
+                )))
+            }
+        }
+    }
+}
+
+fn near(settings: &Settings) -> SocketAddr {
+    let address = match settings.listen_address {
+        address if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        address => address,
+    };
+    SocketAddr::new(address, settings.controller_port.0)
+}

@@ -1,0 +1,207 @@
+//! What the operator's commands say: checks with a finding and, where something is wrong, what to do about it. As text for
+//! people (coloured on a terminal only) or as JSON for programs; the verdict is the exit code.
+
+use super::Failure;
+use clap::Args;
+use serde::Serialize;
+use std::fmt::Display;
+use std::io::IsTerminal;
+
+/// How a command prints; every operator's command takes it.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Form {
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Form {
+    /// Prints `value` as JSON, or what `text` makes of it.
+    pub(super) fn print<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) {
+        if self.json {
+            println!("{:#}", serde_json::json!(value));
+        } else {
+            println!("{}", text(value).trim_end());
+        }
+    }
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome {
+    /// As it should be.
+    Good,
+    /// It works, and a person should look at it.
+    Warning,
+    /// It does not work.
+    Bad,
+    /// It could not or need not be checked.
+    Skipped,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Check {
+    name: String,
+    outcome: Outcome,
+    finding: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+impl Check {
+    pub(super) fn good(name: &str, finding: impl Display) -> Self {
+        Self::of(name, Outcome::Good, finding)
+    }
+
+    pub(super) fn warning(name: &str, finding: impl Display) -> Self {
+        Self::of(name, Outcome::Warning, finding)
+    }
+
+    pub(super) fn bad(name: &str, finding: impl Display) -> Self {
+        Self::of(name, Outcome::Bad, finding)
+    }
+
+    pub(super) fn skipped(name: &str, finding: impl Display) -> Self {
+        Self::of(name, Outcome::Skipped, finding)
+    }
+
+    /// The same with what to do about it.
+    pub(super) fn advice(mut self, advice: impl Display) -> Self {
+        self.advice = Some(advice.to_string());
+        self
+    }
+
+    fn of(name: &str, outcome: Outcome, finding: impl Display) -> Self {
+        Self {
+            name: name.to_owned(),
+            outcome,
+            finding: finding.to_string(),
+            advice: None,
+        }
+    }
+}
+
+/// The checks of one command.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    checks: Vec<Check>,
+}
+
+impl Report {
+    pub(super) fn add(&mut self, check: Check) {
+        self.checks.push(check);
+    }
+
+    /// Prints the checks.
+    ///
+    /// # Errors
+    /// When a check is bad, so that the command's exit code says so.
+    pub(super) fn conclude(self, form: Form) -> Result<(), Failure> {
+        let bad = self.count(Outcome::Bad);
+        let all = self.checks.len();
+        form.print(&self, |report| report.text(Paint::of_terminal()));
+        match bad {
+            0 => Ok(()),
+            _ => Err(Failure::new(format!("{bad} of {all} checks failed"))),
+        }
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        let same = |check: &&Check| check.outcome == outcome;
+        self.checks.iter().filter(same).count()
+    }
+
+    fn text(&self, paint: Paint) -> String {
+        let wide = self.checks.iter().map(|check| check.name.len()).max();
+        let wide = wide.unwrap_or_default();
+        let mut text = String::new();
+        for check in &self.checks {
+            let (word, colour) = match check.outcome {
+                Outcome::Good => ("ok  ", Colour::Green),
+                Outcome::Warning => ("warn", Colour::Yellow),
+                Outcome::Bad => ("FAIL", Colour::Red),
+                Outcome::Skipped => ("skip", Colour::Grey),
+            };
+            let word = paint.dye(colour, word);
+            text.push_str(&format!(
+                "{word}  {:wide$}  {}\n",
+                check.name, check.finding
+            ));
+            if let Some(advice) = &check.advice {
+                text.push_str(&format!("      {:wide$}  → {advice}\n", ""));
+            }
+        }
+        text
+    }
+}
+
+/// Colours, where they are wanted: on a terminal, unless `NO_COLOR` is set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint(pub(super) bool);
+
+/// The colours that have a meaning here.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Colour {
+    /// As it should be.
+    Green,
+    /// Look at it.
+    Yellow,
+    /// Act.
+    Red,
+    /// Of no weight.
+    Grey,
+}
+
+impl Paint {
+    /// Colours when standard output is a terminal that can show them.
+    pub(super) fn of_terminal() -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self(std::io::stdout().is_terminal() && !set("NO_COLOR") && !dumb)
+    }
+
+    /// `text` in `colour`.
+    pub(super) fn dye(self, colour: Colour, text: &str) -> String {
+        let code = match colour {
+            Colour::Green => 32,
+            Colour::Yellow => 33,
+            Colour::Red => 31,
+            Colour::Grey => 90,
+        };
+        match self.0 {
+            true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+            false => text.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let mut report = Report::default();
+        report.add(Check::good("clock", "synchronised"));
+        report.add(Check::bad("image", "not found").advice("build it"));
+        report
+    }
+
+    #[test]
+    fn a_bad_check_says_what_to_do_and_decides_the_exit_code() {
+        let text = report().text(Paint(false));
+        assert_eq!(
+            text,
+            "ok    clock  synchronised\nFAIL  image  not found\n             → build it\n"
+        );
+        let failure = report().conclude(Form { json: true }).unwrap_err();
+        assert_eq!(failure.message, "1 of 2 checks failed");
+    }
+
+    #[test]
+    fn colour_is_for_terminals_only() {
+        assert!(report().text(Paint(true)).contains("\u{1b}[31mFAIL"));
+        assert!(!report().text(Paint(false)).contains('\u{1b}'));
+    }
+}
