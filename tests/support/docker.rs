@@ -1,0 +1,157 @@
+//! Docker through its command line, as far as tests need it. Everything here blocks for a short while only.
+
+use std::process::{Command, Stdio};
+
+/// Runs `docker` with `args`; what it printed, or what it complained of.
+pub fn docker<S: AsRef<str>>(args: &[S]) -> Result<String, String> {
+    let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+    let output = Command::new("docker")
+        .args(&args)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|cause| format!("cannot run docker: {cause}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        let verb = args.first().copied().unwrap_or_default();
+        Err(format!("docker {verb}: {}", text(&output.stderr)))
+    }
+}
+
+/// The recording image that tests run, once it is known to be there; else why it cannot be used.
+pub fn recording_image() -> Result<String, String> {
+    docker(&["version", "--format", "{{.Server.Version}}"])?;
+    let set = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.into());
+    let name = set("IMAGE_NAME", "openvidu/openvidu-recording");
+    let image = format!("{name}:{}", set("IMAGE_TAG", "2.32.2"));
+    docker(&["image", "inspect", "--format", "{{.Id}}", &image])?;
+    let owner = "{{index .Config.Labels \"created.by\"}}";
+    let owner = docker(&["image", "inspect", "--format", owner, &image])?;
+    if owner != "ov2-ha-recorder" {
+        return Err(format!(
+            "{image} is not ours; build it with packaging/docker/build-recorder"
+        ));
+    }
+    Ok(image)
+}
+
+/// A second name for the recording image, for one test alone: a controller acts on the containers of its own image name
+/// only, so that tests do not meet.
+#[derive(Debug)]
+pub struct OwnImage {
+    /// Its name without tag.
+    pub name: String,
+}
+
+impl OwnImage {
+    /// The tag that every own image has.
+    pub const TAG: &str = "test";
+
+    /// Tags `image` with a name that nobody else has.
+    pub fn of(image: &str) -> Self {
+        let name = format!("ov2-ha-test/{}", ov2_ha_recorder::random::hex::<6>());
+        docker(&["tag", image, &format!("{name}:{}", Self::TAG)]).unwrap();
+        Self { name }
+    }
+
+    /// Name and tag.
+    pub fn full(&self) -> String {
+        format!("{}:{}", self.name, Self::TAG)
+    }
+}
+
+impl Drop for OwnImage {
+    fn drop(&mut self) {
+        for container in containers(&format!("ancestor={}", self.full())) {
+            // The ancestor filter goes by the image's id: others' containers share it.
+            if container
+                .inspect("{{.Config.Image}}")
+                .is_ok_and(|image| image == self.full())
+            {
+                container.remove();
+            }
+        }
+        let _ = docker(&["rmi", &self.full()]);
+    }
+}
+
+/// Every container that `filter` matches, ended ones too.
+pub fn containers(filter: &str) -> Vec<Container> {
+    docker(&["ps", "-aq", "--no-trunc", "--filter", filter])
+        .unwrap_or_default()
+        .lines()
+        .map(|id| Container(id.to_owned()))
+        .collect()
+}
+
+/// A container by its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container(pub String);
+
+impl Container {
+    /// What `docker inspect` says by a format.
+    pub fn inspect(&self, format: &str) -> Result<String, String> {
+        docker(&["inspect", "--format", format, &self.0])
+    }
+
+    /// The host's number of its first process.
+    pub fn first_process(&self) -> Option<u32> {
+        let pid = self.inspect("{{.State.Pid}}").ok()?.parse().ok()?;
+        (pid > 0).then_some(pid)
+    }
+
+    /// Sends `signal` to its first process from outside, behind Docker's back.
+    pub fn signal_first_process(&self, signal: &str) {
+        let pid = self.first_process().expect("the container does not run");
+        signal_process(pid, signal);
+    }
+
+    /// Sends `signal` to those of its processes whose command is `name`; how many there were.
+    pub fn signal_processes(&self, name: &str, signal: &str) -> usize {
+        let table = docker(&["top", &self.0, "-eo", "pid,comm"]).unwrap();
+        let pids: Vec<u32> = table
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.trim().split_once(char::is_whitespace))
+            .filter(|(_, command)| command.trim() == name)
+            .filter_map(|(pid, _)| pid.parse().ok())
+            .collect();
+        for pid in &pids {
+            signal_process(*pid, signal);
+        }
+        pids.len()
+    }
+
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        self.inspect("{{.State.Running}}")
+            .is_ok_and(|running| running == "true")
+    }
+
+    /// What its processes wrote.
+    pub fn logs(&self) -> String {
+        let output = Command::new("docker")
+            .args(["logs", "--timestamps", &self.0])
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        text(&output.stdout) + &text(&output.stderr)
+    }
+
+    /// Removes it by force; harmless when it is gone.
+    pub fn remove(&self) {
+        let _ = docker(&["rm", "-f", "-v", &self.0]);
+    }
+}
+
+/// Sends `signal` to a process of this machine.
+pub fn signal_process(pid: u32, signal: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "cannot send {signal} to {pid}"
+    );
+}

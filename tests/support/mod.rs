@@ -1,0 +1,10 @@
+//! What the tests and the demo share: OpenVidu's part, a controller of their own, and eyes for the recordings.
+
+#![allow(dead_code, reason = "the demo and each test use a part of it")]
+
+pub mod controller;
+pub mod docker;
+pub mod frames;
+pub mod openvidu;
+pub mod page;
+pub mod wait;

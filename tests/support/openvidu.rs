@@ -1,0 +1,353 @@
+//! OpenVidu's part, played to the letter of its contract: it makes the recording container, waits for the video's first
+//! bytes, stops by `echo 'q' > stop`, waits for the container, removes it, reads `.info`, seals `.recording.<id>`, and
+//! tells the controller of each step by webhook. What would make OpenVidu fail a recording is an `Err` here.
+
+use super::docker::{Container, docker};
+use super::wait::until;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// OpenVidu waits this long for the video's first bytes and for the container's end.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An OpenVidu server with its recordings folder.
+#[derive(Debug)]
+pub struct OpenVidu {
+    /// The folder that becomes `/recordings`.
+    pub recordings: PathBuf,
+    /// The recording image with its tag.
+    pub image: String,
+    /// Where webhooks go; none are sent without.
+    pub webhook: Option<String>,
+    client: reqwest::Client,
+}
+
+/// What a client of OpenVidu asks for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The recording's id.
+    pub id: String,
+    /// The video's name without extension.
+    pub name: String,
+    /// The page.
+    pub url: String,
+    /// No sound.
+    pub only_video: bool,
+    /// Width and height.
+    pub resolution: String,
+    /// Frames a second.
+    pub frame_rate: u32,
+}
+
+impl Order {
+    /// OpenVidu's defaults for `id`.
+    pub fn of(id: &str, url: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            url: url.to_owned(),
+            only_video: false,
+            resolution: "1280x720".into(),
+            frame_rate: 25,
+        }
+    }
+}
+
+/// A recording that runs.
+#[derive(Debug)]
+pub struct Recording {
+    /// What was asked for.
+    pub order: Order,
+    /// The container OpenVidu made.
+    pub container: Container,
+    /// The recording's folder on the host.
+    pub folder: PathBuf,
+    /// When OpenVidu made it, in milliseconds since the epoch.
+    pub created_at: u64,
+    /// From the container's start to the video's first bytes.
+    pub start_took: Duration,
+}
+
+/// A recording that OpenVidu holds ready.
+#[derive(Debug)]
+pub struct Sealed {
+    /// The video.
+    pub video: PathBuf,
+    /// From the stop request to the container's end.
+    pub stop_took: Duration,
+    /// What `.info` said.
+    pub info: Value,
+    /// What `.recording.<id>` says now.
+    pub recording: Value,
+    /// The container's exit code.
+    pub exit_code: i64,
+}
+
+impl OpenVidu {
+    /// A server with its recordings in `recordings`.
+    pub fn new(recordings: &Path, image: &str, webhook: Option<String>) -> Self {
+        fs::create_dir_all(recordings).unwrap();
+        let time = Duration::from_secs(10);
+        Self {
+            recordings: recordings.to_owned(),
+            image: image.to_owned(),
+            webhook,
+            client: ov2_ha_recorder::outbound::client(time, time).unwrap(),
+        }
+    }
+
+    /// Starts a recording and waits until its file has bytes.
+    pub async fn start(&self, order: Order) -> Result<Recording, String> {
+        let created_at = now();
+        let begin = Instant::now();
+        let container = self.run(&order, created_at)?;
+        let folder = self.recordings.join(&order.id);
+        let mut recording = Recording {
+            order,
+            container,
+            folder,
+            created_at,
+            start_took: Duration::ZERO,
+        };
+        let video = recording.video();
+        while !fs::metadata(&video).is_ok_and(|file| file.len() > 0) {
+            if begin.elapsed() > PATIENCE {
+                let logs = recording.container.logs();
+                recording.container.remove();
+                return Err(format!(
+                    "{} has no bytes after {PATIENCE:?}\n{logs}",
+                    video.display()
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        recording.start_took = begin.elapsed();
+        self.tell(&recording, "started", 0, 0.0).await?;
+        Ok(recording)
+    }
+
+    /// Makes and starts the container: name, environment, bind, network and shared memory, nothing else.
+    fn run(&self, order: &Order, created_at: u64) -> Result<Container, String> {
+        let mut arguments: Vec<String> = ["create", "--network", "host", "--shm-size", "536870912"]
+            .map(str::to_owned)
+            .to_vec();
+        let name = format!("recording_{}", order.id.replace('~', "_"));
+        let bind = format!("{}:/recordings", self.recordings.display());
+        arguments.extend(["--name".into(), name, "-v".into(), bind]);
+        for (name, value) in environment(order, created_at) {
+            arguments.extend(["-e".into(), format!("{name}={value}")]);
+        }
+        arguments.push(self.image.clone());
+        let container = Container(docker(&arguments)?);
+        docker(&["start", &container.0])?;
+        Ok(container)
+    }
+
+    /// Stops a recording as OpenVidu does, step by step.
+    pub async fn stop(&self, recording: &Recording) -> Result<Sealed, String> {
+        let begin = Instant::now();
+        let seal = recording.seal_path();
+        let mut json = read_json(&seal)?;
+        json["status"] = "stopped".into();
+        json["size"] = 0.into();
+        json["duration"] = 0.into();
+        fs::write(&seal, json.to_string()).map_err(|cause| cause.to_string())?;
+        self.tell(recording, "stopped", 0, 0.0).await?;
+        docker(&[
+            "exec",
+            &recording.container.0,
+            "bash",
+            "-c",
+            "echo 'q' > stop",
+        ])?;
+        let exit_code = self.wait_for_end(recording).await?;
+        let stop_took = begin.elapsed();
+        docker(&["rm", &recording.container.0])?;
+        let info_path = recording
+            .folder
+            .join(format!("{}.info", recording.order.id));
+        let info = read_json(&info_path)?;
+        fs::remove_file(&info_path).map_err(|cause| cause.to_string())?;
+        let (size, duration) = figures(&info)?;
+        json["status"] = "ready".into();
+        json["size"] = size.into();
+        json["duration"] = duration.into();
+        json["url"] = format!(
+            "/recordings/{0}/{1}.mp4",
+            recording.order.id, recording.order.name
+        )
+        .into();
+        fs::write(&seal, json.to_string()).map_err(|cause| cause.to_string())?;
+        self.tell(recording, "ready", size, duration).await?;
+        Ok(Sealed {
+            video: recording.video(),
+            stop_took,
+            info,
+            recording: json,
+            exit_code,
+        })
+    }
+
+    async fn wait_for_end(&self, recording: &Recording) -> Result<i64, String> {
+        let mut wait = tokio::process::Command::new("docker");
+        wait.args(["wait", &recording.container.0])
+            .kill_on_drop(true);
+        match tokio::time::timeout(PATIENCE, wait.output()).await {
+            Ok(Ok(output)) => {
+                let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+                text.parse().map_err(|_| format!("docker wait: {text}"))
+            }
+            Ok(Err(cause)) => Err(format!("cannot run docker wait: {cause}")),
+            Err(_) => {
+                let logs = recording.container.logs();
+                recording.container.remove();
+                Err(format!(
+                    "the container did not end within {PATIENCE:?}\n{logs}"
+                ))
+            }
+        }
+    }
+
+    /// Sends `recordingStatusChanged`; anything but 200 loses the event, which is an error here.
+    pub async fn tell(
+        &self,
+        recording: &Recording,
+        status: &str,
+        size: u64,
+        duration: f64,
+    ) -> Result<(), String> {
+        let Some(webhook) = &self.webhook else {
+            return Ok(());
+        };
+        let order = &recording.order;
+        let event = json!({
+            "event": "recordingStatusChanged", "timestamp": now(),
+            "sessionId": session_of(&order.id), "uniqueSessionId": unique_session(order, recording.created_at),
+            "startTime": recording.created_at, "id": order.id, "name": order.name, "outputMode": "COMPOSED",
+            "resolution": order.resolution, "frameRate": order.frame_rate, "recordingLayout": "BEST_FIT",
+            "hasAudio": !order.only_video, "hasVideo": true, "size": size, "duration": duration, "status": status,
+            "reason": (status == "stopped").then_some("recordingStoppedByServer"),
+        });
+        let answer = self.client.post(webhook).json(&event).send().await;
+        match answer {
+            Ok(answer) if answer.status() == 200 => Ok(()),
+            Ok(answer) => Err(format!(
+                "the webhook {status:?} was answered {}",
+                answer.status()
+            )),
+            Err(cause) => Err(format!("the webhook {status:?} was not delivered: {cause}")),
+        }
+    }
+}
+
+impl Recording {
+    /// Where the video is on the host.
+    pub fn video(&self) -> PathBuf {
+        self.folder.join(format!("{}.mp4", self.order.name))
+    }
+
+    /// The recording's own JSON.
+    pub fn seal_path(&self) -> PathBuf {
+        self.folder.join(format!(".recording.{}", self.order.id))
+    }
+
+    /// Waits until the video is `bytes` longer than now: frames arrive.
+    pub async fn grows(&self, bytes: u64, bound: Duration) -> Duration {
+        let length = || fs::metadata(self.video()).map_or(0, |file| file.len());
+        let goal = length() + bytes;
+        let (took, ()) = until("more video", bound, || async {
+            (length() >= goal).then_some(())
+        })
+        .await;
+        took
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.container.remove();
+        for backup in super::docker::containers(&format!("label=session.id={}", self.order.id)) {
+            backup.remove();
+        }
+    }
+}
+
+/// What OpenVidu puts into the container's environment.
+pub fn environment(order: &Order, created_at: u64) -> Vec<(&'static str, String)> {
+    let json = json!({
+        "id": order.id, "object": "recording", "name": order.name, "outputMode": "COMPOSED",
+        "resolution": order.resolution, "frameRate": order.frame_rate, "recordingLayout": "BEST_FIT",
+        "sessionId": session_of(&order.id), "uniqueSessionId": unique_session(order, created_at),
+        "createdAt": created_at, "size": 0, "duration": 0.0, "url": null, "hasAudio": !order.only_video,
+        "hasVideo": true, "status": "starting",
+    });
+    vec![
+        ("DEBUG_MODE", "false".into()),
+        ("CONTAINER_WORKING_MODE", "COMPOSED".into()),
+        ("URL", order.url.clone()),
+        ("ONLY_VIDEO", order.only_video.to_string()),
+        ("RESOLUTION", order.resolution.clone()),
+        ("FRAMERATE", order.frame_rate.to_string()),
+        ("VIDEO_ID", order.id.clone()),
+        ("VIDEO_NAME", order.name.clone()),
+        ("VIDEO_FORMAT", "mp4".into()),
+        ("RECORDING_JSON", json.to_string()),
+    ]
+}
+
+fn session_of(id: &str) -> &str {
+    id.split('~').next().unwrap_or(id)
+}
+
+fn unique_session(order: &Order, created_at: u64) -> String {
+    format!("{}_{created_at}", session_of(&order.id))
+}
+
+/// Size and duration as OpenVidu reads them out of `.info`, and the members it needs beside them.
+fn figures(info: &Value) -> Result<(u64, f64), String> {
+    let number = |name: &str| {
+        let text = info["format"][name].as_str().map(str::to_owned);
+        text.unwrap_or_else(|| info["format"][name].to_string())
+            .parse::<f64>()
+    };
+    let broken = |what: &str| format!("OpenVidu cannot read {what} in .info: {info}");
+    let duration = number("duration").map_err(|_| broken("format.duration"))?;
+    let size = number("size").map_err(|_| broken("format.size"))?;
+    number("bit_rate").map_err(|_| broken("format.bit_rate"))?;
+    number("nb_streams").map_err(|_| broken("format.nb_streams"))?;
+    let streams = info["streams"]
+        .as_array()
+        .ok_or_else(|| broken("streams"))?;
+    for stream in streams {
+        let wanted: &[&str] = match stream["codec_type"].as_str() {
+            Some("video") => &[
+                "codec_name",
+                "codec_long_name",
+                "width",
+                "height",
+                "r_frame_rate",
+            ],
+            Some("audio") => &["codec_name", "codec_long_name"],
+            _ => return Err(broken("codec_type")),
+        };
+        if let Some(missing) = wanted.iter().find(|name| stream[**name].is_null()) {
+            return Err(broken(missing));
+        }
+    }
+    Ok((size as u64, duration))
+}
+
+fn read_json(path: &Path) -> Result<Value, String> {
+    let text = fs::read_to_string(path)
+        .map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
+    serde_json::from_str(&text).map_err(|cause| format!("{} is no JSON: {cause}", path.display()))
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64
+}
