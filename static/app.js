@@ -81,16 +81,15 @@ function headline({ level, verdict, more, worries }) {
   const list = $("worries");
   list.hidden = !shown.length;
   while (list.children.length > shown.length) list.lastChild.remove();
-  while (list.children.length < shown.length) list.append(make("li", {}, make("button", { type: "button" })));
+  while (list.children.length < shown.length) list.append(make("li", {}, make("button", {})));
   shown.forEach((worry, i) => {
     const item = list.children[i];
-    item.dataset.level = worry.level;
+    item.dataset.weight = worry.level;
     const rest = i === 5 && worries.length > 6;
     item.firstChild.dataset.reveal = rest ? "" : worry.id;
     put(item.firstChild, rest ? `and ${worries.length - 5} more` : worry.text);
   });
-  const running = [...known.sessions.values()].filter((session) => !over(session)).length;
-  document.title = level === "bad" ? `(!) ${verdict}` : `${running} running · ov2-ha-recorder`;
+  document.title = `${level === "bad" ? `(!) ${verdict}` : more} ov2-ha-recorder`;
 }
 
 function tick() {

@@ -54,7 +54,7 @@ export const ACTIONS = {
 
 /** A button that offers an action; the page's one listener does the rest. */
 export function offer(key, id, label = "") {
-  const button = make("button", { type: "button", className: key === "remove" ? "may risky" : "may" }, ACTIONS[key].name);
+  const button = make("button", { className: key === "remove" ? "may risky" : "may" }, ACTIONS[key].name);
   button.dataset.act = key;
   if (id) button.dataset.id = id;
   if (label) button.setAttribute("aria-label", `${ACTIONS[key].name}: ${label}`);

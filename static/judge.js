@@ -1,39 +1,33 @@
 // Is all well? Looks at everything that is known and answers in words: a verdict, and each worry with where it lies.
 
-import { bytes, cause, count, ms, span } from "./format.js";
+import { bytes, cause, clock, count, ms, span } from "./format.js";
 
 const OVER = new Set(["COMPLETED", "FAILED", "INACTIVE"]);
-const WORD = {
-  STARTING: "Starting", RECORDING: "Recording", PAUSED: "Paused", STOPPING: "Stopping",
-  COMPLETED: "Completed", FAILED: "Failed", INACTIVE: "Inactive", LOST: "Taking over", SILENT: "Silent",
-};
 
 export const over = (session) => OVER.has(session.status);
+
+const patience = (overview) => (overview?.heartbeatTimeoutSeconds ?? 30) * 1000;
 
 /** What a session does, for its badge: `LOST` while another recorder is being started, `SILENT` when a heartbeat is late. */
 export function condition(session, now, overview) {
   if (session.state?.state === "takingOver") return "LOST";
-  const late = (overview?.heartbeatTimeoutSeconds ?? 30) * 1000;
-  const active = session.status === "RECORDING" || session.status === "STARTING";
-  if (active && now - ms(session.lastHeartbeat) > late) return "SILENT";
+  if (session.active && now - ms(session.lastHeartbeat) > patience(overview)) return "SILENT";
   return session.status;
 }
 
-export const word = (condition) => WORD[condition] ?? condition;
+export const word = (is) => (is === "LOST" ? "Taking over" : is[0] + is.slice(1).toLowerCase());
 
 /** 0 well, 1 worth a look, 2 a person must act. */
 export function weight(session, condition, now, overview) {
   if (condition === "FAILED") return 2;
   // The controller acts by itself; only when that takes too long must a person.
-  const late = (overview?.heartbeatTimeoutSeconds ?? 30) * 1000;
-  if (condition === "LOST") return now - since(session) > late ? 2 : 1;
-  if (condition === "SILENT") return now - ms(session.lastHeartbeat) > 2 * late ? 2 : 1;
+  if (condition === "LOST") return now - since(session) > patience(overview) ? 2 : 1;
+  if (condition === "SILENT") return now - ms(session.lastHeartbeat) > 2 * patience(overview) ? 2 : 1;
   return !over(session) && session.report?.troubles?.length ? 1 : 0;
 }
 
 export function since(session) {
-  const state = session.state ?? {};
-  return ms(state.since ?? state.at ?? session.createdAt);
+  return ms(session.state?.since ?? session.state?.at ?? session.createdAt);
 }
 
 function ofSession(session, now, overview) {
@@ -65,16 +59,16 @@ function ofController(overview, now) {
   return worries;
 }
 
-export const title = (name) => ({ s3: "S3", docker: "Docker", disk: "Disk", store: "Store", outbox: "Outbox", process: "Processes" })[name] ?? name;
+export const title = (name) => name[0].toUpperCase() + name.slice(1);
 
 /** `{ level, verdict, more, worries }`, the worst worry first. */
 export function judge({ sessions, overview, link, now }) {
-  if (link.state === "lost") return lost(link, overview);
+  if (link.state === "lost") return lost(link);
   if (!overview) return { level: "wait", verdict: "Asking the controller", more: "One moment.", worries: [] };
-  const worries = [...sessions.values()].flatMap((session) => ofSession(session, now, overview));
-  worries.push(...ofController(overview, now));
+  const all = [...sessions.values()];
+  const worries = [...all.flatMap((session) => ofSession(session, now, overview)), ...ofController(overview, now)];
   worries.sort((a, b) => b.level - a.level);
-  const running = [...sessions.values()].filter((session) => session.status === "RECORDING").length;
+  const running = all.filter((session) => session.status === "RECORDING").length;
   const runs = running ? `${count(running, "recording is", "recordings are")} running.` : "Nothing is being recorded.";
   if (!worries.length) return { level: "well", verdict: "All is well.", more: runs, worries };
   const acute = worries.filter((worry) => worry.level === 2).length;
@@ -84,12 +78,7 @@ export function judge({ sessions, overview, link, now }) {
   return { level: acute ? "bad" : "note", verdict, more: runs, worries };
 }
 
-function lost(link, overview) {
-  const ago = span((Date.now() - link.since) / 1000);
-  return {
-    level: "bad",
-    verdict: "The controller does not answer.",
-    more: `Since ${new Date(link.since).toLocaleTimeString()}, ${ago} ago. ${overview ? "What is shown is from then. " : ""}Recorders go on without it; this page comes back by itself.`,
-    worries: [],
-  };
+function lost({ since }) {
+  const more = `Since ${clock(since)}, ${span((Date.now() - since) / 1000)} ago. Recorders go on without it; this page comes back by itself.`;
+  return { level: "bad", verdict: "The controller does not answer.", more, worries: [] };
 }

@@ -10,17 +10,14 @@ const SHOT = 5_000;
 const FILTERS = [
   ["all", "All", () => true],
   ["worry", "Attention", (row) => row.weight > 0],
-  ["RECORDING", "Recording", (row) => row.session.status === "RECORDING"],
-  ["STARTING", "Starting", (row) => row.session.status === "STARTING"],
-  ["STOPPING", "Stopping", (row) => row.session.status === "STOPPING"],
-  ["over", "Ended", (row) => over(row.session) || row.session.status === "PAUSED"],
+  ...["STARTING", "RECORDING", "PAUSED", "STOPPING"].map((is) => [is, word(is), (row) => row.session.status === is]),
+  ["over", "Ended", (row) => over(row.session)],
 ];
 const SORTS = {
   worry: (a, b) => b.weight - a.weight || over(a.session) - over(b.session) || b.born - a.born,
   newest: (a, b) => b.born - a.born,
   name: (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }),
   silence: (a, b) => a.beat - b.beat,
-  bytes: (a, b) => (b.session.report?.bytes ?? 0) - (a.session.report?.bytes ?? 0),
 };
 
 const rows = new Map();
@@ -41,15 +38,12 @@ const eye = new IntersectionObserver((entries) => {
 
 export function start() {
   for (const [key, label] of FILTERS) {
-    const chip = make("button", { type: "button", className: "chip" }, `${label} `, make("b", {}, "0"));
+    const chip = make("button", { className: "chip" }, `${label} `, make("b", {}, "0"));
     chip.dataset.filter = key;
+    chip.addEventListener("click", () => choose(key));
     chip.setAttribute("aria-pressed", key === filter);
     $("chips").append(chip);
   }
-  $("chips").addEventListener("click", ({ target }) => {
-    const chip = target.closest("[data-filter]");
-    if (chip) choose(chip.dataset.filter);
-  });
   $("search").addEventListener("input", arrange);
   $("sort").addEventListener("change", arrange);
   $("rows").addEventListener("click", ({ target }) => {
@@ -128,6 +122,7 @@ function arrange() {
   const order = [...rows.values()].sort(SORTS[$("sort").value]);
   let shown = 0;
   let place = $("rows").firstElementChild;
+  const focus = document.activeElement;
   for (const row of order) {
     const show = kept(row) && row.words.includes(wanted);
     if (row.node.hidden === show) row.node.hidden = !show;
@@ -135,6 +130,7 @@ function arrange() {
     if (row.node === place) place = place.nextElementSibling;
     else $("rows").insertBefore(row.node, place);
   }
+  if (document.activeElement !== focus) focus.focus({ preventScroll: true });
   for (const [i, [, , fits]] of FILTERS.entries()) put($("chips").children[i].lastChild, String(order.filter(fits).length));
   $("rows-empty").hidden = shown > 0;
   put($("rows-empty"), rows.size ? "No session matches." : "No session. One appears here as soon as a recorder registers.");
@@ -156,8 +152,6 @@ function paint(row) {
   put(fields.chunk, String(report.chunk || (session.lastChunk ? parseInt(session.lastChunk, 10) : "") || "–"));
   put(fields.bytes, report.bytes ? bytes(report.bytes) : "–");
   put(fields.stored, report.chunksStored ? count(report.chunksStored, "chunk") : "–");
-  const where = overview?.storage ?? "";
-  if (fields.stored.title !== where) fields.stored.title = where;
   draw(row.strip, ofSession(session, now, ended), overview?.chunkSeconds ?? 10);
   troubles(fields.troubles, ended ? [] : (report.troubles ?? []));
   shoot(row, ended);
@@ -193,9 +187,10 @@ function detail(row) {
   const told = JSON.stringify([session, row.is]);
   if (row.told === told) return;
   row.told = told;
-  const focused = row.fields.detail.contains(document.activeElement) ? document.activeElement.dataset.act : undefined;
-  row.fields.detail.replaceChildren(actions(session, row.name), facts(session), ...failovers(session));
-  if (focused) row.fields.detail.querySelector(`[data-act="${focused}"]`)?.focus();
+  const box = row.fields.detail;
+  const focused = box.contains(document.activeElement) && document.activeElement.dataset.act;
+  box.replaceChildren(actions(session, row.name), facts(session), ...failovers(session));
+  if (focused) box.querySelector(`[data-act="${focused}"]`)?.focus();
 }
 
 function actions(session, whose) {
@@ -209,7 +204,6 @@ function facts(session) {
   const restarts = Object.entries(report.restarts ?? {}).filter(([, times]) => times);
   const all = [
     ["Recording", session.sessionId],
-    ["Take", session.take],
     ["OpenVidu session", session.originalSessionId],
     ["Recorder", [session.clientId, session.clientHost].filter(Boolean).join(" on ")],
     ["Container", containerInfo?.containerName || containerInfo?.containerId],
@@ -220,6 +214,7 @@ function facts(session) {
     ["Behind the clock", report.behindMs > 0 && `${report.behindMs} ms`],
     ["Restarted in place", restarts.map(([child, times]) => `${child} ${times}×`).join(", ")],
     ["File", session.recordingPath],
+    ["Chunks in", context.overview?.storage],
     ["Why it failed", session.state?.why],
   ];
   const list = make("dl", { className: "known" });
@@ -243,7 +238,7 @@ export function entry(one, whose) {
 
 export const reveal = (id) => {
   const row = rows.get(id);
-  if (!row) return document.getElementById(id)?.scrollIntoView({ block: "center" });
+  if (!row) return $(id)?.scrollIntoView({ block: "center" });
   row.node.hidden = false;
   row.node.scrollIntoView({ block: "center" });
   row.fields.more.focus();

@@ -55,7 +55,7 @@ export function draw(box, strip, chunkSeconds) {
   const share = (at) => Math.min(100, Math.max(0, ((at - strip.from) / whole) * 100));
   const kept = box.strip ?? fresh(box);
   fit(kept.band, strip.runs.length + strip.gaps.length, () => make("span"));
-  fit(kept.marks, strip.gaps.length, () => make("button", { type: "button", className: "mark" }, make("span"), make("span", { className: "tip" })));
+  fit(kept.marks, strip.gaps.length, () => make("button", { className: "mark" }, make("span"), make("span", { className: "tip" })));
   const cell = cells(box, whole / 1000, chunkSeconds);
   strip.runs.forEach((run, i) => {
     const piece = kept.band.children[i];
