@@ -52,15 +52,16 @@ export const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}
 /** Why a recorder was replaced, as half a sentence. */
 export function cause(reason) {
   switch (reason?.kind) {
-    case "died": return `its first process ended with code ${reason.code}`;
-    case "out-of-memory": return "it ran out of memory";
+    case "died": return `its first process ended with exit code ${reason.code}`;
+    case "out-of-memory": return "the kernel ended it for want of memory";
     case "removed": return "its container was removed";
     case "frozen": return "its container was frozen";
-    case "silent": return "it sent no heartbeat";
-    case "stuck": return "its chunks did not go forward";
-    case "reported": return `it reported: ${reason.message}`;
-    case "requested": return reason.message ? `asked for: ${reason.message}` : "a person asked for it";
-    default: return "for an unknown reason";
+    case "silent": return "no heartbeat for too long";
+    case "stuck": return "heartbeats, but nothing more recorded";
+    case "reported": return `the recorder said: ${reason.message}`;
+    case "requested": return `asked for: ${reason.message}`;
+    case "came-back": return "it came back by itself";
+    default: return reason?.kind ?? "unknown";
   }
 }
 
