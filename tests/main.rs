@@ -4,4 +4,5 @@
 
 mod architecture;
 mod store;
+mod story;
 mod support;

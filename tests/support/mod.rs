@@ -7,4 +7,5 @@ pub mod docker;
 pub mod frames;
 pub mod openvidu;
 pub mod page;
+pub mod stage;
 pub mod wait;
