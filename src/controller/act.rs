@@ -6,7 +6,7 @@ use super::{Controller, lock};
 use crate::model::failover::Seen;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Action, Event, Holder, Session, State};
-use crate::runtime::{BackupSpec, ContainerStatus, Environment, RuntimeError, Stop};
+use crate::runtime::{BackupSpec, Blueprint, ContainerStatus, RuntimeError, Stop};
 use log::{info, warn};
 use metrics::{counter, histogram};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ impl Controller {
             match runtime.inspect(&held.id).await {
                 Ok(Some(container)) => {
                     lock(&controller.0.known).show(container.clone());
-                    controller.remember_environment(&container).await;
+                    controller.remember_blueprint(&container).await;
                 }
                 Ok(None) => warn!(session:% = id; "the recorder's container is not known to the runtime"),
                 Err(cause) => warn!(session:% = id; "{cause}"),
@@ -178,8 +178,8 @@ impl Controller {
     }
 
     async fn start_backup(&self, session: &Session) -> Result<Holder, RuntimeError> {
-        let environment = lock(&self.0.environments).get(&session.id).cloned();
-        let environment = environment.ok_or_else(|| RuntimeError::Failed {
+        let blueprint = lock(&self.0.blueprints).get(&session.id).cloned();
+        let blueprint = blueprint.ok_or_else(|| RuntimeError::Failed {
             act: format!("start a backup recorder for session {}", session.id),
             cause: "its first container is gone and its environment is not known".into(),
         })?;
@@ -189,7 +189,7 @@ impl Controller {
         let container = self
             .0
             .runtime
-            .start_backup(backup_of(session, environment))
+            .start_backup(backup_of(session, blueprint))
             .await?;
         lock(&self.0.known).show(container.clone());
         counter!("ha_recorder_backups_total").increment(1);
@@ -242,13 +242,12 @@ pub(super) enum SealState {
     Due,
 }
 
-fn backup_of(session: &Session, environment: Environment) -> BackupSpec {
+fn backup_of(session: &Session, mut blueprint: Blueprint) -> BackupSpec {
     let next = session.report.chunk + 1;
     let original = session.original.as_ref();
     let original = original.or(session.container.as_ref().map(|holder| &holder.id));
-    let mut environment = environment;
     let mut set = |name: &str, value: String| {
-        environment.0.insert(name.to_owned(), value);
+        blueprint.environment.0.insert(name.to_owned(), value);
     };
     set("START_CHUNK", next.to_string());
     set("IS_RECOVERY_CONTAINER", "true".into());
@@ -267,7 +266,7 @@ fn backup_of(session: &Session, environment: Environment) -> BackupSpec {
         recording: session.id.clone(),
         name: format!("{}_backup", session.id.container_name()),
         labels,
-        environment,
+        blueprint,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::model::session::{Event, Holder, Refusal, Session, State, Status};
 use crate::model::wire::{
     Heartbeat, RecorderIdentity, RecordingStatusChanged, Registration, Report,
 };
-use crate::runtime::{Environment, Runtime};
+use crate::runtime::{Blueprint, Runtime};
 use crate::tasks::Tasks;
 use log::{info, warn};
 use serde_json::Value;
@@ -73,8 +73,8 @@ struct Inner {
     tasks: Tasks,
     table: Mutex<Table>,
     known: Mutex<Known>,
-    /// Environments of recordings' first containers, for backups; with secrets, so never on disk.
-    environments: Mutex<HashMap<RecordingId, Environment>>,
+    /// What recordings' first containers were made with, for backups; with secrets, so never on disk.
+    blueprints: Mutex<HashMap<RecordingId, Blueprint>>,
     /// Recordings whose chunks stay because no video was verified to hold them.
     unverified: Mutex<BTreeSet<RecordingId>>,
     /// What the runtime said of itself, and when.
@@ -106,7 +106,7 @@ impl Controller {
             tasks: parts.tasks,
             table: Mutex::new(table),
             known: Mutex::default(),
-            environments: Mutex::default(),
+            blueprints: Mutex::default(),
             unverified: Mutex::default(),
             probed: Mutex::default(),
             changes: broadcast::channel(CHANGES_KEPT).0,
@@ -372,7 +372,7 @@ impl Controller {
             .ok_or_else(|| ControllerError::unknown(id))?;
         self.0.stored.remove(id)?;
         drop(table);
-        lock(&self.0.environments).remove(id);
+        lock(&self.0.blueprints).remove(id);
         self.tell(|| Change::Removed(id.clone()));
         Ok(session)
     }

@@ -8,7 +8,7 @@ use crate::controller::table::Which;
 use crate::model::failover::{Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Event, Holder, Session, State};
-use crate::runtime::{Container, ContainerStatus, RuntimeEvent, RuntimeEventKind};
+use crate::runtime::{Container, ContainerStatus, Happening, HappeningKind, RuntimeEvent};
 use futures_util::StreamExt;
 use log::{debug, info, warn};
 use std::collections::HashMap;
@@ -118,7 +118,13 @@ impl Controller {
                 event = events.next() => event,
             };
             match event {
-                Some(event) => self.happened(event),
+                Some(RuntimeEvent::Connected) => {
+                    let controller = self.clone();
+                    self.0.tasks.spawn("list the containers", async move {
+                        controller.reconcile().await;
+                    });
+                }
+                Some(RuntimeEvent::Happened(event)) => self.happened(event),
                 None => {
                     warn!(
                         "the runtime's events ended; only scheduled checks see its containers now"
@@ -198,42 +204,36 @@ impl Controller {
         }
     }
 
-    fn happened(&self, event: RuntimeEvent) {
+    fn happened(&self, event: Happening) {
         let id = &event.container;
         match event.kind {
-            RuntimeEventKind::Reconnected => {
-                let controller = self.clone();
-                self.0.tasks.spawn("list the containers", async move {
-                    controller.reconcile().await;
-                });
-            }
-            RuntimeEventKind::Started => {
+            HappeningKind::Started => {
                 self.see(id, ContainerStatus::Running, Seen::Running);
                 let (controller, id) = (self.clone(), id.clone());
                 self.0.tasks.spawn(format!("look at {id}"), async move {
                     controller.look_at(&id).await;
                 });
             }
-            RuntimeEventKind::Died(code) => self.died(id, code, event.at),
-            RuntimeEventKind::OutOfMemory => {
+            HappeningKind::Died(code) => self.died(id, code, event.at),
+            HappeningKind::OutOfMemory => {
                 if let Some(shown) = lock(&self.0.known).containers.get_mut(id) {
                     shown.out_of_memory = true;
                 }
             }
-            RuntimeEventKind::Removed => self.removed(id),
-            RuntimeEventKind::Paused => {
+            HappeningKind::Removed => self.removed(id),
+            HappeningKind::Paused => {
                 self.see(id, ContainerStatus::Paused, Seen::Frozen);
             }
-            RuntimeEventKind::Unpaused => {
+            HappeningKind::Unpaused => {
                 self.see(id, ContainerStatus::Running, Seen::Running);
             }
-            RuntimeEventKind::Health(word) if word == "unhealthy" => {
+            HappeningKind::Health(word) if word == "unhealthy" => {
                 if let Some(session) = self.session_in(id) {
                     let message = "its health check fails".to_owned();
                     self.fault(&session.id, Reason::Reported { message });
                 }
             }
-            RuntimeEventKind::Health(_) => {}
+            HappeningKind::Health(_) => {}
         }
     }
 
@@ -355,7 +355,7 @@ impl Controller {
         match self.0.runtime.inspect(id).await {
             Ok(Some(container)) => {
                 lock(&self.0.known).show(container.clone());
-                self.remember_environment(&container).await;
+                self.remember_blueprint(&container).await;
             }
             Ok(None) => {}
             Err(cause) => warn!(container:% = id; "{cause}"),
@@ -363,16 +363,16 @@ impl Controller {
     }
 
     /// Keeps what a backup would need, for the case that the container is removed.
-    pub(super) async fn remember_environment(&self, container: &Container) {
+    pub(super) async fn remember_blueprint(&self, container: &Container) {
         let Some(recording) = &container.recording else {
             return;
         };
-        if is_ours(container) && lock(&self.0.environments).contains_key(recording) {
+        if is_ours(container) && lock(&self.0.blueprints).contains_key(recording) {
             return;
         }
-        match self.0.runtime.environment(&container.id).await {
-            Ok(environment) => {
-                lock(&self.0.environments).insert(recording.clone(), environment);
+        match self.0.runtime.blueprint(&container.id).await {
+            Ok(blueprint) => {
+                lock(&self.0.blueprints).insert(recording.clone(), blueprint);
             }
             Err(cause) => warn!(container:% = container.id; "{cause}"),
         }
@@ -391,7 +391,7 @@ impl Controller {
         lock(&self.0.known).show_all(&containers);
         for container in &containers {
             self.adopt(container);
-            self.remember_environment(container).await;
+            self.remember_blueprint(container).await;
         }
         for id in self.table().ids(Which::Any) {
             self.compare(&id, &containers, before);

@@ -1,1 +1,567 @@
-//! stub
+//! Recorders in Docker's containers. The version of the API is negotiated, so that engines from 20.10 on will do. What
+//! Docker reports is followed as a stream that comes back by itself when the daemon does.
+
+use super::{
+    BackupSpec, Blueprint, Container, ContainerStatus, Environment, Happening, HappeningKind,
+    Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop,
+};
+use crate::backoff::Backoff;
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::model::ids::{ContainerId, RecordingId};
+use async_trait::async_trait;
+use bollard::errors::Error;
+use bollard::exec::{CreateExecOptions, StartExecOptions};
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+    ContainerUpdateBody, EventMessage, HostConfig, RestartPolicy, RestartPolicyNameEnum,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder, TagImageOptionsBuilder, WaitContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::stream::{BoxStream, StreamExt};
+use log::{info, warn};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+const SOCKET: &str = "/var/run/docker.sock";
+
+/// The longest that Docker may take to answer.
+const ANSWER: u64 = 60;
+
+/// The longest that a killed container may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// The name that backups' image bears beside its own. OpenVidu removes, when it starts, every container whose image name
+/// begins with that of its recording image; this one does not.
+const BACKUP_IMAGE: &str = "ov2-ha-recorder/backup";
+
+/// Containers read at the same time.
+const READ_TOGETHER: usize = 8;
+
+/// The label of containers that we made.
+const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
+
+/// Docker, as far as recorders are concerned.
+#[derive(Clone)]
+pub struct DockerRuntime {
+    docker: Docker,
+    host: String,
+    image_name: String,
+    image_tag: String,
+}
+
+impl DockerRuntime {
+    /// Connects to the daemon named by `DOCKER_HOST`, else to the usual socket.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unreachable`] when no daemon answers.
+    pub async fn connect(image_name: &str, image_tag: &str) -> Result<Self, RuntimeError> {
+        let named = std::env::var("DOCKER_HOST").ok().filter(|it| !it.is_empty());
+        let host = named.clone().unwrap_or_else(|| format!("unix://{SOCKET}"));
+        let connected = match named {
+            Some(host) => Docker::connect_with_host(&host),
+            None => Docker::connect_with_unix(SOCKET, ANSWER, API_DEFAULT_VERSION),
+        };
+        let unreachable = |cause: Error| unreachable(&host, &cause);
+        let docker = connected.map_err(unreachable)?;
+        let docker = docker.negotiate_version().await.map_err(unreachable)?;
+        Ok(Self {
+            docker,
+            host,
+            image_name: image_name.to_owned(),
+            image_tag: image_tag.to_owned(),
+        })
+    }
+
+    /// Sees to it that the recording image is there: pulled when it is missing and a registry answers.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoImage`] when it cannot be had.
+    pub async fn prepare(&self) -> Result<(), RuntimeError> {
+        if self.has_image().await? {
+            return Ok(());
+        }
+        info!(image = self.image().as_str(); "the recording image is missing and is pulled");
+        let options = CreateImageOptionsBuilder::default()
+            .from_image(&self.image_name)
+            .tag(&self.image_tag)
+            .build();
+        let mut steps = self.docker.create_image(Some(options), None, None);
+        while let Some(step) = steps.next().await {
+            if let Err(cause) = step {
+                warn!(image = self.image().as_str(); "the recording image cannot be pulled: {cause}");
+                return Err(self.no_image());
+            }
+        }
+        Ok(())
+    }
+
+    fn image(&self) -> String {
+        format!("{}:{}", self.image_name, self.image_tag)
+    }
+
+    fn no_image(&self) -> RuntimeError {
+        RuntimeError::NoImage {
+            image: self.image(),
+        }
+    }
+
+    async fn has_image(&self) -> Result<bool, RuntimeError> {
+        match self.docker.inspect_image(&self.image()).await {
+            Ok(_) => Ok(true),
+            Err(cause) if status_of(&cause) == Some(404) => Ok(false),
+            Err(cause) => Err(self.failed("inspect the recording image", cause)),
+        }
+    }
+
+    async fn read(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
+        match self.docker.inspect_container(id, None).await {
+            Ok(found) => Ok(Some(found)),
+            Err(cause) if status_of(&cause) == Some(404) => Ok(None),
+            Err(cause) => Err(self.failed(&format!("inspect container {id}"), cause)),
+        }
+    }
+
+    fn may_be_a_recorder(&self, summary: &ContainerSummary) -> bool {
+        let named = |names: &Vec<String>| names.iter().any(|it| it.starts_with("/recording_"));
+        summary.names.as_ref().is_some_and(named)
+            || summary.image.as_deref().is_some_and(|image| self.ours(image))
+            || summary.labels.as_ref().is_some_and(made_by_us)
+    }
+
+    /// Whether a container of this image is a recorder's.
+    fn ours(&self, image: &str) -> bool {
+        let of = |name: &str| {
+            let rest = image.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
+        };
+        of(&self.image_name) || of(BACKUP_IMAGE)
+    }
+
+    /// The container, where it is a recorder's.
+    fn container(&self, found: ContainerInspectResponse) -> Option<Container> {
+        let config = found.config?;
+        let image = config.image.unwrap_or_default();
+        let labels = config.labels.unwrap_or_default();
+        if !self.ours(&image) && !made_by_us(&labels) {
+            return None;
+        }
+        let environment = read_environment(&config.env.unwrap_or_default());
+        let composed = environment
+            .0
+            .get("CONTAINER_WORKING_MODE")
+            .is_none_or(|mode| mode == "COMPOSED");
+        let recording = environment.0.get("VIDEO_ID").filter(|_| composed);
+        let state = found.state?;
+        let created = found.created.map(|at| at.to_string());
+        Some(Container {
+            id: ContainerId::parse(found.id?).ok()?,
+            name: found.name?.trim_start_matches('/').to_owned(),
+            image,
+            labels: labels.into_iter().collect(),
+            recording: recording.and_then(|id| RecordingId::parse(id).ok()),
+            created_at: created
+                .and_then(|at| Timestamp::parse(&at).ok())
+                .unwrap_or_default(),
+            status: status(state.status?, state.exit_code),
+        })
+    }
+
+    fn happening(&self, message: EventMessage) -> Option<Happening> {
+        let actor = message.actor?;
+        let attributes = actor.attributes.unwrap_or_default();
+        let image = attributes.get("image").map_or("", String::as_str);
+        if !self.ours(image) && !made_by_us(&attributes) {
+            return None;
+        }
+        let action = message.action?;
+        let code = attributes.get("exitCode").and_then(|it| it.parse().ok());
+        let kind = match action.as_str() {
+            "start" => HappeningKind::Started,
+            "die" => HappeningKind::Died(code.unwrap_or(-1)),
+            "oom" => HappeningKind::OutOfMemory,
+            "destroy" => HappeningKind::Removed,
+            "pause" => HappeningKind::Paused,
+            "unpause" => HappeningKind::Unpaused,
+            other => HappeningKind::Health(other.strip_prefix("health_status: ")?.to_owned()),
+        };
+        let nanos = message.time_nano.unwrap_or_default();
+        Some(Happening {
+            container: ContainerId::parse(actor.id?).ok()?,
+            at: Timestamp::from_millis(nanos / 1_000_000),
+            kind,
+        })
+    }
+
+    /// Docker's events from now on.
+    fn follow(&self) -> BoxStream<'static, Result<EventMessage, Error>> {
+        let filters = HashMap::from([
+            ("type", vec!["container"]),
+            (
+                "event",
+                vec!["start", "die", "oom", "destroy", "pause", "unpause", "health_status"],
+            ),
+        ]);
+        let now = SystemClock.now().millis();
+        let options = EventsOptionsBuilder::default()
+            .since(&format!("{}.{:03}", now / 1_000, now % 1_000))
+            .filters(&filters)
+            .build();
+        self.docker.events(Some(options)).boxed()
+    }
+
+    /// Ends the container, whatever it does, and answers when it has ended.
+    async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
+        match self.docker.kill_container(id.as_str(), Some(options)).await {
+            Ok(()) => {}
+            // It is not running, or about to be restarted by Docker: a stop ends that too.
+            Err(cause) if status_of(&cause) == Some(409) => {
+                let options = StopContainerOptionsBuilder::default().t(0).build();
+                let stopped = self.docker.stop_container(id.as_str(), Some(options)).await;
+                stopped.map_err(|cause| self.of_container("stop", id, cause))?;
+            }
+            Err(cause) => return Err(self.of_container("kill", id, cause)),
+        }
+        match tokio::time::timeout(KILLED, self.ended(id)).await {
+            Ok(ended) => ended,
+            Err(_) => Err(RuntimeError::Failed {
+                act: format!("kill container {id}"),
+                cause: format!("it still runs {} s later", KILLED.as_secs()),
+            }),
+        }
+    }
+
+    /// Answers when the container does not run.
+    async fn ended(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let options = WaitContainerOptionsBuilder::default()
+            .condition("not-running")
+            .build();
+        let mut answers = self.docker.wait_container(id.as_str(), Some(options));
+        match answers.next().await {
+            // An exit code other than 0 is an error to bollard; for us it is an end as good as any.
+            None | Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Ok(()),
+            Some(Err(cause)) if status_of(&cause) == Some(404) => Ok(()),
+            Some(Err(cause)) => Err(self.of_container("wait for", id, cause)),
+        }
+    }
+
+    /// Tells the recorder to finish, as OpenVidu does.
+    async fn ask_to_finish(&self, id: &ContainerId) -> Result<(), Error> {
+        let exec = CreateExecOptions {
+            cmd: Some(vec!["bash", "-c", "echo 'q' > stop"]),
+            ..CreateExecOptions::default()
+        };
+        let exec = self.docker.create_exec(id.as_str(), exec).await?;
+        let start = StartExecOptions {
+            detach: true,
+            ..StartExecOptions::default()
+        };
+        self.docker.start_exec(&exec.id, Some(start)).await?;
+        Ok(())
+    }
+
+    /// Clears what bears the name, unless it runs.
+    async fn clear_name(&self, name: &str) -> Result<(), RuntimeError> {
+        let Some(found) = self.read(name).await?.and_then(|found| found.id) else {
+            return Ok(());
+        };
+        match ContainerId::parse(found) {
+            Ok(id) => {
+                self.kill(&id).await?;
+                self.remove(&id).await
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn of_container(&self, act: &str, id: &ContainerId, cause: Error) -> RuntimeError {
+        let going = || cause.to_string().contains("marked for removal");
+        match status_of(&cause) {
+            Some(404) => RuntimeError::NotFound(id.clone()),
+            Some(409) if going() => RuntimeError::NotFound(id.clone()),
+            _ => self.failed(&format!("{act} container {id}"), cause),
+        }
+    }
+
+    fn failed(&self, act: &str, cause: Error) -> RuntimeError {
+        match status_of(&cause) {
+            Some(_) => RuntimeError::Failed {
+                act: act.to_owned(),
+                cause: cause.to_string(),
+            },
+            None => unreachable(&self.host, &cause),
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+        let options = ListContainersOptionsBuilder::default().all(true).build();
+        let summaries = self
+            .docker
+            .list_containers(Some(options))
+            .await
+            .map_err(|cause| self.failed("list the containers", cause))?;
+        let ids = summaries
+            .into_iter()
+            .filter(|summary| self.may_be_a_recorder(summary))
+            .filter_map(|summary| summary.id)
+            .collect::<Vec<_>>();
+        let found = futures_util::stream::iter(ids)
+            .map(|id| async move { self.read(&id).await })
+            .buffered(READ_TOGETHER)
+            .collect::<Vec<_>>()
+            .await;
+        found
+            .into_iter()
+            .filter_map(|read| match read {
+                Ok(found) => self.container(found?).map(Ok),
+                Err(cause) => Some(Err(cause)),
+            })
+            .collect()
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Option<Container>, RuntimeError> {
+        let found = self.read(id.as_str()).await?;
+        Ok(found.and_then(|found| self.container(found)))
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let started = self.docker.start_container(id.as_str(), None).await;
+        started.map_err(|cause| self.of_container("start", id, cause))
+    }
+
+    async fn blueprint(&self, id: &ContainerId) -> Result<Blueprint, RuntimeError> {
+        let found = self.read(id.as_str()).await?;
+        let found = found.ok_or_else(|| RuntimeError::NotFound(id.clone()))?;
+        let host = found.host_config.unwrap_or_default();
+        let variables = found.config.and_then(|config| config.env);
+        Ok(Blueprint {
+            environment: read_environment(&variables.unwrap_or_default()),
+            binds: host.binds.unwrap_or_default(),
+            shared_memory_bytes: host.shm_size,
+            network: host.network_mode,
+        })
+    }
+
+    async fn start_backup(&self, spec: BackupSpec) -> Result<Container, RuntimeError> {
+        let act = format!("start a backup recorder for session {}", spec.recording);
+        let tag = TagImageOptionsBuilder::default()
+            .repo(BACKUP_IMAGE)
+            .tag(&self.image_tag)
+            .build();
+        match self.docker.tag_image(&self.image(), Some(tag)).await {
+            Ok(()) => {}
+            Err(cause) if status_of(&cause) == Some(404) => return Err(self.no_image()),
+            Err(cause) => return Err(self.failed(&act, cause)),
+        }
+        self.clear_name(&spec.name).await?;
+        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let body = backup_body(&spec, format!("{BACKUP_IMAGE}:{}", self.image_tag));
+        let created = self.docker.create_container(Some(options), body).await;
+        let created = created.map_err(|cause| self.failed(&act, cause))?;
+        let id = ContainerId::parse(created.id).map_err(|cause| RuntimeError::Failed {
+            act: act.clone(),
+            cause: cause.to_string(),
+        })?;
+        if let Err(cause) = self.start(&id).await {
+            // What could not be started is of no use; that it cannot be removed either changes nothing.
+            let _ = self.remove(&id).await;
+            return Err(cause);
+        }
+        let found = self.inspect(&id).await?;
+        found.ok_or(RuntimeError::NotFound(id))
+    }
+
+    async fn stop(&self, id: &ContainerId, how: Stop) -> Result<(), RuntimeError> {
+        match self.read(id.as_str()).await?.and_then(|found| found.state) {
+            None => return Err(RuntimeError::NotFound(id.clone())),
+            Some(state) if state.running != Some(true) => return Ok(()),
+            Some(_) => {}
+        }
+        let Stop::Drain(patience) = how else {
+            return self.kill(id).await;
+        };
+        if let Err(cause) = self.ask_to_finish(id).await {
+            warn!(container:% = id; "the recorder cannot be told to finish and is ended: {cause}");
+            return self.kill(id).await;
+        }
+        match tokio::time::timeout(patience, self.ended(id)).await {
+            Ok(ended) => ended,
+            Err(_) => self.kill(id).await,
+        }
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptionsBuilder::default().v(true).build();
+        match self.docker.remove_container(id.as_str(), Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(cause) if matches!(status_of(&cause), Some(404)) => Ok(()),
+            Err(cause) => Err(self.of_container("remove", id, cause)).or_else(gone_is_well),
+        }
+    }
+
+    async fn restart_on_failure(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let update = ContainerUpdateBody {
+            restart_policy: Some(on_failure()),
+            ..ContainerUpdateBody::default()
+        };
+        let updated = self.docker.update_container(id.as_str(), update).await;
+        updated.map_err(|cause| self.of_container("set the restart policy of", id, cause))
+    }
+
+    fn events(&self) -> BoxStream<'static, RuntimeEvent> {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let following = Following {
+            runtime: self.clone(),
+            stream: None,
+            backoff,
+        };
+        futures_util::stream::unfold(following, |mut following| async move {
+            let event = following.next().await;
+            Some((event, following))
+        })
+        .boxed()
+    }
+
+    async fn probe(&self) -> Result<RuntimeInfo, RuntimeError> {
+        let version = self.docker.version().await;
+        let version = version.map_err(|cause| self.failed("read Docker's version", cause))?;
+        Ok(RuntimeInfo {
+            kind: "docker",
+            version: version.version.unwrap_or_default(),
+            image: Some((self.image(), self.has_image().await?)),
+        })
+    }
+}
+
+/// The stream of events, with what it takes to come back.
+struct Following {
+    runtime: DockerRuntime,
+    stream: Option<BoxStream<'static, Result<EventMessage, Error>>>,
+    backoff: Backoff,
+}
+
+impl Following {
+    async fn next(&mut self) -> RuntimeEvent {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                self.connect().await;
+                return RuntimeEvent::Connected;
+            };
+            match stream.next().await {
+                Some(Ok(message)) => {
+                    self.backoff.reset();
+                    if let Some(happening) = self.runtime.happening(message) {
+                        return RuntimeEvent::Happened(happening);
+                    }
+                }
+                Some(Err(cause)) => {
+                    warn!("Docker's events were interrupted: {cause}");
+                    self.stream = None;
+                }
+                None => {
+                    warn!("Docker's events ended; they are followed again");
+                    self.stream = None;
+                }
+            }
+        }
+    }
+
+    /// Waits until Docker answers. Its events are asked for from this moment on, so that whatever happens before the
+    /// stream stands is in it.
+    async fn connect(&mut self) {
+        loop {
+            if self.backoff.attempt() > 0 {
+                tokio::time::sleep(self.backoff.next_delay()).await;
+            } else {
+                // The first attempt waits for nothing, and is counted.
+                self.backoff.next_delay();
+            }
+            let stream = self.runtime.follow();
+            if self.runtime.docker.ping().await.is_ok() {
+                self.stream = Some(stream);
+                return;
+            }
+        }
+    }
+}
+
+fn backup_body(spec: &BackupSpec, image: String) -> ContainerCreateBody {
+    let variables = &spec.blueprint.environment.0;
+    let variables = variables.iter().map(|(name, value)| format!("{name}={value}"));
+    let host = HostConfig {
+        binds: Some(spec.blueprint.binds.clone()),
+        shm_size: spec.blueprint.shared_memory_bytes,
+        network_mode: spec.blueprint.network.clone(),
+        restart_policy: Some(on_failure()),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(image),
+        env: Some(variables.collect()),
+        labels: Some(spec.labels.clone().into_iter().collect()),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn on_failure() -> RestartPolicy {
+    RestartPolicy {
+        name: Some(RestartPolicyNameEnum::ON_FAILURE),
+        maximum_retry_count: Some(0),
+    }
+}
+
+fn read_environment(variables: &[String]) -> Environment {
+    let pairs = variables.iter().filter_map(|it| it.split_once('='));
+    let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Environment(pairs.collect::<BTreeMap<_, _>>())
+}
+
+fn status(status: ContainerStateStatusEnum, code: Option<i64>) -> ContainerStatus {
+    match status {
+        ContainerStateStatusEnum::RUNNING => ContainerStatus::Running,
+        ContainerStateStatusEnum::PAUSED => ContainerStatus::Paused,
+        ContainerStateStatusEnum::RESTARTING => ContainerStatus::Restarting,
+        ContainerStateStatusEnum::CREATED | ContainerStateStatusEnum::EMPTY => {
+            ContainerStatus::Created
+        }
+        ContainerStateStatusEnum::EXITED
+        | ContainerStateStatusEnum::DEAD
+        | ContainerStateStatusEnum::REMOVING => ContainerStatus::Exited(code.unwrap_or(-1)),
+        _ => ContainerStatus::Running,
+    }
+}
+
+fn made_by_us(labels: &HashMap<String, String>) -> bool {
+    let (name, value) = MADE_BY_US;
+    labels.get(name).is_some_and(|it| it == value)
+}
+
+fn gone_is_well(cause: RuntimeError) -> Result<(), RuntimeError> {
+    match cause {
+        RuntimeError::NotFound(_) => Ok(()),
+        other => Err(other),
+    }
+}
+
+const fn status_of(cause: &Error) -> Option<u16> {
+    match cause {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+fn unreachable(host: &str, cause: &Error) -> RuntimeError {
+    RuntimeError::Unreachable {
+        what: format!("Docker at {host}"),
+        cause: cause.to_string(),
+        advice: "start the Docker daemon, give this user access to its socket, or set HA_RUNTIME=process".into(),
+    }
+}

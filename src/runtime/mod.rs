@@ -45,22 +45,29 @@ pub enum ContainerStatus {
     Exited(i64),
 }
 
+/// What a runtime reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuntimeEvent {
+    /// Events are followed from now on, for the first time or again: what happened before must be read by listing.
+    Connected,
+    /// Something happened to a recorder's container.
+    Happened(Happening),
+}
+
 /// Something that happened to a recorder's container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeEvent {
+pub struct Happening {
     /// Which container.
     pub container: ContainerId,
-    /// The recording, where it is known.
-    pub recording: Option<RecordingId>,
     /// When, by the runtime's clock.
     pub at: Timestamp,
     /// What.
-    pub kind: RuntimeEventKind,
+    pub kind: HappeningKind,
 }
 
-/// What happened to a container, or to the view of all of them.
+/// What happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RuntimeEventKind {
+pub enum HappeningKind {
     /// Its first process started.
     Started,
     /// Its first process ended with this exit code.
@@ -75,8 +82,6 @@ pub enum RuntimeEventKind {
     Unpaused,
     /// Its health check's answer changed.
     Health(String),
-    /// The stream of events was interrupted and goes on: what happened meanwhile must be read by listing.
-    Reconnected,
 }
 
 /// How to end a recorder.
@@ -97,8 +102,21 @@ pub struct BackupSpec {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its environment, secrets included: it never leaves this room but to the runtime.
+    /// What it is made after.
+    pub blueprint: Blueprint,
+}
+
+/// What a container was made with, as far as a backup must be like it.
+#[derive(Clone, Debug, Default)]
+pub struct Blueprint {
+    /// Its environment, secrets included: it is never written to disk.
     pub environment: Environment,
+    /// Folders of the host that it sees, as Docker writes them.
+    pub binds: Vec<String>,
+    /// Its shared memory.
+    pub shared_memory_bytes: Option<i64>,
+    /// Its network mode.
+    pub network: Option<String>,
 }
 
 /// Environment variables that may hold secrets: its `Debug` shows names only.
@@ -184,13 +202,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`RuntimeError::NotFound`] when it is gone.
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
-    /// The environment a container was made with.
+    /// What a container was made with.
     ///
     /// # Errors
     /// [`RuntimeError::NotFound`] when it is gone.
-    async fn environment(&self, id: &ContainerId) -> Result<Environment, RuntimeError>;
+    async fn blueprint(&self, id: &ContainerId) -> Result<Blueprint, RuntimeError>;
 
-    /// Makes and starts a backup recorder with the recordings folder, shared memory and network of the first one.
+    /// Makes and starts a backup recorder after the blueprint of the first one. Another container of the same name, left
+    /// by an earlier backup, is removed before.
     ///
     /// # Errors
     /// [`RuntimeError::NoImage`] when there is nothing to make it from.
@@ -214,7 +233,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`RuntimeError::NotFound`] when it is gone.
     async fn restart_on_failure(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
-    /// Everything that happens from now on. Reconnects by itself, and says so by [`RuntimeEventKind::Reconnected`].
+    /// Everything that happens from now on. Reconnects by itself, and says so by [`RuntimeEvent::Connected`].
     fn events(&self) -> BoxStream<'static, RuntimeEvent>;
 
     /// Tries whether the runtime can be used.
