@@ -59,7 +59,9 @@ impl DockerRuntime {
     /// # Errors
     /// [`RuntimeError::Unreachable`] when no daemon answers.
     pub async fn connect(image_name: &str, image_tag: &str) -> Result<Self, RuntimeError> {
-        let named = std::env::var("DOCKER_HOST").ok().filter(|it| !it.is_empty());
+        let named = std::env::var("DOCKER_HOST")
+            .ok()
+            .filter(|it| !it.is_empty());
         let host = named.clone().unwrap_or_else(|| format!("unix://{SOCKET}"));
         let connected = match named {
             Some(host) => Docker::connect_with_host(&host),
@@ -128,7 +130,10 @@ impl DockerRuntime {
     fn may_be_a_recorder(&self, summary: &ContainerSummary) -> bool {
         let named = |names: &Vec<String>| names.iter().any(|it| it.starts_with("/recording_"));
         summary.names.as_ref().is_some_and(named)
-            || summary.image.as_deref().is_some_and(|image| self.ours(image))
+            || summary
+                .image
+                .as_deref()
+                .is_some_and(|image| self.ours(image))
             || summary.labels.as_ref().is_some_and(made_by_us)
     }
 
@@ -202,7 +207,15 @@ impl DockerRuntime {
             ("type", vec!["container"]),
             (
                 "event",
-                vec!["start", "die", "oom", "destroy", "pause", "unpause", "health_status"],
+                vec![
+                    "start",
+                    "die",
+                    "oom",
+                    "destroy",
+                    "pause",
+                    "unpause",
+                    "health_status",
+                ],
             ),
         ]);
         let now = SystemClock.now().millis();
@@ -215,7 +228,9 @@ impl DockerRuntime {
 
     /// Ends the container, whatever it does, and answers when it has ended.
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
+        let options = KillContainerOptionsBuilder::default()
+            .signal("SIGKILL")
+            .build();
         match self.docker.kill_container(id.as_str(), Some(options)).await {
             Ok(()) => {}
             // It is not running, or about to be restarted by Docker: a stop ends that too.
@@ -361,7 +376,9 @@ impl Runtime for DockerRuntime {
             Err(cause) => return Err(self.failed(&act, cause)),
         }
         self.clear_name(&spec.name).await?;
-        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let options = CreateContainerOptionsBuilder::default()
+            .name(&spec.name)
+            .build();
         let body = backup_body(&spec, format!("{BACKUP_IMAGE}:{}", self.image_tag));
         let created = self.docker.create_container(Some(options), body).await;
         let created = created.map_err(|cause| self.failed(&act, cause))?;
@@ -399,7 +416,11 @@ impl Runtime for DockerRuntime {
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptionsBuilder::default().v(true).build();
-        match self.docker.remove_container(id.as_str(), Some(options)).await {
+        match self
+            .docker
+            .remove_container(id.as_str(), Some(options))
+            .await
+        {
             Ok(()) => Ok(()),
             Err(cause) if matches!(status_of(&cause), Some(404)) => Ok(()),
             Err(cause) => Err(self.of_container("remove", id, cause)).or_else(gone_is_well),
@@ -494,7 +515,9 @@ impl Following {
 
 fn backup_body(spec: &BackupSpec, image: String) -> ContainerCreateBody {
     let variables = &spec.blueprint.environment.0;
-    let variables = variables.iter().map(|(name, value)| format!("{name}={value}"));
+    let variables = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
     let host = HostConfig {
         binds: Some(spec.blueprint.binds.clone()),
         shm_size: spec.blueprint.shared_memory_bytes,
