@@ -282,10 +282,18 @@ impl Variables {
     ///
     /// # Errors
     /// When the file cannot be read or a line is no `NAME=value`.
-    pub fn over_file(mut self, path: &Path) -> Result<Self, Faults> {
+    pub fn over_file(self, path: &Path) -> Result<Self, Faults> {
         let text = std::fs::read_to_string(path)
             .map_err(|cause| Faults(vec![format!("cannot read {}: {cause}", path.display())]))?;
-        for (name, value) in parse_env_file(&text, path)? {
+        self.over_text(&text, path)
+    }
+
+    /// The same with what the text of the env file at `path` says beneath.
+    ///
+    /// # Errors
+    /// When a line is no `NAME=value`.
+    pub fn over_text(mut self, text: &str, path: &Path) -> Result<Self, Faults> {
+        for (name, value) in parse_env_file(text, path)? {
             self.0.entry(name).or_insert(value);
         }
         Ok(self)

@@ -2,14 +2,20 @@
 //! that says of what kind it was.
 
 mod api;
+mod changes;
 mod config;
+mod env_text;
 mod health;
+mod install;
 mod logging;
+mod openvidu;
 mod package;
 mod report;
 mod service;
 mod supervise;
 mod system;
+mod uninstall;
+mod validate;
 
 use crate::config::{Faults, Settings, Variables};
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +45,10 @@ enum Action {
     Status(service::Status),
     Logs(service::Logs),
     Health(health::Health),
+    Validate(validate::Validate),
+    Install(install::Install),
+    Reconfigure(install::Reconfigure),
+    Uninstall(uninstall::Uninstall),
     Config(config::Config),
     #[command(hide = true)]
     Package(package::Package),
@@ -147,6 +157,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Status(command) => wait(command.run()),
         Action::Logs(command) => command.run(),
         Action::Health(command) => wait(command.run()),
+        Action::Validate(command) => wait(command.run()),
+        Action::Install(command) => command.run(),
+        Action::Reconfigure(command) => command.run(),
+        Action::Uninstall(command) => command.run(),
         Action::Config(command) => command.run(),
         Action::Package(command) => command.run(),
     }

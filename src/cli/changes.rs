@@ -1,0 +1,326 @@
+//! What `install` changes on a machine is written down before it is done, so that `uninstall` can put it back: whole
+//! files that it makes, and single lines of files that belong to OpenVidu.
+
+use super::env_text::EnvText;
+use super::{Failure, exit};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// One thing to be changed.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// The file at `path` shall hold `text`; `mode` is for a file that is new.
+    File {
+        path: PathBuf,
+        text: String,
+        mode: u32,
+    },
+    /// The env file at `path` shall say `name=value`.
+    Line {
+        path: PathBuf,
+        name: &'static str,
+        value: String,
+    },
+}
+
+/// What was there before a change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "camelCase")]
+enum Before {
+    File {
+        path: PathBuf,
+        text: Option<String>,
+        after: String,
+    },
+    Line {
+        path: PathBuf,
+        name: String,
+        line: Option<String>,
+        after: String,
+    },
+}
+
+/// The record of all changes; it may hold secrets and is for its owner only.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    changes: Vec<Before>,
+}
+
+/// What was put back, and what was left because someone changed it since.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct PutBack {
+    pub(super) restored: Vec<String>,
+    pub(super) left: Vec<String>,
+}
+
+impl Change {
+    /// Whether it is so already.
+    pub(super) fn done(&self) -> bool {
+        match self {
+            Self::File { path, text, .. } => {
+                fs::read_to_string(path).is_ok_and(|found| found == *text)
+            }
+            Self::Line { path, name, value } => fs::read_to_string(path)
+                .is_ok_and(|found| EnvText::new(found).get(name).as_ref() == Some(value)),
+        }
+    }
+
+    /// Whether there is no file yet that it would change.
+    pub(super) fn is_new(&self) -> bool {
+        !self.path().exists()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::File { path, .. } | Self::Line { path, .. } => path,
+        }
+    }
+
+    fn before(&self) -> Result<Before, Failure> {
+        let found = read(self.path())?;
+        Ok(match self {
+            Self::File { path, text, .. } => Before::File {
+                path: path.clone(),
+                text: found,
+                after: text.clone(),
+            },
+            Self::Line { path, name, value } => Before::Line {
+                path: path.clone(),
+                name: (*name).to_owned(),
+                line: found.and_then(|text| EnvText::new(text).line(name)),
+                after: value.clone(),
+            },
+        })
+    }
+
+    fn make(&self) -> Result<(), Failure> {
+        match self {
+            Self::File { path, text, mode } => write(path, text, *mode),
+            Self::Line { path, name, value } => {
+                let mut text = EnvText::new(read(path)?.unwrap_or_default());
+                text.set(name, value);
+                write(path, text.as_str(), 0o600)
+            }
+        }
+    }
+}
+
+impl Record {
+    /// The record in `data_dir`; an empty one when nothing was changed yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn load(data_dir: &Path) -> Result<Self, Failure> {
+        let path = Self::path(data_dir);
+        match read(&path)? {
+            None => Ok(Self::default()),
+            Some(text) => serde_json::from_str(&text).map_err(|cause| {
+                Failure::new(format!(
+                    "cannot read {}: {cause}; nothing was changed",
+                    path.display()
+                ))
+            }),
+        }
+    }
+
+    /// Makes `change`, after writing down what was there before. Answers whether there was anything to do.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub(super) fn make(&mut self, change: &Change, data_dir: &Path) -> Result<bool, Failure> {
+        if change.done() {
+            return Ok(false);
+        }
+        self.remember(change.before()?);
+        self.version = 1;
+        let text = serde_json::to_string_pretty(self).map_err(Failure::new)?;
+        fs::create_dir_all(data_dir).map_err(|cause| cannot_write(data_dir, &cause))?;
+        write(&Self::path(data_dir), &text, 0o600)?;
+        change.make()?;
+        Ok(true)
+    }
+
+    /// A second change of the same thing keeps what was there before the first.
+    fn remember(&mut self, fresh: Before) {
+        let old = self
+            .changes
+            .iter_mut()
+            .find(|old| old.place() == fresh.place());
+        match (old, fresh) {
+            (Some(Before::File { after, .. }), Before::File { after: fresh, .. })
+            | (Some(Before::Line { after, .. }), Before::Line { after: fresh, .. }) => {
+                *after = fresh
+            }
+            (_, fresh) => self.changes.push(fresh),
+        }
+    }
+
+    /// Puts everything back, newest first, and forgets it.
+    ///
+    /// # Errors
+    /// When a file cannot be written; what was put back by then stays so.
+    pub(super) fn undo(self, data_dir: &Path) -> Result<PutBack, Failure> {
+        let mut done = PutBack::default();
+        for before in self.changes.iter().rev() {
+            let list = if before.undo()? {
+                &mut done.restored
+            } else {
+                &mut done.left
+            };
+            list.push(before.shown());
+        }
+        let path = Self::path(data_dir);
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != ErrorKind::NotFound => Err(cannot_write(&path, &cause)),
+            _ => Ok(done),
+        }
+    }
+
+    fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("install.json")
+    }
+}
+
+impl Before {
+    fn place(&self) -> (&Path, Option<&str>) {
+        match self {
+            Self::File { path, .. } => (path, None),
+            Self::Line { path, name, .. } => (path, Some(name)),
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::File { path, .. } => path.display().to_string(),
+            Self::Line { path, name, .. } => format!("{name} in {}", path.display()),
+        }
+    }
+
+    /// False when it is not as we left it: then it belongs to someone else now.
+    fn undo(&self) -> Result<bool, Failure> {
+        match self {
+            Self::File { path, text, after } => match (read(path)?, text) {
+                (Some(found), _) if found != *after => Ok(false),
+                (None, _) => Ok(true),
+                (Some(_), Some(text)) => write(path, text, 0o600).map(|()| true),
+                (Some(_), None) => fs::remove_file(path)
+                    .map(|()| true)
+                    .map_err(|cause| cannot_write(path, &cause)),
+            },
+            Self::Line {
+                path,
+                name,
+                line,
+                after,
+            } => {
+                let mut text = EnvText::new(read(path)?.unwrap_or_default());
+                if text.get(name).as_ref() != Some(after) {
+                    return Ok(false);
+                }
+                text.restore(name, line.as_deref());
+                write(path, text.as_str(), 0o600).map(|()| true)
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Failure::with(
+            exit::CANNOT_WRITE,
+            format!("cannot read {}: {cause}", path.display()),
+        )),
+    }
+}
+
+/// Replaces the file in one step, keeping mode, owner and group of the one that is there. `mode` is for a new one.
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    let put = || -> std::io::Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let fresh = path.with_extension("ov2-new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        if let Ok(old) = fs::metadata(path) {
+            use std::os::unix::fs::MetadataExt;
+            file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    put().map_err(|cause| cannot_write(path, &cause))
+}
+
+fn cannot_write(path: &Path, cause: &std::io::Error) -> Failure {
+    Failure::with(
+        exit::CANNOT_WRITE,
+        format!("cannot write {}: {cause}; run this as root", path.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_goes_back_to_what_it_was_but_not_over_someone_s_later_edit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, env, own) = (
+            folder.path().join("data"),
+            folder.path().join(".env"),
+            folder.path().join("own.env"),
+        );
+        fs::write(&env, "A=1\nB=2\n").unwrap();
+        let line = |name, value: &str| Change::Line {
+            path: env.clone(),
+            name,
+            value: value.into(),
+        };
+        let file = |text: &str| Change::File {
+            path: own.clone(),
+            text: text.into(),
+            mode: 0o640,
+        };
+        let mut record = Record::default();
+        for change in [
+            line("A", "x"),
+            line("A", "y"),
+            line("C", "3"),
+            line("B", "z"),
+            file("one"),
+            file("two"),
+        ] {
+            assert!(record.make(&change, &data).unwrap());
+            assert!(
+                !record.make(&change, &data).unwrap(),
+                "twice changes nothing"
+            );
+        }
+        assert_eq!(
+            fs::metadata(&own).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        fs::write(
+            &env,
+            fs::read_to_string(&env).unwrap().replace("B=z", "B=mine"),
+        )
+        .unwrap();
+        let done = Record::load(&data).unwrap().undo(&data).unwrap();
+        assert_eq!(done.left, [format!("B in {}", env.display())]);
+        assert_eq!(fs::read_to_string(&env).unwrap(), "A=1\nB=mine\n");
+        assert!(!own.exists());
+    }
+}

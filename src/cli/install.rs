@@ -1,0 +1,509 @@
+//! `install`: puts the service beside an OpenVidu 2 that is already there. It reads OpenVidu's folder, asks what cannot be
+//! read, writes the env file and the recorders' copy of it, builds the recording image and starts the service. Run again,
+//! it does only what is not so yet. `reconfigure` brings changed settings to the recorders and to OpenVidu.
+
+use super::changes::{Change, Record};
+use super::env_text::EnvText;
+use super::openvidu::Deployment;
+use super::report::Form;
+use super::service::{Manager, Verb};
+use super::system::Call;
+use super::{DataDir, Failure, SettingsFile, exit};
+use crate::config::{Settings, TABLE, Variables};
+use crate::random;
+use clap::Args;
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+const ENV_FILE: &str = "/etc/ov2-ha-recorder/ov2-ha-recorder.env";
+const USUAL_RECORDINGS: &str = "/opt/openvidu/recordings";
+const DROP_IN: &str = "/etc/systemd/system/ov2-ha-recorder.service.d/recordings.conf";
+const BUILD_RECORDER: &str = "/usr/share/ov2-ha-recorder/packaging/docker/build-recorder";
+
+/// Set the service up beside the OpenVidu in a folder.
+#[derive(Debug, Args)]
+pub(super) struct Install {
+    /// The folder in which OpenVidu is installed.
+    #[arg(value_name = "OPENVIDU_PATH", default_value = "/opt/openvidu")]
+    openvidu: PathBuf,
+    /// Ask nothing: take what is found, and the defaults.
+    #[arg(long)]
+    auto: bool,
+    /// Show what would be done and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave the recording image as it is.
+    #[arg(long)]
+    without_image: bool,
+    /// Leave the service as it is.
+    #[arg(long)]
+    without_service: bool,
+    #[command(flatten)]
+    file: SettingsFile,
+    #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// Bring changed settings to the recorders and to OpenVidu's own .env, and restart the service.
+#[derive(Debug, Args)]
+pub(super) struct Reconfigure {
+    /// The folder in which OpenVidu is installed.
+    #[arg(value_name = "OPENVIDU_PATH", default_value = "/opt/openvidu")]
+    openvidu: PathBuf,
+    /// Show what would be done and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave the service as it is.
+    #[arg(long)]
+    without_service: bool,
+    #[command(flatten)]
+    file: SettingsFile,
+    #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// What was done, or would be.
+#[derive(Debug, Serialize)]
+struct Done {
+    dry_run: bool,
+    openvidu: Deployment,
+    steps: Vec<Step>,
+    openvidu_lines: Vec<String>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    what: String,
+    changed: bool,
+}
+
+impl Install {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let openvidu = Deployment::read(&self.openvidu)?;
+        let path = env_path(&self.file);
+        let env = self.wanted(&openvidu, &path)?;
+        let settings = settings(&env, &path)?;
+        let mut steps = Steps {
+            record: Record::load(&self.data.data_dir)?,
+            data_dir: &self.data.data_dir,
+            dry_run: self.dry_run,
+            done: Vec::new(),
+        };
+        steps.change(Change::File {
+            path: path.clone(),
+            text: env.as_str().to_owned(),
+            mode: 0o640,
+        })?;
+        steps.change(recorders_copy(&env, &settings))?;
+        let managed = !self.without_service;
+        if managed
+            && settings.recording_path != Path::new(USUAL_RECORDINGS)
+            && sd_notify::booted().unwrap_or(false)
+        {
+            let text = format!(
+                "[Service]\nReadWritePaths=-{}\n",
+                settings.recording_path.display()
+            );
+            steps.change(Change::File {
+                path: DROP_IN.into(),
+                text,
+                mode: 0o644,
+            })?;
+        }
+        if !self.without_image {
+            steps.image(&settings)?;
+        }
+        if managed {
+            steps.service()?;
+        }
+        let notes = notes(&openvidu);
+        let lines = openvidu_lines(&settings)
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        steps.conclude(self.form, openvidu, lines, notes)
+    }
+
+    /// The env file as it shall be: what it says already, what OpenVidu's folder tells, and what the person answers.
+    fn wanted(&self, openvidu: &Deployment, path: &Path) -> Result<EnvText, Failure> {
+        let mut env = EnvText::new(std::fs::read_to_string(path).unwrap_or_default());
+        let old = Variables::default().over_text(env.as_str(), path)?;
+        let recordings = openvidu.recordings.display().to_string();
+        for (name, value) in [
+            ("OPENVIDU_RECORDING_PATH", recordings.as_str()),
+            ("IMAGE_NAME", &openvidu.image.0),
+            ("IMAGE_TAG", &openvidu.image.1),
+        ] {
+            env.set(name, value);
+        }
+        let host = self.answer(
+            &old,
+            "HA_CONTROLLER_HOST",
+            "address of this machine for recorders",
+            &private_address(),
+        )?;
+        env.set("HA_CONTROLLER_HOST", &host);
+        let port = self.answer(
+            &old,
+            "HA_CONTROLLER_PORT",
+            "port of the controller",
+            "15443",
+        )?;
+        env.set("HA_CONTROLLER_PORT", &port);
+        if old.get("HA_CONTROLLER_USERNAME").is_none() {
+            env.set("HA_CONTROLLER_USERNAME", "recorder");
+        }
+        if old.get("HA_CONTROLLER_PASSWORD").is_none() {
+            env.set("HA_CONTROLLER_PASSWORD", &random::hex::<16>());
+        }
+        relay(&mut env, &old, openvidu);
+        Ok(env)
+    }
+
+    /// What is set already, or the person's answer, or the default.
+    fn answer(
+        &self,
+        old: &Variables,
+        name: &str,
+        question: &str,
+        default: &str,
+    ) -> Result<String, Failure> {
+        match old.get(name) {
+            Some(value) => Ok(value),
+            None if self.auto || self.dry_run => Ok(default.to_owned()),
+            None => ask(question, default),
+        }
+    }
+}
+
+impl Reconfigure {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let openvidu = Deployment::read(&self.openvidu)?;
+        let path = env_path(&self.file);
+        let text = std::fs::read_to_string(&path).map_err(|cause| {
+            Failure::with(
+                exit::CONFIG,
+                format!(
+                    "cannot read {}: {cause}; \"ov2-ha-recorder install\" makes it",
+                    path.display()
+                ),
+            )
+        })?;
+        let env = EnvText::new(text);
+        let settings = settings(&env, &path)?;
+        let mut steps = Steps {
+            record: Record::load(&self.data.data_dir)?,
+            data_dir: &self.data.data_dir,
+            dry_run: self.dry_run,
+            done: Vec::new(),
+        };
+        steps.change(recorders_copy(&env, &settings))?;
+        for (name, value) in openvidu_lines(&settings) {
+            steps.change(Change::Line {
+                path: openvidu.env_file(),
+                name,
+                value,
+            })?;
+        }
+        let mut notes = notes(&openvidu);
+        if steps.done.iter().any(|step| step.changed) {
+            notes.push(format!(
+                "OpenVidu reads its .env when it starts: cd {} && ./openvidu restart",
+                openvidu.path.display()
+            ));
+        }
+        if !self.without_service {
+            steps.service()?;
+        }
+        steps.conclude(self.form, openvidu, Vec::new(), notes)
+    }
+}
+
+struct Steps<'a> {
+    record: Record,
+    data_dir: &'a Path,
+    dry_run: bool,
+    done: Vec<Step>,
+}
+
+impl Steps<'_> {
+    fn change(&mut self, change: Change) -> Result<(), Failure> {
+        let what = match &change {
+            Change::File { path, .. } if change.is_new() => format!("make {}", path.display()),
+            Change::File { path, .. } => format!("write {}", path.display()),
+            Change::Line { path, name, .. } => format!("set {name} in {}", path.display()),
+        };
+        let changed = match self.dry_run {
+            true => !change.done(),
+            false => self.record.make(&change, self.data_dir)?,
+        };
+        self.done.push(Step { what, changed });
+        Ok(())
+    }
+
+    fn image(&mut self, settings: &Settings) -> Result<(), Failure> {
+        let image = settings.image();
+        let what = format!("build the recording image {image}");
+        let entry = [
+            "run",
+            "--rm",
+            "--network=none",
+            "--entrypoint=/usr/local/bin/ov2-ha-recorder",
+            &image,
+            "--version",
+        ];
+        let found = Call::of("docker", entry).output().unwrap_or_default();
+        // An image with a recorder of another version is built anew.
+        let ours = concat!("ov2-ha-recorder ", env!("CARGO_PKG_VERSION"));
+        let changed = found.trim_end() != ours;
+        if changed && !self.dry_run {
+            build_image(settings)?;
+        }
+        self.done.push(Step { what, changed });
+        Ok(())
+    }
+
+    fn service(&mut self) -> Result<(), Failure> {
+        let news = self.done.iter().any(|step| step.changed);
+        let manager = Manager::find()?;
+        let (what, verb) = match manager.running() {
+            true => ("restart the service", Verb::Restart),
+            false => ("start the service", Verb::Start),
+        };
+        let changed = news || !manager.running();
+        if changed && !self.dry_run {
+            if manager == Manager::Systemd {
+                Call::of("systemctl", ["daemon-reload"]).output()?;
+            }
+            manager.tell(verb)?;
+        }
+        self.done.push(Step {
+            what: what.into(),
+            changed,
+        });
+        Ok(())
+    }
+
+    fn conclude(
+        self,
+        form: Form,
+        openvidu: Deployment,
+        openvidu_lines: Vec<String>,
+        notes: Vec<String>,
+    ) -> Result<(), Failure> {
+        let done = Done {
+            dry_run: self.dry_run,
+            openvidu,
+            steps: self.done,
+            openvidu_lines,
+            notes,
+        };
+        form.print(&done, text);
+        Ok(())
+    }
+}
+
+fn text(done: &Done) -> String {
+    let mut text = format!(
+        "OpenVidu {} in {}, recordings in {}\n",
+        done.openvidu.version,
+        done.openvidu.path.display(),
+        done.openvidu.recordings.display()
+    );
+    for step in &done.steps {
+        let mark = match (step.changed, done.dry_run) {
+            (false, _) => "as it is  ",
+            (true, false) => "done      ",
+            (true, true) => "would     ",
+        };
+        text.push_str(&format!("  {mark}{}\n", step.what));
+    }
+    if !done.openvidu_lines.is_empty() {
+        text.push_str(&format!(
+            "\nPut these lines into {} (or let \"ov2-ha-recorder reconfigure\" do it), then restart OpenVidu:\n\n    {}\n",
+            done.openvidu.env_file().display(),
+            done.openvidu_lines.join("\n    ")
+        ));
+    }
+    for note in &done.notes {
+        text.push_str(&format!("\nnote: {note}\n"));
+    }
+    text
+}
+
+/// Builds the recording image by the script that the package brings, from this very program.
+pub(super) fn build_image(settings: &Settings) -> Result<(), Failure> {
+    let program = std::env::current_exe().map_err(Failure::new)?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/docker/build-recorder");
+    let script = [PathBuf::from(BUILD_RECORDER), here].into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        Failure::with(exit::UNAVAILABLE, format!("cannot build the recording image: {BUILD_RECORDER} is not there; install the package, or use --without-image"))
+    })?;
+    Call::of(
+        "bash",
+        [script.as_os_str(), "--binary".as_ref(), program.as_os_str()],
+    )
+    .env("IMAGE_NAME", &settings.image_name)
+    .env("IMAGE_TAG", &settings.image_tag)
+    .show()
+}
+
+/// The target that OpenVidu's webhooks have now becomes the relay's, unless that target is already this service.
+fn relay(env: &mut EnvText, old: &Variables, openvidu: &Deployment) {
+    let ours = |url: &str| url.trim_end_matches('/').ends_with("/openvidu/webhook");
+    let Some(target) = openvidu.webhook.as_deref().filter(|url| !ours(url)) else {
+        return;
+    };
+    if old.get("OPENVIDU_WEBHOOK_ENDPOINT").is_some() {
+        return;
+    }
+    env.set("OPENVIDU_WEBHOOK", "true");
+    env.set("OPENVIDU_WEBHOOK_ENDPOINT", target);
+    if let Some(headers) = &openvidu.webhook_headers {
+        env.set("OPENVIDU_WEBHOOK_HEADERS", headers);
+    }
+}
+
+/// What recorders read: everything that is set, secrets resolved, but for what only the controller needs.
+fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
+    let not_theirs = [
+        "HA_VIEWER_",
+        "HA_WEBHOOK_",
+        "OPENVIDU_WEBHOOK",
+        "HA_TLS_",
+        "HA_TRUSTED_",
+        "HA_S3_SERVER_",
+        "OPENVIDU_RECORDING_PATH",
+        "HA_LISTEN_",
+    ];
+    let variables = Variables::default()
+        .over_text(env.as_str(), Path::new(""))
+        .unwrap_or_default();
+    let mut text = String::from(
+        "# Written by \"ov2-ha-recorder install\" for the recorders; change the service's own file instead.\n",
+    );
+    for setting in TABLE
+        .iter()
+        .filter(|row| !not_theirs.iter().any(|prefix| row.name.starts_with(prefix)))
+    {
+        if let Some(value) = variables.get(setting.name) {
+            text.push_str(&format!("{}={value}\n", setting.name));
+        }
+    }
+    Change::File {
+        path: settings.recording_path.join(".env"),
+        text,
+        mode: 0o600,
+    }
+}
+
+fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
+    let scheme = if settings.tls_cert.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let host = match settings.controller_host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => settings.controller_host.clone(),
+    };
+    let mut lines = vec![
+        ("OPENVIDU_WEBHOOK", "true".to_owned()),
+        (
+            "OPENVIDU_WEBHOOK_ENDPOINT",
+            format!(
+                "{scheme}://{host}:{}/openvidu/webhook",
+                settings.controller_port.0
+            ),
+        ),
+    ];
+    if let Some(token) = &settings.webhook_token {
+        lines.push((
+            "OPENVIDU_WEBHOOK_HEADERS",
+            format!("[\"X-Webhook-Token: {}\"]", token.expose()),
+        ));
+    }
+    lines
+}
+
+fn notes(openvidu: &Deployment) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !openvidu.recording {
+        notes.push(
+            "OPENVIDU_RECORDING is not true in OpenVidu's .env: it records nothing yet".into(),
+        );
+    }
+    if !openvidu.tells_of_recordings {
+        notes.push(
+            "OPENVIDU_WEBHOOK_EVENTS in OpenVidu's .env lacks recordingStatusChanged: add it"
+                .into(),
+        );
+    }
+    notes
+}
+
+fn env_path(file: &SettingsFile) -> PathBuf {
+    file.env_file.clone().unwrap_or_else(|| ENV_FILE.into())
+}
+
+fn settings(env: &EnvText, path: &Path) -> Result<Settings, Failure> {
+    Ok(Variables::default()
+        .over_text(env.as_str(), path)?
+        .settings()?)
+}
+
+/// The address from which this machine would talk to another one; no packet is sent for that.
+fn private_address() -> String {
+    let found = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("192.0.2.1:9")?;
+        Ok(socket.local_addr()?.ip())
+    };
+    found().map_or_else(|_| "127.0.0.1".into(), |address| address.to_string())
+}
+
+fn ask(question: &str, default: &str) -> Result<String, Failure> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return Err(Failure::new(format!(
+            "cannot ask for the {question}: no terminal; use --auto"
+        )));
+    }
+    eprint!("{question} [{default}]: ");
+    let mut line = String::new();
+    let read = std::io::stderr()
+        .flush()
+        .and_then(|()| input.read_line(&mut line));
+    read.map_err(|cause| Failure::new(format!("cannot read the answer: {cause}")))?;
+    let answer = line.trim();
+    Ok(if answer.is_empty() { default } else { answer }.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorders_get_the_password_itself_and_nothing_that_only_the_controller_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "s3cret\n").unwrap();
+        let env = EnvText::new(format!(
+            "HA_CONTROLLER_USERNAME=recorder\nHA_CONTROLLER_PASSWORD_FILE={}\nHA_WEBHOOK_TOKEN=t\nCHUNK_TIME_SIZE=5\n",
+            password.display()
+        ));
+        let settings = settings(&env, Path::new("env")).unwrap();
+        let Change::File { text, .. } = recorders_copy(&env, &settings) else {
+            panic!("no file")
+        };
+        assert!(text.contains("HA_CONTROLLER_PASSWORD=s3cret\n"), "{text}");
+        assert!(text.contains("CHUNK_TIME_SIZE=5\n"), "{text}");
+        assert!(!text.contains("HA_WEBHOOK_TOKEN"), "{text}");
+    }
+}

@@ -1,0 +1,272 @@
+//! `validate`: looks at everything the service needs before it needs it, and says for each thing that is not right what to
+//! do. Changes nothing.
+
+use super::api::Api;
+use super::report::{Check, Form, Report};
+use super::system::{Call, find};
+use super::{Failure, SettingsFile};
+use crate::config::{Port, RuntimeKind, Settings, Storage, Url};
+use crate::{outbound, store};
+use clap::Args;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+/// Check settings, ports, Docker, image, recordings folder, disk, clock, store and webhook target.
+#[derive(Debug, Args)]
+pub(super) struct Validate {
+    #[command(flatten)]
+    file: SettingsFile,
+    #[command(flatten)]
+    form: Form,
+}
+
+impl Validate {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut report = Report::default();
+        match self.file.settings() {
+            Err(faults) => report.add(
+                Check::bad("settings", faults)
+                    .advice("correct these; \"ov2-ha-recorder config\" lists all names"),
+            ),
+            Ok(settings) => look_at_everything(&settings, &mut report).await,
+        }
+        report.conclude(self.form)
+    }
+}
+
+async fn look_at_everything(settings: &Settings, report: &mut Report) {
+    report.add(Check::good("settings", "well formed"));
+    report.add(account(settings));
+    let running = is_running(settings).await;
+    report.add(port("port", settings, settings.controller_port, running));
+    if settings.s3_server_on() {
+        report.add(port("s3 port", settings, settings.s3_server_port, running));
+    }
+    match settings.runtime {
+        RuntimeKind::Docker => {
+            report.add(docker());
+            report.add(image(settings));
+        }
+        RuntimeKind::Process => report.add(programs()),
+    }
+    report.add(recordings(&settings.recording_path));
+    report.add(disk(&settings.recording_path));
+    report.add(clock());
+    report.add(chunk_store(settings, running).await);
+    if settings.relay.0 {
+        for target in &settings.relay_endpoints.0 {
+            report.add(webhook_target(target).await);
+        }
+    }
+}
+
+fn account(settings: &Settings) -> Check {
+    match settings.account() {
+        Err(faults) => Check::bad("account", faults).advice(
+            "set both in the env file; \"ov2-ha-recorder install\" makes a random password",
+        ),
+        Ok((_, password)) if password.expose().len() < 12 => {
+            Check::warning("account", "the password is shorter than 12 characters")
+                .advice("choose a longer one: it gives power over recordings")
+        }
+        Ok((name, _)) => Check::good("account", format!("user {name}, password set")),
+    }
+}
+
+async fn is_running(settings: &Settings) -> bool {
+    match Api::of(settings) {
+        Ok(api) => api
+            .get("/api/sessions/health")
+            .await
+            .is_ok_and(|answer| answer.body["service"] == "recorder-ha-controller"),
+        Err(_) => false,
+    }
+}
+
+fn port(name: &str, settings: &Settings, port: Port, running: bool) -> Check {
+    let address = SocketAddr::new(settings.listen_address, port.0);
+    match TcpListener::bind(address) {
+        Ok(_) => Check::good(name, format!("{address} is free")),
+        Err(cause) if cause.kind() == ErrorKind::AddrInUse && running => {
+            Check::good(name, format!("{address} is held by the running service"))
+        }
+        Err(cause) => Check::bad(name, format!("{address}: {cause}")).advice(format!(
+            "see who has it with \"ss -ltnp sport = :{}\", or choose another port",
+            port.0
+        )),
+    }
+}
+
+fn docker() -> Check {
+    if find("docker").is_none() {
+        return Check::bad("docker", "the docker command is not installed")
+            .advice("apt-get install docker.io");
+    }
+    match Call::of("docker", ["version", "-f", "{{.Server.Version}}"]).output() {
+        Ok(version) => Check::good("docker", format!("engine {version} answers")),
+        Err(failure) => Check::bad("docker", failure.message).advice(
+            "start it (systemctl start docker) and let this user use it (adduser USER docker)",
+        ),
+    }
+}
+
+fn image(settings: &Settings) -> Check {
+    let image = settings.image();
+    let format = "{{index .Config.Labels \"created.by\"}}";
+    match Call::of("docker", ["image", "inspect", "-f", format, &image]).output() {
+        Ok(maker) if maker == "ov2-ha-recorder" => Check::good("image", format!("{image} is ours")),
+        Ok(_) => Check::bad(
+            "image",
+            format!("{image} is OpenVidu's own: recordings with it are not protected"),
+        )
+        .advice("\"ov2-ha-recorder install\" builds ours under the same name"),
+        Err(_) => Check::bad("image", format!("{image} is not there"))
+            .advice("\"ov2-ha-recorder install\" builds it"),
+    }
+}
+
+fn programs() -> Check {
+    let missing = ["Xvfb", "pulseaudio", "ffmpeg"]
+        .into_iter()
+        .filter(|program| find(program).is_none())
+        .collect::<Vec<_>>();
+    match missing.is_empty() {
+        true => Check::good("programs", "Xvfb, pulseaudio and ffmpeg are installed"),
+        false => Check::bad("programs", format!("not installed: {}", missing.join(", ")))
+            .advice("apt-get install xvfb pulseaudio ffmpeg chromium"),
+    }
+}
+
+fn recordings(path: &Path) -> Check {
+    let shown = path.display();
+    if !path.is_dir() {
+        return Check::bad("recordings", format!("{shown} is not a folder"))
+            .advice("set OPENVIDU_RECORDING_PATH to the one in OpenVidu's .env, or make it");
+    }
+    let probe = path.join(format!(".ov2-ha-recorder-probe-{}", std::process::id()));
+    match std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe)) {
+        Ok(()) => Check::good("recordings", format!("{shown} can be written")),
+        Err(cause) => Check::bad("recordings", format!("{shown}: {cause}"))
+            .advice("run this as root or as the service's user, or give that user the folder"),
+    }
+}
+
+fn disk(path: &Path) -> Check {
+    const GIB: f64 = 1_073_741_824.0;
+    match nix::sys::statvfs::statvfs(path) {
+        Err(cause) => Check::skipped("disk", format!("{}: {cause}", path.display())),
+        Ok(found) => {
+            let free = found.blocks_available() as f64 * found.fragment_size() as f64;
+            let whole = (found.blocks() as f64 * found.fragment_size() as f64).max(1.0);
+            let finding = format!("{:.1} GiB free of {:.1}", free / GIB, whole / GIB);
+            match free {
+                free if free < GIB => Check::bad("disk", finding).advice(
+                    "make room: an hour of 720p takes about half a GiB, twice while it is joined",
+                ),
+                free if free < 10.0 * GIB => {
+                    Check::warning("disk", finding).advice("an hour of 720p takes about half a GiB")
+                }
+                _ => Check::good("disk", finding),
+            }
+        }
+    }
+}
+
+fn clock() -> Check {
+    let shows = Call::of("timedatectl", ["show", "-p", "NTPSynchronized", "--value"]).output();
+    match shows.as_deref() {
+        Ok("yes") => Check::good("clock", "synchronised"),
+        Ok("no") => Check::warning("clock", "not synchronised")
+            .advice("timedatectl set-ntp true: S3 refuses requests when it is off by minutes, and videos carry wrong times"),
+        _ => Check::skipped("clock", "no timedatectl on this machine to ask"),
+    }
+}
+
+async fn chunk_store(settings: &Settings, running: bool) -> Check {
+    let built_in = settings.storage == Storage::S3 && settings.s3_server_on();
+    if built_in && !running {
+        return Check::skipped("store", "the built-in S3 server runs with the service");
+    }
+    let probed = match store::open(settings, &settings.recording_path) {
+        Ok(store) => store.probe().await,
+        Err(cause) => Err(cause),
+    };
+    match probed {
+        Ok(()) => Check::good(
+            "store",
+            match settings.storage {
+                Storage::Local => format!("the folder {}", settings.recording_path.display()),
+                Storage::S3 => format!("the bucket {}", settings.s3_bucket),
+            },
+        ),
+        Err(cause) => Check::bad("store", cause)
+            .advice("\"ov2-ha-recorder test-s3\" goes through it step by step"),
+    }
+}
+
+/// Any answer over HTTP will do: the target knows which events it takes.
+async fn webhook_target(target: &Url) -> Check {
+    let shown = target.origin();
+    let client = match outbound::client(Duration::from_secs(5), Duration::from_secs(10)) {
+        Ok(client) => client,
+        Err(cause) => return Check::skipped("webhook", cause),
+    };
+    match client.head(target.expose()).send().await {
+        Ok(answer) => Check::good(
+            "webhook",
+            format!("{shown} answers {}", answer.status().as_u16()),
+        ),
+        Err(cause) => {
+            let why = if cause.is_timeout() {
+                "no answer within 10 s"
+            } else {
+                "cannot connect"
+            };
+            Check::bad("webhook", format!("{shown}: {why}")).advice(
+                "correct OPENVIDU_WEBHOOK_ENDPOINT; events wait in the outbox until it answers",
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Variables;
+
+    #[test]
+    fn a_port_in_use_by_someone_else_is_bad() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let number = other.local_addr().unwrap().port();
+        let settings = Variables::of([("HA_LISTEN_ADDRESS", "127.0.0.1")])
+            .settings()
+            .unwrap();
+        let json = |check: &Check| serde_json::to_value(check).unwrap();
+        let check = port("port", &settings, Port(number), false);
+        assert_eq!(json(&check)["outcome"], "bad");
+        assert!(
+            json(&check)["advice"]
+                .as_str()
+                .unwrap()
+                .contains("ss -ltnp")
+        );
+        assert_eq!(
+            json(&port("port", &settings, Port(number), true))["outcome"],
+            "good"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_says_what_to_do() {
+        let check = serde_json::to_value(recordings(Path::new("/no/such/folder"))).unwrap();
+        assert_eq!(check["outcome"], "bad");
+        assert!(
+            check["advice"]
+                .as_str()
+                .unwrap()
+                .contains("OPENVIDU_RECORDING_PATH")
+        );
+    }
+}
