@@ -1,6 +1,8 @@
 //! The whole story, through a real Docker daemon and a real Chromium: judged by the frames of the video that OpenVidu
 //! would hand to its client.
 
+mod faults;
+
 use crate::support::docker::docker;
 use crate::support::frames::{Footage, probe};
 use crate::support::openvidu::{Order, PATIENCE, Recording, Sealed};

@@ -104,6 +104,12 @@ impl Controller {
         took
     }
 
+    /// Its process's number.
+    pub fn process(&self) -> u32 {
+        let child = self.child.as_ref().expect("the controller does not run");
+        child.id().expect("the controller has ended")
+    }
+
     /// `SIGTERM`; how long it took to end.
     pub async fn stop(&mut self) -> Duration {
         self.signal("TERM").await

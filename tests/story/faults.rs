@@ -1,0 +1,341 @@
+//! The fault matrix: one fault a test, judged by the frames of the final video and by what OpenVidu would see.
+
+use super::{Scene, is_whole};
+use crate::support::docker::{Container, containers, docker, signal_process};
+use crate::support::frames::Footage;
+use crate::support::openvidu::Recording;
+use crate::support::stage::seconds_now;
+use crate::support::wait::{until, until_true};
+use serde_json::Value;
+use std::fs;
+use std::time::Duration;
+
+/// A silent recorder is noticed after 6 s, so that the matrix does not take an hour.
+const QUICK: &[(&str, &str)] = &[
+    ("HEARTBEAT_INTERVAL", "2"),
+    ("HA_MAX_MISSED_HEARTBEATS", "3"),
+    ("CHUNK_TIME_SIZE", "3"),
+    ("HA_FAILOVER_CHECK_INTERVAL", "1"),
+];
+/// The heartbeat time-out that follows from [`QUICK`], in seconds.
+const SILENCE: f64 = 6.0;
+
+/// Long enough for some seconds of footage before and after a fault.
+const A_WHILE: Duration = Duration::from_secs(5);
+
+impl Scene {
+    /// Starts a recording and lets it run for a while.
+    async fn under_way(&self, id: &str) -> Recording {
+        let recording = self.start(id).await;
+        tokio::time::sleep(A_WHILE).await;
+        recording
+    }
+
+    /// Waits until frames arrive again, and for a while longer.
+    async fn goes_on(&self, recording: &Recording) {
+        recording.grows(60_000, Duration::from_secs(30)).await;
+        tokio::time::sleep(A_WHILE).await;
+    }
+
+    async fn failovers(&self, id: &str) -> Value {
+        self.stage
+            .controller
+            .get(&format!("/api/failover/{id}/history"))
+            .await
+    }
+
+    /// The session is in the state `status`.
+    async fn becomes(&self, id: &str, status: &str, bound: Duration) {
+        until(&format!("{id} {status}"), bound, || async {
+            (self.session(id).await["status"] == status).then_some(())
+        })
+        .await;
+    }
+
+    /// The backup container of `id`, once there is one.
+    async fn backup(&self, id: &str) -> Container {
+        let (_, backup) = until("a backup container", Duration::from_secs(20), || async {
+            containers(&format!("label=session.id={id}"))
+                .into_iter()
+                .find(Container::runs)
+        })
+        .await;
+        backup
+    }
+
+    /// Stops as OpenVidu does and reads the video; nothing but what the fault cost may be missing.
+    async fn finish(&self, recording: &Recording, most_missing: f64, holes: usize) -> Footage {
+        let sealed = self.stop(recording).await;
+        let footage = Footage::read(&sealed.video);
+        is_whole(&footage);
+        assert!(footage.missing() <= most_missing, "{:?}", footage.holes());
+        assert!(footage.holes().len() <= holes, "{:?}", footage.holes());
+        eprintln!(
+            "missing {:?}; stop took {:?}",
+            footage.holes(),
+            sealed.stop_took
+        );
+        footage
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_kill_costs_seconds() {
+    let Some(scene) = Scene::set("docker_kill_costs_seconds", QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_kill").await;
+    docker(&["kill", &recording.container.0]).unwrap();
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, 6.0, 1).await;
+    assert_eq!(scene.failovers("ses_kill").await["totalFailovers"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_container_is_replaced_and_the_controller_finishes_for_openvidu() {
+    let name = "a_removed_container_is_replaced_and_the_controller_finishes_for_openvidu";
+    let Some(scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_gone~1").await;
+    recording.container.remove();
+    let backup = scene.backup("ses_gone~1").await;
+    let label = |name: &str| {
+        backup
+            .inspect(&format!("{{{{index .Config.Labels \"{name}\"}}}}"))
+            .unwrap()
+    };
+    assert_eq!(label("container.type"), "backup-recorder");
+    assert_eq!(label("created.by"), "ha-controller");
+    scene.goes_on(&recording).await;
+    let refused = scene.stage.openvidu.stop(&recording).await;
+    assert!(
+        refused.is_err(),
+        "OpenVidu's exec works in a container that is gone"
+    );
+    until_true("the sealed recording", Duration::from_secs(75), || {
+        let text = fs::read_to_string(recording.seal_path()).unwrap_or_default();
+        let seal: Value = serde_json::from_str(&text).unwrap_or_default();
+        seal["status"] == "ready"
+            && seal["duration"]
+                .as_f64()
+                .is_some_and(|seconds| seconds > 5.0)
+    })
+    .await;
+    assert!(!backup.runs(), "the backup still runs");
+    let footage = Footage::read(&recording.video());
+    is_whole(&footage);
+    assert!(footage.missing() <= 6.0, "{:?}", footage.holes());
+    assert!(recording.folder.join("ses_gone~1.jpg").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_container_is_fenced_and_replaced() {
+    let Some(scene) = Scene::set("a_frozen_container_is_fenced_and_replaced", QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_pause").await;
+    docker(&["pause", &recording.container.0]).unwrap();
+    let frozen_at = seconds_now();
+    scene.goes_on(&recording).await;
+    // Docker refuses when it was fenced; what was frozen must not come back either way.
+    let _ = docker(&["unpause", &recording.container.0]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let footage = scene.finish(&recording, SILENCE + 3.0 + 3.5, 1).await;
+    assert!(
+        (footage.holes()[0].from - frozen_at).abs() < 1.5,
+        "{:?}",
+        footage.holes()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_freeze_is_no_failover() {
+    let slow = &[
+        ("HEARTBEAT_INTERVAL", "5"),
+        ("HA_MAX_MISSED_HEARTBEATS", "4"),
+    ];
+    let Some(scene) = Scene::set("a_short_freeze_is_no_failover", slow).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_nap").await;
+    recording
+        .container
+        .signal_processes("ov2-ha-recorder", "STOP");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    recording
+        .container
+        .signal_processes("ov2-ha-recorder", "CONT");
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, 2.5, 1).await;
+    assert_eq!(scene.failovers("ses_nap").await["totalFailovers"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_encoder_is_started_again_in_place() {
+    let Some(scene) = Scene::set("a_killed_encoder_is_started_again_in_place", QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_encoder").await;
+    assert!(recording.container.signal_processes("ffmpeg", "KILL") > 0);
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, 3.0, 1).await;
+    assert_eq!(scene.failovers("ses_encoder").await["totalFailovers"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_encoder_is_noticed_and_replaced() {
+    let Some(scene) = Scene::set("a_frozen_encoder_is_noticed_and_replaced", QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_frozen").await;
+    assert!(recording.container.signal_processes("ffmpeg", "STOP") > 0);
+    scene.goes_on(&recording).await;
+    // Chunk progress time-out, a check, and a start.
+    scene.finish(&recording, 9.0 + 1.0 + 4.0, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_browser_shows_the_page_again() {
+    let Some(scene) = Scene::set("a_killed_browser_shows_the_page_again", QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_browser").await;
+    let killed = recording.container.signal_processes("chromium", "KILL")
+        + recording.container.signal_processes("chrome", "KILL");
+    assert!(killed > 0);
+    scene.goes_on(&recording).await;
+    let sealed = scene.stop(&recording).await;
+    let footage = Footage::read(&sealed.video);
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert!(footage.missing() <= 6.0, "{:?}", footage.holes());
+    assert!(
+        seconds_now() - footage.last_clock() < 8.0,
+        "the page was not shown again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_controller_does_not_blame_the_recorders_when_it_wakes() {
+    let name = "a_frozen_controller_does_not_blame_the_recorders_when_it_wakes";
+    let Some(scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_cut").await;
+    let controller = scene.stage.controller.process();
+    signal_process(controller, "STOP");
+    tokio::time::sleep(Duration::from_secs_f64(SILENCE + 3.0)).await;
+    signal_process(controller, "CONT");
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, 0.0, 0).await;
+    assert_eq!(scene.failovers("ses_cut").await["totalFailovers"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_restarts_a_recorder_while_the_controller_is_down() {
+    let name = "docker_restarts_a_recorder_while_the_controller_is_down";
+    let Some(mut scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_down").await;
+    tokio::time::sleep(A_WHILE).await;
+    scene.stage.controller.kill().await;
+    recording.container.signal_first_process("KILL");
+    scene.goes_on(&recording).await;
+    scene.stage.controller.resume().await;
+    scene
+        .becomes("ses_down", "RECORDING", Duration::from_secs(20))
+        .await;
+    scene.finish(&recording, 6.0, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_killed_during_a_failover_ends_it_after_its_return() {
+    let name = "a_controller_killed_during_a_failover_ends_it_after_its_return";
+    let Some(mut scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_both").await;
+    // Docker does not restart what was killed through its API: only the controller can.
+    docker(&["kill", &recording.container.0]).unwrap();
+    scene.stage.controller.kill().await;
+    scene.stage.controller.resume().await;
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, 12.0, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_forgot_everything_goes_on_with_the_next_run() {
+    let name = "a_controller_that_forgot_everything_goes_on_with_the_next_run";
+    let Some(mut scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_amnesia").await;
+    scene.stage.controller.kill().await;
+    fs::remove_dir_all(scene.stage.controller.folder.join("data")).unwrap();
+    scene.stage.controller.resume().await;
+    scene
+        .becomes("ses_amnesia", "RECORDING", Duration::from_secs(15))
+        .await;
+    docker(&["kill", &recording.container.0]).unwrap();
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, 6.0, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_meets_a_failover_still_leaves_the_video() {
+    let Some(scene) =
+        Scene::set("a_stop_that_meets_a_failover_still_leaves_the_video", QUICK).await
+    else {
+        return;
+    };
+    let recording = scene.under_way("ses_meet").await;
+    recording.container.signal_first_process("KILL");
+    until_true(
+        "the container to run again",
+        Duration::from_secs(10),
+        || recording.container.runs(),
+    )
+    .await;
+    let footage = scene.finish(&recording, 6.0, 1).await;
+    assert!(footage.duration > 4.0, "{} s", footage.duration);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_faults_within_five_seconds_are_two_holes_at_most() {
+    let Some(scene) = Scene::set("two_faults_within_five_seconds", QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_twice").await;
+    recording.container.signal_first_process("KILL");
+    recording.grows(1, Duration::from_secs(15)).await;
+    until_true(
+        "the container to run again",
+        Duration::from_secs(10),
+        || recording.container.runs(),
+    )
+    .await;
+    recording.container.signal_first_process("KILL");
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, 12.0, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_used_again_never_meets_the_earlier_recording() {
+    let Some(scene) = Scene::set("an_id_used_again_never_meets_the_earlier_recording", QUICK).await
+    else {
+        return;
+    };
+    let first = scene.under_way("ses_again").await;
+    let sealed = scene.stop(&first).await;
+    let ended = Footage::read(&sealed.video).last_clock();
+    // As OpenVidu deletes: the files it knows go, the folder with them.
+    fs::remove_dir_all(&first.folder).unwrap();
+    drop(first);
+    let second = scene.under_way("ses_again").await;
+    let footage = scene.finish(&second, 0.0, 0).await;
+    assert!(
+        footage.first_clock() > ended,
+        "frames of the earlier recording are shown"
+    );
+}
