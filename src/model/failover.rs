@@ -302,3 +302,132 @@ pub struct Failover {
     /// Milliseconds from the fault's detection to the first new frame.
     pub recovery_ms: Option<u64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::session::tests::{at, session};
+    use crate::model::wire::Trouble;
+
+    impl Policy {
+        pub(crate) fn for_tests() -> Self {
+            Self {
+                heartbeat_timeout: Duration::from_secs(30),
+                stuck_timeout: Duration::from_secs(30),
+                grace: Duration::from_secs(5),
+                max_attempts: 5,
+                window: Duration::from_secs(600),
+                first_delay: Duration::from_secs(1),
+                longest_delay: Duration::from_secs(30),
+            }
+        }
+    }
+
+    fn recording() -> Session {
+        session(State::Recording { since: at(0) })
+    }
+
+    fn fault(session: &Session, now: i64) -> Option<Reason> {
+        Policy::for_tests().fault(session, Seen::Running, at(0), at(now))
+    }
+
+    #[test]
+    fn a_silent_recorder_is_lost_when_its_time_is_over_and_not_before() {
+        let mut session = recording();
+        session.heartbeat_at = at(100);
+        session.advanced_at = at(100);
+        assert_eq!(fault(&session, 129), None);
+        assert_eq!(fault(&session, 130), Some(Reason::Silent));
+        let frozen = Policy::for_tests().fault(&session, Seen::Frozen, at(0), at(130));
+        assert_eq!(frozen, Some(Reason::Frozen));
+    }
+
+    #[test]
+    fn a_recorder_that_beats_but_records_nothing_is_stuck_unless_the_disk_is_full() {
+        let mut session = recording();
+        session.heartbeat_at = at(130);
+        session.advanced_at = at(100);
+        assert_eq!(fault(&session, 130), Some(Reason::Stuck));
+        session.report.troubles.push(Trouble {
+            kind: TroubleKind::Disk,
+            message: "no space left".into(),
+        });
+        assert_eq!(fault(&session, 130), None);
+    }
+
+    #[test]
+    fn the_controllers_own_absence_is_no_ones_fault() {
+        let session = recording();
+        let policy = Policy::for_tests();
+        assert_eq!(
+            policy.fault(&session, Seen::Running, at(1_000), at(1_029)),
+            None
+        );
+        let late = policy.fault(&session, Seen::Running, at(1_000), at(1_030));
+        assert_eq!(late, Some(Reason::Silent));
+    }
+
+    #[test]
+    fn a_recorder_that_has_just_been_started_gets_its_grace() {
+        let starting = session(State::Starting { since: at(0) });
+        let mut heard = starting;
+        heard.heartbeat_at = at(34);
+        assert_eq!(fault(&heard, 34), None);
+        assert_eq!(fault(&heard, 35), Some(Reason::Stuck));
+    }
+
+    #[test]
+    fn a_page_in_trouble_is_given_time_and_a_dying_recorder_none() {
+        let mut session = recording();
+        session.heartbeat_at = at(100);
+        session.advanced_at = at(100);
+        session.page_troubled_at = Some(at(90));
+        let trouble = |kind| Trouble {
+            kind,
+            message: "the page crashed".into(),
+        };
+        session.report.troubles = vec![trouble(TroubleKind::Page)];
+        assert_eq!(fault(&session, 110), None);
+        assert!(matches!(
+            fault(&session, 120),
+            Some(Reason::Reported { .. })
+        ));
+        session.report.troubles = vec![trouble(TroubleKind::Dying)];
+        assert!(matches!(
+            fault(&session, 101),
+            Some(Reason::Reported { .. })
+        ));
+    }
+
+    #[test]
+    fn failovers_wait_longer_each_time_and_then_the_session_is_given_up() {
+        let policy = Policy::for_tests();
+        let mut session = recording();
+        let mut delays = Vec::new();
+        for second in 0..5 {
+            let now = at(second);
+            let event = policy.answer(&session, Reason::Stuck, now);
+            let Event::Lost { not_before, .. } = &event else {
+                panic!("given up after {second}");
+            };
+            delays.push(not_before.since(now).as_secs());
+            session.on(event, now).unwrap();
+            session.state = State::Recording { since: now };
+        }
+        assert_eq!(delays, [0, 1, 2, 4, 8]);
+        let sixth = policy.answer(&session, Reason::Stuck, at(5));
+        assert!(matches!(sixth, Event::GivenUp(_)), "{sixth:?}");
+        let next_window = policy.answer(&session, Reason::Stuck, at(605));
+        assert!(matches!(next_window, Event::Lost { .. }), "{next_window:?}");
+    }
+
+    #[test]
+    fn what_is_due_is_what_will_be_a_fault() {
+        let policy = Policy::for_tests();
+        let session = recording();
+        let due = policy.due(&session, at(0)).unwrap();
+        let before = Timestamp::from_millis(due.millis() - 1);
+        assert_eq!(policy.fault(&session, Seen::Running, at(0), before), None);
+        assert!(policy.fault(&session, Seen::Running, at(0), due).is_some());
+    }
+}
