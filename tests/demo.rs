@@ -25,6 +25,9 @@ struct Arguments {
     /// Where the recording, the controller's state and its log go.
     #[arg(long)]
     folder: PathBuf,
+    /// Where the recorder runs: docker or process.
+    #[arg(long, default_value = "docker")]
+    runtime: String,
     /// Leave the controller running at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -44,7 +47,11 @@ async fn main() -> ExitCode {
 }
 
 async fn demo(arguments: &Arguments) -> Result<(), String> {
-    let mut stage = Stage::set(&arguments.binary, &arguments.folder, &[]).await?;
+    let (binary, folder) = (&arguments.binary, &arguments.folder);
+    let mut stage = match arguments.runtime.as_str() {
+        "process" => Stage::of_processes(binary, folder, &[]).await?,
+        _ => Stage::set(binary, folder, &[]).await?,
+    };
     let page = stage.controller.url("/");
     println!(
         "status page: {page} (user {USER}, password {})",

@@ -150,7 +150,7 @@ async fn openvidu_finds_all_it_expects_after_a_plain_recording() {
     };
     let recording = scene.stage.openvidu.start(order).await.unwrap();
     assert!(recording.start_took < PATIENCE);
-    let name = recording.container.inspect("{{.Name}}").unwrap();
+    let name = recording.vessel.container().inspect("{{.Name}}").unwrap();
     assert_eq!(name, "/recording_ses_plain_1");
     let seal: Value =
         serde_json::from_str(&fs::read_to_string(recording.seal_path()).unwrap()).unwrap();
@@ -189,9 +189,9 @@ async fn the_secret_of_the_page_is_written_nowhere() {
     };
     let recording = scene.start("ses_secret").await;
     recording.grows(100_000, PATIENCE).await;
-    let arguments = docker(&["top", &recording.container.0, "-eo", "args"]).unwrap();
+    let arguments = docker(&["top", &recording.vessel.container().0, "-eo", "args"]).unwrap();
     assert!(!arguments.contains(SECRET), "{arguments}");
-    let logs = recording.container.logs();
+    let logs = recording.vessel.container().logs();
     assert!(!logs.contains(SECRET), "{logs}");
     scene.stop(&recording).await;
     for entry in files_below(scene.folder.path()) {

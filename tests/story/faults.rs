@@ -85,7 +85,7 @@ async fn docker_kill_costs_seconds() {
         return;
     };
     let recording = scene.under_way("ses_kill").await;
-    docker(&["kill", &recording.container.0]).unwrap();
+    docker(&["kill", &recording.vessel.container().0]).unwrap();
     scene.goes_on(&recording).await;
     scene.finish(&recording, 6.0, 1).await;
     assert_eq!(scene.failovers("ses_kill").await["totalFailovers"], 1);
@@ -98,7 +98,7 @@ async fn a_removed_container_is_replaced_and_the_controller_finishes_for_openvid
         return;
     };
     let recording = scene.under_way("ses_gone~1").await;
-    recording.container.remove();
+    recording.vessel.container().remove();
     let backup = scene.backup("ses_gone~1").await;
     let label = |name: &str| {
         backup
@@ -135,11 +135,11 @@ async fn a_frozen_container_is_fenced_and_replaced() {
         return;
     };
     let recording = scene.under_way("ses_pause").await;
-    docker(&["pause", &recording.container.0]).unwrap();
+    docker(&["pause", &recording.vessel.container().0]).unwrap();
     let frozen_at = seconds_now();
     scene.goes_on(&recording).await;
     // Docker refuses when it was fenced; what was frozen must not come back either way.
-    let _ = docker(&["unpause", &recording.container.0]);
+    let _ = docker(&["unpause", &recording.vessel.container().0]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let footage = scene.finish(&recording, SILENCE + 3.0 + 3.5, 1).await;
     assert!(
@@ -160,11 +160,13 @@ async fn a_short_freeze_is_no_failover() {
     };
     let recording = scene.under_way("ses_nap").await;
     recording
-        .container
+        .vessel
+        .container()
         .signal_processes("ov2-ha-recorder", "STOP");
     tokio::time::sleep(Duration::from_secs(2)).await;
     recording
-        .container
+        .vessel
+        .container()
         .signal_processes("ov2-ha-recorder", "CONT");
     scene.goes_on(&recording).await;
     scene.finish(&recording, 2.5, 1).await;
@@ -177,7 +179,13 @@ async fn a_killed_encoder_is_started_again_in_place() {
         return;
     };
     let recording = scene.under_way("ses_encoder").await;
-    assert!(recording.container.signal_processes("ffmpeg", "KILL") > 0);
+    assert!(
+        recording
+            .vessel
+            .container()
+            .signal_processes("ffmpeg", "KILL")
+            > 0
+    );
     scene.goes_on(&recording).await;
     scene.finish(&recording, 3.0, 1).await;
     assert_eq!(scene.failovers("ses_encoder").await["totalFailovers"], 0);
@@ -189,7 +197,13 @@ async fn a_frozen_encoder_is_noticed_and_replaced() {
         return;
     };
     let recording = scene.under_way("ses_frozen").await;
-    assert!(recording.container.signal_processes("ffmpeg", "STOP") > 0);
+    assert!(
+        recording
+            .vessel
+            .container()
+            .signal_processes("ffmpeg", "STOP")
+            > 0
+    );
     scene.goes_on(&recording).await;
     // Chunk progress time-out, a check, and a start.
     scene.finish(&recording, 9.0 + 1.0 + 4.0, 1).await;
@@ -201,8 +215,14 @@ async fn a_killed_browser_shows_the_page_again() {
         return;
     };
     let recording = scene.under_way("ses_browser").await;
-    let killed = recording.container.signal_processes("chromium", "KILL")
-        + recording.container.signal_processes("chrome", "KILL");
+    let killed = recording
+        .vessel
+        .container()
+        .signal_processes("chromium", "KILL")
+        + recording
+            .vessel
+            .container()
+            .signal_processes("chrome", "KILL");
     assert!(killed > 0);
     scene.goes_on(&recording).await;
     let sealed = scene.stop(&recording).await;
@@ -240,7 +260,7 @@ async fn docker_restarts_a_recorder_while_the_controller_is_down() {
     let recording = scene.under_way("ses_down").await;
     tokio::time::sleep(A_WHILE).await;
     scene.stage.controller.kill().await;
-    recording.container.signal_first_process("KILL");
+    recording.vessel.kill_first_process();
     scene.goes_on(&recording).await;
     scene.stage.controller.resume().await;
     scene
@@ -257,7 +277,7 @@ async fn a_controller_killed_during_a_failover_ends_it_after_its_return() {
     };
     let recording = scene.under_way("ses_both").await;
     // Docker does not restart what was killed through its API: only the controller can.
-    docker(&["kill", &recording.container.0]).unwrap();
+    docker(&["kill", &recording.vessel.container().0]).unwrap();
     scene.stage.controller.kill().await;
     scene.stage.controller.resume().await;
     scene.goes_on(&recording).await;
@@ -277,7 +297,7 @@ async fn a_controller_that_forgot_everything_goes_on_with_the_next_run() {
     scene
         .becomes("ses_amnesia", "RECORDING", Duration::from_secs(15))
         .await;
-    docker(&["kill", &recording.container.0]).unwrap();
+    docker(&["kill", &recording.vessel.container().0]).unwrap();
     scene.goes_on(&recording).await;
     scene.finish(&recording, 6.0, 1).await;
 }
@@ -290,11 +310,11 @@ async fn a_stop_that_meets_a_failover_still_leaves_the_video() {
         return;
     };
     let recording = scene.under_way("ses_meet").await;
-    recording.container.signal_first_process("KILL");
+    recording.vessel.kill_first_process();
     until_true(
         "the container to run again",
         Duration::from_secs(10),
-        || recording.container.runs(),
+        || recording.vessel.container().runs(),
     )
     .await;
     let footage = scene.finish(&recording, 6.0, 1).await;
@@ -307,15 +327,15 @@ async fn two_faults_within_five_seconds_are_two_holes_at_most() {
         return;
     };
     let recording = scene.under_way("ses_twice").await;
-    recording.container.signal_first_process("KILL");
+    recording.vessel.kill_first_process();
     recording.grows(1, Duration::from_secs(15)).await;
     until_true(
         "the container to run again",
         Duration::from_secs(10),
-        || recording.container.runs(),
+        || recording.vessel.container().runs(),
     )
     .await;
-    recording.container.signal_first_process("KILL");
+    recording.vessel.kill_first_process();
     scene.goes_on(&recording).await;
     scene.finish(&recording, 12.0, 2).await;
 }

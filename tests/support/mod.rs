@@ -8,4 +8,5 @@ pub mod frames;
 pub mod openvidu;
 pub mod page;
 pub mod stage;
+pub mod vessel;
 pub mod wait;

@@ -2,7 +2,7 @@
 //! bytes, stops by `echo 'q' > stop`, waits for the container, removes it, reads `.info`, seals `.recording.<id>`, and
 //! tells the controller of each step by webhook. What would make OpenVidu fail a recording is an `Err` here.
 
-use super::docker::{Container, docker};
+use super::vessel::{Ground, Vessel};
 use super::wait::until;
 use serde_json::{Value, json};
 use std::fs;
@@ -17,8 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct OpenVidu {
     /// The folder that becomes `/recordings`.
     pub recordings: PathBuf,
-    /// The recording image with its tag.
-    pub image: String,
+    /// Where its recorders run.
+    pub ground: Ground,
     /// Where webhooks go; none are sent without.
     pub webhook: Option<String>,
     client: reqwest::Client,
@@ -61,7 +61,7 @@ pub struct Recording {
     /// What was asked for.
     pub order: Order,
     /// The container OpenVidu made.
-    pub container: Container,
+    pub vessel: Vessel,
     /// The recording's folder on the host.
     pub folder: PathBuf,
     /// When OpenVidu made it, in milliseconds since the epoch.
@@ -87,12 +87,12 @@ pub struct Sealed {
 
 impl OpenVidu {
     /// A server with its recordings in `recordings`.
-    pub fn new(recordings: &Path, image: &str, webhook: Option<String>) -> Self {
+    pub fn new(recordings: &Path, ground: Ground, webhook: Option<String>) -> Self {
         fs::create_dir_all(recordings).unwrap();
         let time = Duration::from_secs(10);
         Self {
             recordings: recordings.to_owned(),
-            image: image.to_owned(),
+            ground,
             webhook,
             client: ov2_ha_recorder::outbound::client(time, time).unwrap(),
         }
@@ -102,11 +102,13 @@ impl OpenVidu {
     pub async fn start(&self, order: Order) -> Result<Recording, String> {
         let created_at = now();
         let begin = Instant::now();
-        let container = self.run(&order, created_at)?;
+        let name = format!("recording_{}", order.id.replace('~', "_"));
+        let environment = environment(&order, created_at);
+        let vessel = self.ground.run(&name, environment, &self.recordings)?;
         let folder = self.recordings.join(&order.id);
         let mut recording = Recording {
             order,
-            container,
+            vessel,
             folder,
             created_at,
             start_took: Duration::ZERO,
@@ -114,8 +116,8 @@ impl OpenVidu {
         let video = recording.video();
         while !fs::metadata(&video).is_ok_and(|file| file.len() > 0) {
             if begin.elapsed() > PATIENCE {
-                let logs = recording.container.logs();
-                recording.container.remove();
+                let logs = recording.vessel.logs();
+                recording.vessel.force_away();
                 return Err(format!(
                     "{} has no bytes after {PATIENCE:?}\n{logs}",
                     video.display()
@@ -128,23 +130,6 @@ impl OpenVidu {
         Ok(recording)
     }
 
-    /// Makes and starts the container: name, environment, bind, network and shared memory, nothing else.
-    fn run(&self, order: &Order, created_at: u64) -> Result<Container, String> {
-        let mut arguments: Vec<String> = ["create", "--network", "host", "--shm-size", "536870912"]
-            .map(str::to_owned)
-            .to_vec();
-        let name = format!("recording_{}", order.id.replace('~', "_"));
-        let bind = format!("{}:/recordings", self.recordings.display());
-        arguments.extend(["--name".into(), name, "-v".into(), bind]);
-        for (name, value) in environment(order, created_at) {
-            arguments.extend(["-e".into(), format!("{name}={value}")]);
-        }
-        arguments.push(self.image.clone());
-        let container = Container(docker(&arguments)?);
-        docker(&["start", &container.0])?;
-        Ok(container)
-    }
-
     /// Stops a recording as OpenVidu does, step by step.
     pub async fn stop(&self, recording: &Recording) -> Result<Sealed, String> {
         let begin = Instant::now();
@@ -155,16 +140,10 @@ impl OpenVidu {
         json["duration"] = 0.into();
         fs::write(&seal, json.to_string()).map_err(|cause| cause.to_string())?;
         self.tell(recording, "stopped", 0, 0.0).await?;
-        docker(&[
-            "exec",
-            &recording.container.0,
-            "bash",
-            "-c",
-            "echo 'q' > stop",
-        ])?;
-        let exit_code = self.wait_for_end(recording).await?;
+        recording.vessel.tell_to_stop()?;
+        let exit_code = recording.vessel.end(PATIENCE).await?;
         let stop_took = begin.elapsed();
-        docker(&["rm", &recording.container.0])?;
+        recording.vessel.remove().await?;
         let info_path = recording
             .folder
             .join(format!("{}.info", recording.order.id));
@@ -188,26 +167,6 @@ impl OpenVidu {
             recording: json,
             exit_code,
         })
-    }
-
-    async fn wait_for_end(&self, recording: &Recording) -> Result<i64, String> {
-        let mut wait = tokio::process::Command::new("docker");
-        wait.args(["wait", &recording.container.0])
-            .kill_on_drop(true);
-        match tokio::time::timeout(PATIENCE, wait.output()).await {
-            Ok(Ok(output)) => {
-                let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-                text.parse().map_err(|_| format!("docker wait: {text}"))
-            }
-            Ok(Err(cause)) => Err(format!("cannot run docker wait: {cause}")),
-            Err(_) => {
-                let logs = recording.container.logs();
-                recording.container.remove();
-                Err(format!(
-                    "the container did not end within {PATIENCE:?}\n{logs}"
-                ))
-            }
-        }
     }
 
     /// Sends `recordingStatusChanged`; anything but 200 loses the event, which is an error here.
@@ -267,7 +226,7 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        self.container.remove();
+        self.vessel.force_away();
         for backup in super::docker::containers(&format!("label=session.id={}", self.order.id)) {
             backup.remove();
         }

@@ -6,11 +6,13 @@ use super::docker::{OwnImage, recording_image};
 use super::frames::{self, Footage};
 use super::openvidu::{OpenVidu, Order, Sealed};
 use super::page::Page;
+use super::vessel::Ground;
+use ov2_ha_recorder::runtime::process::ProcessRuntime;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A stage on Docker.
+/// A stage.
 #[derive(Debug)]
 pub struct Stage {
     /// The server whose recordings are kept.
@@ -19,8 +21,8 @@ pub struct Stage {
     pub controller: Controller,
     /// What is recorded.
     pub page: Page,
-    /// The image under a name of its own.
-    pub image: OwnImage,
+    /// The image under a name of its own, where recorders run in Docker.
+    pub image: Option<OwnImage>,
     /// Where everything lies.
     pub folder: PathBuf,
 }
@@ -36,22 +38,55 @@ impl Stage {
         settings: &[(&str, &str)],
     ) -> Result<Self, String> {
         let image = OwnImage::of(&recording_image()?);
+        let name = image.name.clone();
+        let all = [("IMAGE_NAME", name.as_str()), ("IMAGE_TAG", OwnImage::TAG)];
+        let ground = Ground::Docker {
+            image: image.full(),
+        };
+        Ok(Self::with(
+            binary,
+            folder,
+            ground,
+            Some(image),
+            &[&all, settings].concat(),
+        )
+        .await)
+    }
+
+    /// The same where recorders are processes of this machine.
+    ///
+    /// # Errors
+    /// When the process runtime cannot be used.
+    pub async fn of_processes(
+        binary: &Path,
+        folder: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let root = folder.join("controller/data/recorders");
+        let runtime = ProcessRuntime::open(&root, binary).map_err(|cause| cause.to_string())?;
+        let ground = Ground::Processes { runtime, root };
+        let all = [&[("HA_RUNTIME", "process")], settings].concat();
+        Ok(Self::with(binary, folder, ground, None, &all).await)
+    }
+
+    async fn with(
+        binary: &Path,
+        folder: &Path,
+        ground: Ground,
+        image: Option<OwnImage>,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let recordings = folder.join("recordings");
-        let mut all = vec![
-            ("IMAGE_NAME", image.name.as_str()),
-            ("IMAGE_TAG", OwnImage::TAG),
-        ];
-        all.extend_from_slice(settings);
         let controller =
-            Controller::start(binary, &folder.join("controller"), &recordings, &all).await;
+            Controller::start(binary, &folder.join("controller"), &recordings, settings).await;
         let webhook = controller.url("/openvidu/webhook");
-        Ok(Self {
-            openvidu: OpenVidu::new(&recordings, &image.full(), Some(webhook)),
+        Self {
+            openvidu: OpenVidu::new(&recordings, ground, Some(webhook)),
             controller,
             page: Page::serve().await,
             image,
             folder: folder.to_owned(),
-        })
+        }
     }
 
     /// What a client orders for `id`: the page of this stage.
@@ -92,7 +127,7 @@ impl Stage {
         ));
         tokio::time::sleep_until(begin + KILL_AT).await;
         let killed_at = seconds_now();
-        recording.container.signal_first_process("KILL");
+        recording.vessel.kill_first_process();
         say("12 s: killed the recorder's first process");
         tokio::time::sleep_until(begin + STOP_AT).await;
         let sealed = self.openvidu.stop(&recording).await?;
