@@ -2,7 +2,9 @@
 //! that says of what kind it was.
 
 mod api;
+mod backup;
 mod changes;
+mod clean;
 mod config;
 mod env_text;
 mod health;
@@ -11,6 +13,8 @@ mod logging;
 mod openvidu;
 mod package;
 mod report;
+mod reset;
+mod restore;
 mod service;
 mod supervise;
 mod system;
@@ -50,6 +54,10 @@ enum Action {
     Reconfigure(install::Reconfigure),
     Uninstall(uninstall::Uninstall),
     Config(config::Config),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Clean(clean::Clean),
+    Reset(reset::Reset),
     #[command(hide = true)]
     Package(package::Package),
 }
@@ -78,12 +86,17 @@ impl SettingsFile {
     /// When a file that was named cannot be read, or a line of it is not `NAME=value`.
     pub fn variables(&self) -> Result<Variables, Faults> {
         let variables = Variables::of_process();
-        let usual = ["/etc/ov2-ha-recorder/ov2-ha-recorder.env", ".env"];
-        let found = || usual.iter().map(PathBuf::from).find(|path| path.is_file());
-        match self.env_file.clone().or_else(found) {
+        match self.path() {
             Some(path) => variables.over_file(Path::new(&path)),
             None => Ok(variables),
         }
+    }
+
+    /// The env file that is read, where there is one.
+    pub fn path(&self) -> Option<PathBuf> {
+        let usual = ["/etc/ov2-ha-recorder/ov2-ha-recorder.env", ".env"];
+        let found = || usual.iter().map(PathBuf::from).find(|path| path.is_file());
+        self.env_file.clone().or_else(found)
     }
 
     /// The settings.
@@ -162,6 +175,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Reconfigure(command) => command.run(),
         Action::Uninstall(command) => command.run(),
         Action::Config(command) => command.run(),
+        Action::Backup(command) => wait(command.run()),
+        Action::Restore(command) => wait(command.run()),
+        Action::Clean(command) => wait(command.run()),
+        Action::Reset(command) => wait(command.run()),
         Action::Package(command) => command.run(),
     }
 }

@@ -2,6 +2,7 @@
 //! thread makes writes durable for everybody who waits, so that a hundred waiters cost one flush. Nobody outside this room
 //! sees sled.
 
+pub mod export;
 pub mod sessions;
 
 use crate::tasks::Tasks;

@@ -1,0 +1,254 @@
+//! `backup`: one archive with what makes this service what it is: settings, sessions, outbox, and the manifests of takes
+//! whose chunks are in the store. Taken from the running service over its API, or from the database when it does not run.
+
+use super::api::Api;
+use super::report::Form;
+use super::{DataDir, Failure, SettingsFile, exit};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::Settings;
+use crate::db::{Db, DbError};
+use crate::store;
+use crate::tasks::Tasks;
+use bytes::Bytes;
+use clap::Args;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::StreamExt;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The version of the archive's layout.
+pub(super) const FORMAT: u32 = 1;
+/// The entry that describes the archive; the last one, so that an archive with it is whole.
+pub(super) const INDEX: &str = "backup.json";
+/// The entry with the database.
+pub(super) const STATE: &str = "state.jsonl";
+/// The entry with the settings.
+pub(super) const SETTINGS: &str = "settings.env";
+/// The folder of the manifests.
+pub(super) const MANIFESTS: &str = "manifests/";
+
+/// Write settings, sessions, webhooks and manifests into one archive, while the service runs or not.
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    /// The archive; without it ov2-ha-recorder-<time>.tar.gz in this folder.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    file: SettingsFile,
+    #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// What an archive says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Index {
+    pub(super) format: u32,
+    pub(super) program: String,
+    pub(super) created_at: Timestamp,
+    pub(super) records: u64,
+    pub(super) manifests: u64,
+    pub(super) settings: bool,
+    /// Why the manifests are not in it, when they are not.
+    pub(super) without_manifests: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Made {
+    archive: PathBuf,
+    bytes: u64,
+    #[serde(flatten)]
+    index: Index,
+}
+
+impl Backup {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let settings = self.file.settings()?;
+        let now = SystemClock.now();
+        let path = self.output.clone().unwrap_or_else(|| {
+            let stamp = now.to_string().replace([':', '.'], "-");
+            PathBuf::from(format!("ov2-ha-recorder-{stamp}.tar.gz"))
+        });
+        let bar = bar(self.form);
+        bar.set_message("database");
+        let state = state(&settings, &self.data.data_dir, &bar).await?;
+        let records = crate::db::export::check(&state[..])
+            .map_err(Failure::new)?
+            .records;
+        bar.set_message("manifests");
+        let manifests = manifests(&settings, &bar).await;
+        let (manifests, without_manifests) = match manifests {
+            Ok(found) => (found, None),
+            Err(cause) => (Vec::new(), Some(cause.to_string())),
+        };
+        let env = self.file.path().and_then(|path| std::fs::read(path).ok());
+        let index = Index {
+            format: FORMAT,
+            program: env!("CARGO_PKG_VERSION").into(),
+            created_at: now,
+            records,
+            manifests: manifests.len() as u64,
+            settings: env.is_some(),
+            without_manifests,
+        };
+        bar.set_message("archive");
+        let entries = env
+            .map(|text| (SETTINGS.to_owned(), Bytes::from(text)))
+            .into_iter()
+            .chain([(STATE.to_owned(), Bytes::from(state))])
+            .chain(
+                manifests
+                    .into_iter()
+                    .map(|(key, body)| (format!("{MANIFESTS}{key}"), body)),
+            );
+        let bytes = write(&path, entries, &index).map_err(|cause| {
+            Failure::with(
+                exit::CANNOT_WRITE,
+                format!("cannot write {}: {cause}", path.display()),
+            )
+        })?;
+        bar.finish_and_clear();
+        self.form.print(
+            &Made {
+                archive: path,
+                bytes,
+                index,
+            },
+            text,
+        );
+        Ok(())
+    }
+}
+
+fn text(made: &Made) -> String {
+    let mut text = format!(
+        "{}: {} records, {} manifests, {} bytes; it holds passwords: keep it safe",
+        made.archive.display(),
+        made.index.records,
+        made.index.manifests,
+        made.bytes
+    );
+    if let Some(why) = &made.index.without_manifests {
+        text.push_str(&format!("\nwithout the store's manifests: {why}"));
+    }
+    text
+}
+
+fn bar(form: Form) -> ProgressBar {
+    let shown = !form.json && std::io::stderr().is_terminal();
+    let target = if shown {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("{msg:10} {bar:40} {bytes}/{total_bytes}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// The database's export: from the running service, which alone can read it, or from the folder when nobody holds it.
+async fn state(
+    settings: &Settings,
+    data_dir: &Path,
+    bar: &ProgressBar,
+) -> Result<Vec<u8>, Failure> {
+    let tasks = Tasks::new();
+    match Db::open(data_dir, &tasks) {
+        Ok(db) => {
+            let mut text = Vec::new();
+            let done = db.export(&mut text);
+            drop(db);
+            tasks.end(Duration::from_secs(5)).await;
+            done.map(|_| text).map_err(Failure::new)
+        }
+        Err(DbError::InUse { .. } | DbError::Folder { .. }) => fetch(settings, bar).await,
+        Err(other) => Err(Failure::new(other)),
+    }
+}
+
+async fn fetch(settings: &Settings, bar: &ProgressBar) -> Result<Vec<u8>, Failure> {
+    let api = Api::of(settings)?;
+    let answer = api
+        .request(Method::GET, "/api/backup")
+        .send()
+        .await
+        .map_err(|cause| api.unreachable(&cause))?;
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(Failure::new(format!(
+            "cannot back up: the controller answers {}",
+            status.as_u16()
+        )));
+    }
+    bar.set_length(answer.content_length().unwrap_or(0));
+    let mut text = Vec::new();
+    let mut body = answer.bytes_stream();
+    while let Some(part) = body.next().await {
+        let part = part.map_err(|cause| api.unreachable(&cause))?;
+        text.extend_from_slice(&part);
+        bar.set_position(text.len() as u64);
+    }
+    Ok(text)
+}
+
+async fn manifests(
+    settings: &Settings,
+    bar: &ProgressBar,
+) -> Result<Vec<(String, Bytes)>, store::StoreError> {
+    let store = store::open(settings, &settings.recording_path)?;
+    let objects = store.list("").await?;
+    let mut found = Vec::new();
+    for object in objects
+        .into_iter()
+        .filter(|object| object.key.ends_with("/manifest.json"))
+    {
+        let body = store.read(&object.key).await?;
+        bar.inc(body.len() as u64);
+        found.push((object.key, body));
+    }
+    Ok(found)
+}
+
+/// Writes the archive beside its place and moves it there when it is whole.
+fn write(
+    path: &Path,
+    entries: impl Iterator<Item = (String, Bytes)>,
+    index: &Index,
+) -> std::io::Result<u64> {
+    let part = path.with_extension("part");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)?;
+    let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
+    let seconds = (index.created_at.millis() / 1000).unsigned_abs();
+    let mut put = |name: &str, body: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(body.len() as u64);
+        header.set_mode(0o600);
+        header.set_mtime(seconds);
+        archive.append_data(&mut header, name, body)
+    };
+    for (name, body) in entries {
+        put(&name, &body)?;
+    }
+    put(INDEX, serde_json::to_string_pretty(index)?.as_bytes())?;
+    let file = archive.into_inner()?.finish()?;
+    file.sync_all()?;
+    let bytes = file.metadata()?.len();
+    std::fs::rename(&part, path)?;
+    Ok(bytes)
+}
