@@ -143,6 +143,8 @@ settings! {
     webhook_signing_secret: Option<Secret> = "HA_WEBHOOK_SIGNING_SECRET", "secret (whsec_…) that relayed webhooks are signed with";
     webhook_token: Option<Secret> = "HA_WEBHOOK_TOKEN", "token that webhooks must carry";
     webhook_allow: Several<ipnet::IpNet> = "HA_WEBHOOK_ALLOW" or "", "networks that webhooks may come from; empty: all";
+    outbox_max_bytes: u64 = "HA_WEBHOOK_OUTBOX_MAX_BYTES" or "268435456", "most bytes of webhooks kept for delivery and replay; beyond it the oldest are dropped";
+    outbox_keep_days: Whole<1, 365> = "HA_WEBHOOK_KEEP_DAYS" or "7", "days for which delivered webhooks and dead letters are kept for replay";
     image_name: String = "IMAGE_NAME" or "openvidu/openvidu-recording", "the recording image";
     image_tag: String = "IMAGE_TAG" or "2.32.2", "its tag";
     recording_path: PathBuf = "OPENVIDU_RECORDING_PATH" or "/opt/openvidu/recordings", "the recordings folder on the host";
@@ -640,6 +642,7 @@ impl<const MIN: u32, const MAX: u32> Parse for Whole<MIN, MAX> {
         (1, 100) => "a whole number from 1 to 100",
         (1, 300) => "a whole number from 1 to 300",
         (1, 1000) => "a whole number from 1 to 1000",
+        (1, 365) => "a whole number from 1 to 365",
         (1, 3600) => "a whole number from 1 to 3600",
         (1, 86400) => "a whole number from 1 to 86400",
         _ => "a whole number in range",

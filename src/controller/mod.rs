@@ -7,6 +7,7 @@ mod answers;
 mod cleanup;
 mod finish;
 mod jobs;
+pub mod relay;
 mod table;
 mod watch;
 

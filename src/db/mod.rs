@@ -3,6 +3,7 @@
 //! sees sled.
 
 pub mod export;
+pub mod outbox;
 pub mod sessions;
 
 use crate::tasks::Tasks;

@@ -5,9 +5,10 @@ use super::ids::{ContainerId, RecordingId, RunNumber, TakeId};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 /// `POST /api/sessions`. A recorder says here that it is about to record, and learns its run's number.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Registration {
     /// The recording's id; required, checked by [`RecordingId`].
@@ -33,7 +34,7 @@ pub struct Registration {
 }
 
 /// What our recorder says about itself when it registers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecorderIdentity {
     /// Which recording of the id.
@@ -49,7 +50,7 @@ pub struct RecorderIdentity {
 }
 
 /// `PUT /api/sessions/{id}/heartbeat`; every member may be missing, and so may the body.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
     /// The chunk being written, by file name, as earlier clients give it.
@@ -63,7 +64,7 @@ pub struct Heartbeat {
 }
 
 /// What a recorder sees of its own work.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
     /// Number of the chunk being written.
@@ -87,7 +88,7 @@ pub struct Report {
 }
 
 /// How often each child of a recorder was started again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Restarts {
     /// Xvfb.
@@ -103,7 +104,7 @@ pub struct Restarts {
 }
 
 /// Something wrong with a recorder that still runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Trouble {
     /// What kind.
@@ -113,7 +114,7 @@ pub struct Trouble {
 }
 
 /// The kinds of [`Trouble`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TroubleKind {
     /// The page crashed, failed to load or does not answer.
@@ -141,14 +142,14 @@ pub struct Registered {
 }
 
 /// `PUT /api/sessions/{id}/status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StatusChange {
     /// The new status, in any case, ours or OpenVidu's word.
     pub status: Option<String>,
 }
 
 /// `PUT /api/sessions/{id}/recording-path`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordingPath {
     /// Where the video is.
@@ -156,7 +157,7 @@ pub struct RecordingPath {
 }
 
 /// `POST /api/failover/{id}`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverRequest {
     /// Why, for the history.
@@ -166,7 +167,7 @@ pub struct FailoverRequest {
 }
 
 /// The body of every error.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorBody {
     /// When.
@@ -187,7 +188,7 @@ pub struct ErrorBody {
 }
 
 /// Reasons that a program acts on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorCode {
     /// This recorder was replaced by a later run: stop without touching the video.

@@ -1,0 +1,318 @@
+//! What comes back: JSON, and errors that say in a sentence what was wrong. A handler answers a [`Fault`] and knows neither
+//! the request's path nor its id; the edge writes the body once it does, so that no error leaves without one.
+
+use crate::clock::Timestamp;
+use crate::model::wire::{ErrorBody, ErrorCode};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::pin::pin;
+use std::time::Duration;
+use warp::reject::{Reject, Rejection};
+use warp::reply::Response;
+use warp::{Filter, filters::BoxedFilter};
+
+/// The largest body of an API request.
+pub(super) const API_LIMIT: usize = 256 * 1024;
+/// The largest body of a webhook.
+pub(super) const WEBHOOK_LIMIT: usize = 1024 * 1024;
+/// What is read and thrown away of a body that is too large: a client that still sends when the connection closes would
+/// not see the answer.
+const DISCARDED: usize = 8 * 1024 * 1024;
+/// How long a client may take to send a body.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Why a request was not done.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    /// The status code.
+    pub(super) status: StatusCode,
+    /// A sentence for a person.
+    pub(super) message: String,
+    /// For programs, where the status code alone does not say.
+    pub(super) code: Option<ErrorCode>,
+    /// Seconds after which the client may come back.
+    pub(super) retry_after: Option<u64>,
+    /// The methods that the path has, where the method was the fault.
+    pub(super) allow: Option<String>,
+    /// What a client must send, where its identity was the fault.
+    pub(super) authenticate: Option<&'static str>,
+}
+
+impl Reject for Fault {}
+
+impl Fault {
+    /// A fault with this status.
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            code: None,
+            retry_after: None,
+            allow: None,
+            authenticate: None,
+        }
+    }
+
+    /// 400.
+    pub(super) fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 404.
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// 503.
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// The same, with what a program acts on.
+    pub(super) fn with_code(mut self, code: ErrorCode) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// The response, still without its body: [`write_body`] adds it where path and request id are known.
+    pub(super) fn into_response(self) -> Response {
+        let mut response = Response::default();
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(methods) = self.allow.as_deref().and_then(|text| text.parse().ok()) {
+            headers.insert(header::ALLOW, methods);
+        }
+        if let Some(scheme) = self.authenticate {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Gives a response that carries a [`Fault`] the body that says so.
+pub(super) fn write_body(response: &mut Response, now: Timestamp, path: &str, request_id: &str) {
+    let Some(fault) = response.extensions_mut().remove::<Fault>() else {
+        return;
+    };
+    let body = ErrorBody {
+        timestamp: now,
+        status: fault.status.as_u16(),
+        error: phrase(fault.status).to_owned(),
+        message: fault.message,
+        path: path.to_owned(),
+        request_id: request_id.to_owned(),
+        code: fault.code,
+    };
+    *response.body_mut() = Bytes::from(serde_json::to_vec(&body).unwrap_or_default()).into();
+    set(response, header::CONTENT_TYPE, "application/json");
+}
+
+/// The status code's phrase.
+fn phrase(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or("Error")
+}
+
+/// Sets a header from a text known at compile time.
+pub(super) fn set(response: &mut Response, name: header::HeaderName, value: &'static str) {
+    response
+        .headers_mut()
+        .insert(name, HeaderValue::from_static(value));
+}
+
+/// 200 with JSON.
+pub(super) fn json(value: &impl Serialize) -> Response {
+    json_with(StatusCode::OK, value)
+}
+
+/// JSON with another status.
+pub(super) fn json_with(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(text) => {
+            let mut response = Response::new(Bytes::from(text).into());
+            *response.status_mut() = status;
+            set(&mut response, header::CONTENT_TYPE, "application/json");
+            response
+        }
+        Err(cause) => Fault::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("cannot write the answer: {cause}"),
+        )
+        .into_response(),
+    }
+}
+
+/// Bytes of some other type.
+pub(super) fn typed(kind: &str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
+    if let Ok(kind) = HeaderValue::from_str(kind) {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    response
+}
+
+/// What warp or a handler rejected, as a response.
+pub(super) async fn rejected(rejection: Rejection) -> Result<Response, std::convert::Infallible> {
+    if let Some(fault) = rejection.find::<Fault>() {
+        return Ok(fault.clone().into_response());
+    }
+    if rejection.find::<warp::reject::InvalidQuery>().is_some() {
+        return Ok(Fault::bad("the query is not what this request takes").into_response());
+    }
+    if let Some(header) = rejection.find::<warp::reject::InvalidHeader>() {
+        let message = format!("the header {} cannot be read", header.name());
+        return Ok(Fault::bad(message).into_response());
+    }
+    log::error!(rejection:? = rejection; "a request was rejected in a way that has no answer");
+    let message = "the request could not be handled; the log says more";
+    Ok(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response())
+}
+
+/// The request's body, whole, at most `limit` bytes, within a bounded time.
+pub(super) fn raw_body(limit: usize) -> BoxedFilter<(Bytes,)> {
+    warp::header::optional::<u64>("content-length")
+        .and(warp::body::stream())
+        .and_then(move |announced: Option<u64>, body| async move {
+            let keep = announced.is_none_or(|length| length <= limit as u64);
+            let kept = if keep { limit } else { 0 };
+            match tokio::time::timeout(BODY_TIME, collect(body, kept)).await {
+                Ok(Ok(whole)) if keep => Ok(whole),
+                Ok(Err(fault)) if fault.status != StatusCode::PAYLOAD_TOO_LARGE => {
+                    Err(fault.into())
+                }
+                Ok(_) => Err(Rejection::from(too_large(limit))),
+                Err(_) => Err(Fault::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    format!("the body did not arrive within {} s", BODY_TIME.as_secs()),
+                )
+                .into()),
+            }
+        })
+        .boxed()
+}
+
+async fn collect<S, B, E>(body: S, limit: usize) -> Result<Bytes, Fault>
+where
+    S: Stream<Item = Result<B, E>>,
+    B: Buf,
+    E: std::fmt::Display,
+{
+    let mut body = pin!(body.map_err(|cause| Fault::bad(format!("the body broke off: {cause}"))));
+    let mut whole = BytesMut::new();
+    let mut read = 0;
+    while let Some(mut part) = body.next().await.transpose()? {
+        read += part.remaining();
+        if read > limit + DISCARDED {
+            break;
+        }
+        if read <= limit {
+            whole.extend_from_slice(&part.copy_to_bytes(part.remaining()));
+        }
+    }
+    if read > limit {
+        Err(too_large(limit))
+    } else {
+        Ok(whole.freeze())
+    }
+}
+
+fn too_large(limit: usize) -> Fault {
+    let message = format!("the body is larger than {} kB", limit / 1024);
+    Fault::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+/// The request's JSON; `None` when there is no body.
+pub(super) fn optional_body<T>() -> BoxedFilter<(Option<T>,)>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    warp::header::optional::<String>("content-type")
+        .and(raw_body(API_LIMIT))
+        .and_then(|kind: Option<String>, body: Bytes| async move {
+            if body.iter().all(u8::is_ascii_whitespace) {
+                return Ok(None);
+            }
+            if !kind.as_deref().is_none_or(is_json) {
+                let message = "the body must be application/json";
+                return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).into());
+            }
+            decode(&body).map(Some).map_err(Rejection::from)
+        })
+        .boxed()
+}
+
+/// The request's JSON; a missing body is a fault.
+pub(super) fn body<T>() -> BoxedFilter<(T,)>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    optional_body()
+        .and_then(|body: Option<T>| async move {
+            body.ok_or_else(|| Rejection::from(Fault::bad("a JSON body is required")))
+        })
+        .boxed()
+}
+
+fn is_json(kind: &str) -> bool {
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+        || (essence.len() > 5 && essence.to_ascii_lowercase().ends_with("+json"))
+}
+
+/// Reads JSON; too deep is a fault like any other that makes it unreadable.
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    // serde would take a list as a record's members in order.
+    if body
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|first| *first != b'{')
+    {
+        return Err(Fault::bad("the body must be a JSON object"));
+    }
+    serde_json::from_slice(body)
+        .map_err(|cause| Fault::bad(format!("the body is not what this request takes: {cause}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_types_are_told_from_others() {
+        for good in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/problem+json",
+        ] {
+            assert!(is_json(good), "{good}");
+        }
+        for bad in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "",
+            "+json",
+        ] {
+            assert!(!is_json(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn json_that_is_too_deep_is_refused_without_harm() {
+        let deep = "{\"a\":".repeat(100_000);
+        assert!(decode::<serde_json::Value>(deep.as_bytes()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused_while_it_arrives() {
+        let parts = (0..4).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 10])));
+        let body = futures_util::stream::iter(parts);
+        let fault = collect(body, 25).await.unwrap_err();
+        assert_eq!(fault.status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}

@@ -1,0 +1,412 @@
+//! OpenVidu's webhooks come in here. One is looked at, written to the outbox and on disk before it is answered, for OpenVidu
+//! sends nothing twice that was answered, and everything waits behind a slow answer. Acting and relaying come after.
+
+use super::answer::{Fault, WEBHOOK_LIMIT, body, decode, json, json_with, raw_body};
+use super::route::{Access, Routes, param};
+use super::{Shared, metrics, with};
+use crate::clock::Timestamp;
+use crate::controller::relay;
+use crate::db::DbError;
+use crate::db::outbox::{Delivery, DeliveryState, Event};
+use crate::model::wire::{ErrorBody, RecordingStatusChanged};
+use ::http::{HeaderMap, Method, StatusCode};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+use warp::Filter;
+use warp::reject::Rejection;
+use warp::reply::Response;
+
+const ENDPOINT: &str = "/openvidu/webhook";
+
+pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
+    let receiving = with(shared)
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(raw_body(WEBHOOK_LIMIT))
+        .and_then(receive)
+        .boxed();
+    for route in [
+        "POST /openvidu/webhook",
+        "PUT /openvidu/webhook",
+        "PATCH /openvidu/webhook",
+        "DELETE /openvidu/webhook",
+    ] {
+        routes.add(Access::Webhook, route, receiving.clone());
+    }
+    routes.open("GET /openvidu/webhook", with(shared).and_then(hello));
+    routes.open(
+        "GET /openvidu/webhook/status",
+        with(shared).and_then(status),
+    );
+    routes.account(
+        "GET /api/webhooks",
+        with(shared).and(warp::query()).and_then(list),
+    );
+    routes.operator(
+        "POST /api/webhooks/replay",
+        with(shared).and(body()).and_then(replay_since),
+    );
+    routes.operator(
+        "POST /api/webhooks/{id}/replay",
+        with(shared).and(param()).and_then(replay),
+    );
+}
+
+/// What is read of every event.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope {
+    event: Option<String>,
+    session_id: Option<String>,
+}
+
+/// Says that a webhook is kept.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Received {
+    status: &'static str,
+    message: String,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+    processing_time_ms: u64,
+    method: String,
+    /// Under this id it is listed and delivered.
+    id: String,
+}
+
+/// Takes an event of OpenVidu; PUT, PATCH and DELETE do the same.
+#[utoipa::path(post, path = "/openvidu/webhook", tag = "webhook", security((), ("token" = [])), request_body(content = Object, description = "OpenVidu's event"), responses(
+    (status = 200, description = "it is on disk and will be acted on and relayed", body = Received),
+    (status = 400, description = "it is no event", body = ErrorBody),
+    (status = 401, description = "the token is missing or wrong", body = ErrorBody),
+    (status = 403, description = "not from this address", body = ErrorBody),
+    (status = 413, description = "larger than 1 MiB", body = ErrorBody),
+    (status = 503, description = "it could not be written", body = ErrorBody),
+))]
+pub(super) async fn receive(
+    shared: Arc<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Rejection> {
+    let began = shared.clock.uptime();
+    let now = shared.clock.now();
+    let event = read(&method, &headers, body, now)?;
+    let message = match &event.name {
+        Some(name) => format!("Webhook {name} received"),
+        None => "Webhook received".to_owned(),
+    };
+    let id = shared.outbox.accept(event).await.map_err(not_kept)?;
+    let took = shared.clock.uptime().saturating_sub(began);
+    metrics::webhook(took);
+    Ok(json(&Received {
+        status: "received",
+        message,
+        timestamp: now,
+        processing_time_ms: took.as_millis() as u64,
+        method: method.to_string(),
+        id,
+    }))
+}
+
+/// Reads a webhook as far as we act on it; everything else is passed on as it is.
+fn read(method: &Method, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Result<Event, Fault> {
+    let empty = body.iter().all(u8::is_ascii_whitespace);
+    let envelope = match (empty, method == Method::DELETE) {
+        (true, true) => Envelope {
+            event: None,
+            session_id: None,
+        },
+        (true, false) => return Err(Fault::bad("a JSON body is required")),
+        (false, _) => decode::<Envelope>(&body)?,
+    };
+    if envelope.event.as_deref() == Some("recordingStatusChanged") {
+        decode::<RecordingStatusChanged>(&body)?;
+    }
+    let text = |name: &str| {
+        let value = headers.get(name)?.to_str().ok()?;
+        Some(value.to_owned())
+    };
+    let passed_on = |name: &str| name.starts_with("openvidu-") || name.starts_with("x-openvidu-");
+    Ok(Event {
+        name: envelope.event,
+        method: method.to_string(),
+        content_type: text("content-type"),
+        user_agent: text("user-agent"),
+        headers: headers
+            .iter()
+            .filter(|(name, _)| passed_on(name.as_str()))
+            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+            .collect(),
+        ..Event::new(now, envelope.session_id.unwrap_or_default(), body)
+    })
+}
+
+fn not_kept(cause: DbError) -> Fault {
+    log::error!(cause:% = cause; "a webhook could not be written and was refused");
+    Fault::unavailable("the webhook could not be written to disk")
+}
+
+/// Says that webhooks may come.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Hello {
+    status: &'static str,
+    endpoint: &'static str,
+    message: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+    relay_status: &'static str,
+}
+
+/// Says that webhooks may come.
+#[utoipa::path(get, path = "/openvidu/webhook", tag = "webhook", security(()), responses(
+    (status = 200, description = "webhooks may come", body = Hello),
+))]
+pub(super) async fn hello(shared: Arc<Shared>) -> Result<Response, Rejection> {
+    Ok(json(&Hello {
+        status: "healthy",
+        endpoint: ENDPOINT,
+        message: "OpenVidu webhook endpoint is active",
+        timestamp: shared.clock.now(),
+        relay_status: if shared.settings.relay.0 {
+            "enabled"
+        } else {
+            "disabled"
+        },
+    }))
+}
+
+/// What the relay did since the start.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RelayStatus {
+    enabled: bool,
+    /// Scheme and host of the targets.
+    endpoint: String,
+    total_requests: u64,
+    successful_requests: u64,
+    failed_requests: u64,
+    /// Per cent of the requests that were taken.
+    success_rate: f64,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_request_time: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_success_time: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_failure_time: Option<Timestamp>,
+    configuration: RelayConfiguration,
+    pending: u64,
+    dead: u64,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+}
+
+/// How the relay is set up.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RelayConfiguration {
+    timeout_ms: u64,
+    retry_attempts: usize,
+    retry_delay_ms: u64,
+    has_custom_headers: bool,
+}
+
+/// What the relay did since the start.
+#[utoipa::path(get, path = "/openvidu/webhook/status", tag = "webhook", security(()), responses(
+    (status = 200, description = "the relay's numbers", body = RelayStatus),
+))]
+pub(super) async fn status(shared: Arc<Shared>) -> Result<Response, Rejection> {
+    let tally = shared.relay.tally();
+    let counts = shared.outbox.counts();
+    let targets = shared
+        .settings
+        .relay_endpoints
+        .0
+        .iter()
+        .map(|url| url.origin());
+    Ok(json(&RelayStatus {
+        enabled: shared.settings.relay.0,
+        endpoint: targets.collect::<Vec<_>>().join(", "),
+        total_requests: tally.total,
+        successful_requests: tally.successful,
+        failed_requests: tally.failed,
+        success_rate: match tally.total {
+            0 => 0.0,
+            total => tally.successful as f64 * 100.0 / total as f64,
+        },
+        last_request_time: tally.last_at,
+        last_success_time: tally.last_success_at,
+        last_failure_time: tally.last_failure_at,
+        configuration: RelayConfiguration {
+            timeout_ms: relay::TIMEOUT.as_millis() as u64,
+            retry_attempts: relay::SCHEDULE.len(),
+            retry_delay_ms: relay::SCHEDULE[0].as_millis() as u64,
+            has_custom_headers: !shared.settings.relay_headers.0.is_empty(),
+        },
+        pending: counts.pending,
+        dead: counts.dead,
+        timestamp: shared.clock.now(),
+    }))
+}
+
+/// Which webhooks are wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WebhookPart {
+    /// `pending`, `delivered` or `dead`; `pending` when not given.
+    state: Option<String>,
+    /// At most this many; 50 when not given, 500 at most.
+    limit: Option<usize>,
+    /// After skipping this many.
+    offset: Option<usize>,
+}
+
+/// Deliveries of one state, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct WebhookList {
+    webhooks: Vec<WebhookView>,
+    /// Deliveries in this answer.
+    count: usize,
+    /// Deliveries of that state in all.
+    total: u64,
+    state: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+}
+
+/// A webhook's delivery to one target.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct WebhookView {
+    id: String,
+    event: Option<String>,
+    session_id: String,
+    #[schema(value_type = String, format = DateTime)]
+    received_at: Timestamp,
+    bytes: usize,
+    synthesized: bool,
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    delivery: Delivery,
+}
+
+/// Webhooks and what became of them at each target.
+#[utoipa::path(get, path = "/api/webhooks", tag = "webhook", params(WebhookPart), responses(
+    (status = 200, description = "deliveries of one state, newest first", body = WebhookList),
+    (status = 400, description = "no such state", body = ErrorBody),
+))]
+pub(super) async fn list(shared: Arc<Shared>, part: WebhookPart) -> Result<Response, Rejection> {
+    let state = match part.state.as_deref().filter(|text| !text.is_empty()) {
+        None => DeliveryState::Pending,
+        Some(text) => state_of(text)?,
+    };
+    let limit = match part.limit {
+        Some(0) => return Err(Fault::bad("limit must be at least 1").into()),
+        limit => limit.unwrap_or(50).min(500),
+    };
+    let found = shared.outbox.list(state, limit, part.offset.unwrap_or(0));
+    let (found, total) = found.map_err(unreadable)?;
+    let webhooks = found.into_iter().map(|(event, delivery)| WebhookView {
+        id: event.id,
+        event: event.name,
+        session_id: event.lane,
+        received_at: event.received_at,
+        bytes: event.body.len(),
+        synthesized: event.synthesized,
+        delivery,
+    });
+    let webhooks = webhooks.collect::<Vec<_>>();
+    Ok(json(&WebhookList {
+        count: webhooks.len(),
+        webhooks,
+        total,
+        state: state.as_str(),
+        timestamp: shared.clock.now(),
+    }))
+}
+
+fn state_of(text: &str) -> Result<DeliveryState, Fault> {
+    DeliveryState::parse(text).ok_or_else(|| {
+        Fault::bad(format!(
+            "state {text:?} is none of pending, delivered, dead"
+        ))
+    })
+}
+
+fn unreadable(cause: DbError) -> Fault {
+    Fault::unavailable(cause.to_string())
+}
+
+/// What is delivered again.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Replayed {
+    message: &'static str,
+    /// Deliveries that are made again.
+    replayed: usize,
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+}
+
+impl Replayed {
+    fn answer(shared: &Shared, replayed: usize) -> Response {
+        let answer = Self {
+            message: "Replay started",
+            replayed,
+            timestamp: shared.clock.now(),
+        };
+        json_with(StatusCode::ACCEPTED, &answer)
+    }
+}
+
+/// Delivers a webhook again to every target.
+#[utoipa::path(post, path = "/api/webhooks/{id}/replay", tag = "webhook", params(("id" = String, Path)), responses(
+    (status = 202, description = "it is delivered again", body = Replayed),
+    (status = 404, description = "it is not kept", body = ErrorBody),
+))]
+pub(super) async fn replay(shared: Arc<Shared>, id: String) -> Result<Response, Rejection> {
+    let replayed = shared
+        .outbox
+        .replay(&id, shared.clock.now())
+        .await
+        .map_err(unreadable)?;
+    let message = || Fault::not_found("there is no webhook with this id, or it is no longer kept");
+    Ok(Replayed::answer(&shared, replayed.ok_or_else(message)?))
+}
+
+/// Which webhooks are to be delivered again.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct ReplayRequest {
+    /// Those received since this time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+    /// Those of this state only: `delivered` or `dead`. Without state and time: the dead letters.
+    state: Option<String>,
+}
+
+/// Delivers all webhooks since a time again, or all dead letters.
+#[utoipa::path(post, path = "/api/webhooks/replay", tag = "webhook", request_body = ReplayRequest, responses(
+    (status = 202, description = "they are delivered again", body = Replayed),
+    (status = 400, description = "no time, or no such state", body = ErrorBody),
+))]
+pub(super) async fn replay_since(
+    shared: Arc<Shared>,
+    wanted: ReplayRequest,
+) -> Result<Response, Rejection> {
+    let only = match (&wanted.state, wanted.since) {
+        (Some(text), _) => Some(state_of(text)?),
+        (None, Some(_)) => None,
+        (None, None) => Some(DeliveryState::Dead),
+    };
+    let (since, now) = (wanted.since.unwrap_or_default(), shared.clock.now());
+    let replayed = shared
+        .outbox
+        .replay_since(since, only, now)
+        .await
+        .map_err(unreadable)?;
+    Ok(Replayed::answer(&shared, replayed))
+}
