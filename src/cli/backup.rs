@@ -180,7 +180,7 @@ async fn state(
 async fn fetch(settings: &Settings, bar: &ProgressBar) -> Result<Vec<u8>, Failure> {
     let api = Api::of(settings)?;
     let answer = api
-        .request(Method::GET, "/api/backup")
+        .request(Method::POST, "/api/backup")
         .send()
         .await
         .map_err(|cause| api.unreachable(&cause))?;

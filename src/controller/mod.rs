@@ -4,6 +4,7 @@
 
 mod act;
 mod answers;
+mod backup;
 mod cleanup;
 mod finish;
 mod jobs;

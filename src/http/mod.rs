@@ -5,6 +5,7 @@
 mod access;
 mod actuator;
 mod answer;
+mod backup;
 mod events;
 mod failover;
 mod listen;
@@ -119,6 +120,7 @@ impl Edge {
         failover::add(&mut routes, &shared);
         webhook::add(&mut routes, &shared);
         actuator::add(&mut routes, &shared);
+        backup::add(&mut routes, &shared);
         events::add(&mut routes, &shared);
         recordings::add(&mut routes, &shared);
         pages::add(&mut routes);

@@ -3,7 +3,7 @@
 
 use super::answer::{Fault, json, typed};
 use super::route::{Routes, param};
-use super::{actuator, events, failover, metrics, pages, recordings, sessions, webhook};
+use super::{actuator, backup, events, failover, metrics, pages, recordings, sessions, webhook};
 use crate::config::{Profile, Settings};
 use ::http::{StatusCode, Uri};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
         failover::fail_over, failover::history,
         webhook::receive, webhook::hello, webhook::status, webhook::list, webhook::replay, webhook::replay_since,
         actuator::health, actuator::component, actuator::info, actuator::names, actuator::metric, metrics::scrape,
-        events::events, events::overview,
+        events::events, events::overview, backup::backup,
         recordings::list, recordings::video, recordings::timeline, recordings::preview,
     ),
     security(("basic" = [])),
