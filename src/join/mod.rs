@@ -1,1 +1,152 @@
-//! Fragments, the growing file and the joined video.
+//! Fragments come in, a video that plays at any moment comes out. The recorder hands over half seconds of ffmpeg's output
+//! as they arrive; `join`, the controller and a recorder that takes over hand over chunk files. Both go through one
+//! [`GrowingFile`], which is finished by one `moov` however long it is. Media is copied once and never decoded, and the
+//! wall clock in ffmpeg's stamps is all that says where a fragment belongs.
+//!
+//! The file, while it grows:
+//!
+//! ```text
+//! ftyp │ free (16 bytes) │ moov for fragments, padded │ notes, and [ prft │ moof │ mdat ] again and again
+//! ```
+//!
+//! and finished, when a `moov` that knows every sample was written and flushed, and the `free` was turned into the header
+//! of an `mdat` that spans everything up to it:
+//!
+//! ```text
+//! ftyp │ mdat [ …all of the above… ] │ moov
+//! ```
+//!
+//! Killed between any two writes it is the one or the other, with at worst half a fragment at its end, which whoever goes
+//! on cuts off. Everything needed to go on is read from the file itself.
+
+mod boxes;
+mod fragment;
+mod growing;
+mod info;
+mod ledger;
+mod mark;
+mod moov;
+mod place;
+mod silence;
+mod source;
+mod table;
+
+pub use fragment::{Fragment, Init, Piece, Splitter};
+pub use growing::{CaughtUp, Finished, GrowingFile};
+pub use info::info_json;
+
+use crate::model::ids::{RecordingId, RunNumber, TakeId};
+use crate::model::timeline::GapMode;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Whose video it is, and what becomes of its gaps.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The recording's id.
+    pub recording: RecordingId,
+    /// Which recording of that id.
+    pub take: TakeId,
+    /// Whether gaps are cut out or held.
+    pub gap_mode: GapMode,
+}
+
+/// Which chunk a fragment belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The recorder's life.
+    pub run: RunNumber,
+    /// The chunk's number in the take.
+    pub index: u32,
+}
+
+/// A chunk file on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkSource {
+    /// The recorder's life.
+    pub run: RunNumber,
+    /// The chunk's number in the take.
+    pub index: u32,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+impl ChunkSource {
+    /// Which chunk it is.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            run: self.run,
+            index: self.index,
+        }
+    }
+}
+
+/// Why bytes are no MP4 that this room can take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(String);
+
+impl Malformed {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// Why a video could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The system refused.
+    #[error("cannot {act} {}: {cause}", path.display())]
+    Io {
+        /// What was attempted.
+        act: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A file or a fragment is not what it should be.
+    #[error("cannot take {what}: {cause}")]
+    Media {
+        /// The file or the fragment.
+        what: String,
+        /// What is wrong with it.
+        cause: Malformed,
+    },
+    /// There is no frame to show.
+    #[error("cannot finish {}: nothing was recorded into it", path.display())]
+    Nothing {
+        /// The video.
+        path: PathBuf,
+    },
+    /// Someone else has made the file meanwhile.
+    #[error("cannot begin {}: another recorder has begun it meanwhile; register again to learn which one goes on", path.display())]
+    Begun {
+        /// The video.
+        path: PathBuf,
+    },
+}
+
+impl JoinError {
+    fn io<'a>(act: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + 'a {
+        move |cause| Self::Io {
+            act,
+            path: path.to_owned(),
+            cause,
+        }
+    }
+
+    fn media(what: impl ToString) -> impl Fn(Malformed) -> Self {
+        move |cause| Self::Media {
+            what: what.to_string(),
+            cause,
+        }
+    }
+
+    /// Whether the disk is full or read-only, so that the same may succeed later.
+    pub fn is_for_want_of_space(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let kinds = [StorageFull, QuotaExceeded, ReadOnlyFilesystem];
+        matches!(self, Self::Io { cause, .. } if kinds.contains(&cause.kind()))
+    }
+}

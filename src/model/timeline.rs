@@ -30,6 +30,9 @@ pub struct Timeline {
     pub runs: Vec<Run>,
     /// Everything that is missing, in order.
     pub gaps: Vec<Gap>,
+    /// What else a person should know, as that the encoding changed within the video.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One recorder's life.

@@ -1,0 +1,567 @@
+//! What ffmpeg writes, taken apart: an [`Init`] says how to read the fragments that follow, a [`Fragment`] is half a second
+//! of sound and picture with the wall clock in its stamps. Nothing here knows of files or of the joined video.
+
+use super::Malformed;
+use super::boxes::{self, Header, Kind};
+use super::silence;
+use crate::clock::Timestamp;
+use bytes::{Bytes, BytesMut};
+use mp4_atom::{Elst, Hdlr, Mdhd, Moof, Tkhd, Trex, Trun};
+use std::sync::Arc;
+
+/// The longest box but `mdat` that is believed.
+pub(super) const LONGEST_BOX: u64 = 4 << 20;
+/// The longest `mdat` that is held in memory: half a second of video is a hundredth of it.
+const LONGEST_MEDIA: u64 = 128 << 20;
+/// The most samples of one track in one fragment.
+const MOST_SAMPLES: usize = 1 << 16;
+/// The sample flag that says a sample needs others to be decoded.
+pub(super) const NOT_SYNC: u32 = 1 << 16;
+
+/// Cuts ffmpeg's output into what it consists of, as it arrives.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    buffer: BytesMut,
+    kind: Option<Bytes>,
+    init: Option<Arc<Init>>,
+}
+
+/// One piece of ffmpeg's output.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// The start of a stream: how to read what follows.
+    Init(Arc<Init>),
+    /// Half a second of it.
+    Fragment(Fragment),
+}
+
+impl Splitter {
+    /// A splitter at the start of a stream.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The bytes that are held because they are no whole piece yet.
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The next whole piece; `None` until more bytes are there.
+    ///
+    /// # Errors
+    /// When the stream is no fragmented MP4. The splitter is of no use then.
+    #[allow(clippy::should_implement_trait)] // it is asked again after `None`
+    pub fn next(&mut self) -> Result<Option<Piece>, Malformed> {
+        while let Some(header) = Header::read(&self.buffer)? {
+            let taken = match &header.kind {
+                b"moof" => self.fragment(header)?.map(Some),
+                b"mdat" => {
+                    return Err(Malformed::new(
+                        "an mdat box stands where a moof was expected",
+                    ));
+                }
+                _ => self.other(header)?,
+            };
+            match taken {
+                Some(Some(piece)) => return Ok(Some(piece)),
+                Some(None) => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// `None`: more bytes are needed; `Some(None)`: a box without meaning to us is gone.
+    fn other(&mut self, header: Header) -> Result<Option<Option<Piece>>, Malformed> {
+        let Some(bytes) = self.take(header.len, LONGEST_BOX, header.kind)? else {
+            return Ok(None);
+        };
+        match &header.kind {
+            b"ftyp" => self.kind = Some(bytes),
+            b"moov" => {
+                let init = Arc::new(Init::read(self.kind.take().unwrap_or_default(), bytes)?);
+                self.init = Some(Arc::clone(&init));
+                return Ok(Some(Some(Piece::Init(init))));
+            }
+            _ => {}
+        }
+        Ok(Some(None))
+    }
+
+    fn fragment(&mut self, moof: Header) -> Result<Option<Piece>, Malformed> {
+        limit(moof.len, LONGEST_BOX, moof.kind)?;
+        let Some(after) = self.buffer.get(moof.len as usize..) else {
+            return Ok(None);
+        };
+        let Some(mdat) = Header::read(after)? else {
+            return Ok(None);
+        };
+        if mdat.kind != *b"mdat" {
+            return Err(Malformed::new(format!(
+                "{} follows a moof instead of mdat",
+                boxes::name(mdat.kind)
+            )));
+        }
+        limit(mdat.len, LONGEST_MEDIA, mdat.kind)?;
+        let Some(bytes) = self.take(moof.len + mdat.len, LONGEST_BOX + LONGEST_MEDIA, moof.kind)?
+        else {
+            return Ok(None);
+        };
+        let init = self
+            .init
+            .as_ref()
+            .ok_or_else(|| Malformed::new("a moof comes before any moov"))?;
+        let head = Head::read(&bytes[..moof.len as usize], bytes.len() as u64, init)?;
+        Ok(Some(Piece::Fragment(Fragment { bytes, head })))
+    }
+
+    fn take(&mut self, len: u64, most: u64, kind: Kind) -> Result<Option<Bytes>, Malformed> {
+        limit(len, most, kind)?;
+        let len = len as usize;
+        if self.buffer.len() < len {
+            self.buffer.reserve(len - self.buffer.len());
+            return Ok(None);
+        }
+        Ok(Some(self.buffer.split_to(len).freeze()))
+    }
+}
+
+pub(super) fn limit(len: u64, most: u64, kind: Kind) -> Result<(), Malformed> {
+    match len <= most {
+        true => Ok(()),
+        false => Err(Malformed::new(format!(
+            "the box {} claims {len} bytes",
+            boxes::name(kind)
+        ))),
+    }
+}
+
+/// The start of a stream: `ftyp` and `moov`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Init {
+    bytes: Bytes,
+    pub(super) tracks: Vec<Track>,
+}
+
+/// One track of an [`Init`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Track {
+    pub(super) id: u32,
+    pub(super) media: Media,
+    pub(super) timescale: u32,
+    /// Width and height as `tkhd` shows them, in pixels.
+    pub(super) size: (u16, u16),
+    /// The sample descriptions, whole boxes, as they are.
+    pub(super) entries: Vec<Bytes>,
+    /// Where the edit list says the presentation begins.
+    pub(super) edit: Edit,
+    defaults: Trex,
+}
+
+/// Where a track's presentation begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Edit {
+    /// In the track's time scale.
+    pub(super) media_time: u64,
+}
+
+/// What a track shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Media {
+    Video,
+    Audio,
+}
+
+impl Init {
+    /// The bytes a chunk file begins with.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Whether there is sound.
+    pub fn has_audio(&self) -> bool {
+        self.track(Media::Audio).is_some()
+    }
+
+    pub(super) fn track(&self, media: Media) -> Option<&Track> {
+        self.tracks.iter().find(|track| track.media == media)
+    }
+
+    /// Reads the two boxes, each with its header.
+    pub(super) fn read(kind: Bytes, moov: Bytes) -> Result<Self, Malformed> {
+        let body = moov
+            .get(8..)
+            .ok_or_else(|| Malformed::new("the moov is cut off"))?;
+        let extends = boxes::maybe_child(body, b"mvex")?
+            .ok_or_else(|| Malformed::new("it is a plain MP4, not a fragmented one"))?;
+        let defaults = boxes::children(extends)
+            .filter_map(|found| match found {
+                Ok((kind, body)) if kind == *b"trex" => Some(boxes::decode::<Trex>(body)),
+                Ok(_) => None,
+                Err(fault) => Some(Err(fault)),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut tracks = Vec::new();
+        for found in boxes::children(body) {
+            if let (kind, body) = found?
+                && kind == *b"trak"
+                && let Some(track) = Track::read(body, &defaults)?
+            {
+                tracks.push(track);
+            }
+        }
+        tracks.sort_by_key(|track| track.media);
+        if tracks
+            .first()
+            .is_none_or(|track| track.media != Media::Video)
+        {
+            return Err(Malformed::new("it has no video track"));
+        }
+        let bytes = [&kind[..], &moov[..]].concat().into();
+        Ok(Self { bytes, tracks })
+    }
+}
+
+impl Track {
+    fn read(trak: &[u8], defaults: &[Trex]) -> Result<Option<Self>, Malformed> {
+        let header: Tkhd = boxes::decode(boxes::child(trak, b"tkhd")?)?;
+        let mdia = boxes::child(trak, b"mdia")?;
+        let media = match boxes::decode::<Hdlr>(boxes::child(mdia, b"hdlr")?)?
+            .handler
+            .as_ref()
+        {
+            b"vide" => Media::Video,
+            b"soun" => Media::Audio,
+            _ => return Ok(None),
+        };
+        let timescale = boxes::decode::<Mdhd>(boxes::child(mdia, b"mdhd")?)?.timescale;
+        if timescale == 0 {
+            return Err(Malformed::new("a track's time scale is zero"));
+        }
+        let stsd = boxes::descend(mdia, &[b"minf", b"stbl", b"stsd"])?;
+        let defaults = defaults
+            .iter()
+            .find(|trex| trex.track_id == header.track_id)
+            .cloned();
+        Ok(Some(Self {
+            id: header.track_id,
+            media,
+            timescale,
+            size: (header.width.integer(), header.height.integer()),
+            entries: entries(stsd)?,
+            edit: Edit::read(trak)?,
+            defaults: defaults.unwrap_or_default(),
+        }))
+    }
+}
+
+impl Edit {
+    fn read(trak: &[u8]) -> Result<Self, Malformed> {
+        let Some(edts) = boxes::maybe_child(trak, b"edts")? else {
+            return Ok(Self::default());
+        };
+        let list: Elst = boxes::decode(boxes::child(edts, b"elst")?)?;
+        let media_time = list
+            .entries
+            .iter()
+            .find_map(|entry| entry.media_time)
+            .unwrap_or(0);
+        Ok(Self { media_time })
+    }
+}
+
+fn entries(stsd: &[u8]) -> Result<Vec<Bytes>, Malformed> {
+    let body = stsd
+        .get(8..)
+        .ok_or_else(|| Malformed::new("the stsd is cut off"))?;
+    let entries = boxes::children(body)
+        .map(|found| {
+            let (kind, body) = found?;
+            let mut entry = Vec::with_capacity(body.len() + 8);
+            boxes::wrap::<Malformed>(&mut entry, &kind, |out| {
+                out.extend_from_slice(body);
+                Ok(())
+            })?;
+            Ok(Bytes::from(entry))
+        })
+        .collect::<Result<Vec<_>, Malformed>>()?;
+    match entries.is_empty() {
+        true => Err(Malformed::new("a track has no sample description")),
+        false => Ok(entries),
+    }
+}
+
+/// Half a second of a stream: a `moof` and its `mdat`.
+#[derive(Clone, Debug)]
+pub struct Fragment {
+    /// Both boxes, as ffmpeg wrote them.
+    pub bytes: Bytes,
+    pub(super) head: Head,
+}
+
+impl Fragment {
+    /// Wall clock of its first frame, or of its first sound when it has no frame.
+    pub fn start(&self) -> Timestamp {
+        self.head.start()
+    }
+
+    /// Wall clock of the end of its last frame, or of its last sound when it has no frame.
+    pub fn end(&self) -> Timestamp {
+        self.head.end()
+    }
+
+    /// Whether its first frame can be decoded without any before it: where a chunk may begin.
+    pub fn starts_with_keyframe(&self) -> bool {
+        self.head.starts_with_keyframe()
+    }
+
+    /// How many frames are in it.
+    pub fn frames(&self) -> usize {
+        self.head
+            .video
+            .as_ref()
+            .map_or(0, |video| video.samples.len())
+    }
+
+    /// Whether there is sound in it.
+    pub fn has_sound(&self) -> bool {
+        self.head.audio.is_some()
+    }
+}
+
+/// What a `moof` says.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    /// Of the `moof`.
+    pub(super) moof_len: u32,
+    /// Of both boxes.
+    pub(super) len: u64,
+    pub(super) video: Option<Stretch>,
+    pub(super) audio: Option<Stretch>,
+}
+
+/// One track's part of a fragment.
+#[derive(Clone, Debug)]
+pub(super) struct Stretch {
+    /// Decode time of the first sample: the wall clock, or in our own file the media time.
+    pub(super) start: u64,
+    pub(super) timescale: u32,
+    /// Which of the track's sample descriptions, from 0.
+    pub(super) description: u32,
+    pub(super) samples: Vec<Sample>,
+}
+
+/// One frame of video, or one packet of sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sample {
+    /// From the start of the `moof`.
+    pub(super) at: u64,
+    pub(super) size: u32,
+    pub(super) duration: u32,
+    /// Presentation time less decode time.
+    pub(super) shown: i32,
+    pub(super) sync: bool,
+}
+
+impl Head {
+    /// Reads `moof`, header included, of a fragment of `len` bytes.
+    pub(super) fn read(moof: &[u8], len: u64, init: &Init) -> Result<Self, Malformed> {
+        let body = moof
+            .get(8..)
+            .ok_or_else(|| Malformed::new("a moof is cut off"))?;
+        let moof_len = moof.len() as u32;
+        let mut head = Self {
+            moof_len,
+            len,
+            video: None,
+            audio: None,
+        };
+        for traf in boxes::decode::<Moof>(body)?.traf {
+            let Some(track) = init
+                .tracks
+                .iter()
+                .find(|track| track.id == traf.tfhd.track_id)
+            else {
+                continue;
+            };
+            let stretch = Stretch::read(&traf, track, u64::from(moof_len)..len)?;
+            let place = match track.media {
+                Media::Video => &mut head.video,
+                Media::Audio => &mut head.audio,
+            };
+            if place.is_some() {
+                return Err(Malformed::new("a fragment names a track twice"));
+            }
+            *place = stretch;
+        }
+        match head.video.is_some() || head.audio.is_some() {
+            true => Ok(head),
+            false => Err(Malformed::new("a fragment has neither picture nor sound")),
+        }
+    }
+
+    pub(super) fn start(&self) -> Timestamp {
+        let first = self.video.as_ref().or(self.audio.as_ref());
+        first.map_or(Timestamp::default(), |stretch| {
+            stamp(stretch.shown(), stretch.timescale)
+        })
+    }
+
+    pub(super) fn end(&self) -> Timestamp {
+        let first = self.video.as_ref().or(self.audio.as_ref());
+        first.map_or(Timestamp::default(), |stretch| {
+            stamp(
+                stretch.shown().saturating_add_unsigned(stretch.duration()),
+                stretch.timescale,
+            )
+        })
+    }
+
+    pub(super) fn starts_with_keyframe(&self) -> bool {
+        self.video.as_ref().is_some_and(Stretch::starts_in_sync)
+    }
+}
+
+impl Stretch {
+    fn read(
+        traf: &mp4_atom::Traf,
+        track: &Track,
+        media: std::ops::Range<u64>,
+    ) -> Result<Option<Self>, Malformed> {
+        let tfhd = &traf.tfhd;
+        if tfhd.base_data_offset.is_some() {
+            return Err(Malformed::new(
+                "a fragment places its samples from the start of the file",
+            ));
+        }
+        let start = traf
+            .tfdt
+            .as_ref()
+            .ok_or_else(|| Malformed::new("a fragment has no decode time"))?;
+        let duration = tfhd
+            .default_sample_duration
+            .unwrap_or(track.defaults.default_sample_duration);
+        let size = tfhd
+            .default_sample_size
+            .unwrap_or(track.defaults.default_sample_size);
+        let flags = tfhd
+            .default_sample_flags
+            .unwrap_or(track.defaults.default_sample_flags);
+        let mut samples = Vec::new();
+        let mut at = media.start;
+        for trun in &traf.trun {
+            at = offset(trun, at)?;
+            if samples.len() + trun.samples.len() > MOST_SAMPLES {
+                return Err(Malformed::new("a fragment has too many samples"));
+            }
+            for entry in &trun.samples {
+                let sample = Sample {
+                    at,
+                    size: entry.size.unwrap_or(size),
+                    duration: entry.duration.unwrap_or(duration),
+                    shown: entry.cts.unwrap_or(0) as i32,
+                    sync: entry.flags.unwrap_or(flags) & NOT_SYNC == 0,
+                };
+                at += u64::from(sample.size);
+                if sample.at < media.start || at > media.end {
+                    return Err(Malformed::new("a sample lies outside of its fragment"));
+                }
+                samples.push(sample);
+            }
+        }
+        let start = start.base_media_decode_time;
+        if start > i64::MAX as u64 / 4 {
+            return Err(Malformed::new("a fragment's time is out of range"));
+        }
+        let description = tfhd.sample_description_index.unwrap_or(1).saturating_sub(1);
+        if description as usize >= track.entries.len() {
+            return Err(Malformed::new(
+                "a fragment names a sample description that is not there",
+            ));
+        }
+        let stretch = Self {
+            start,
+            timescale: track.timescale,
+            description,
+            samples,
+        };
+        Ok((!stretch.samples.is_empty()).then_some(stretch))
+    }
+
+    /// The sum of the durations.
+    pub(super) fn duration(&self) -> u64 {
+        self.samples
+            .iter()
+            .map(|sample| u64::from(sample.duration))
+            .sum()
+    }
+
+    pub(super) fn starts_in_sync(&self) -> bool {
+        self.samples.first().is_some_and(|sample| sample.sync)
+    }
+
+    /// When the first sample is shown.
+    pub(super) fn shown(&self) -> i64 {
+        let first = self.samples.first().map_or(0, |sample| sample.shown);
+        self.start as i64 + i64::from(first)
+    }
+
+    /// The same stretch in another time scale; every boundary is rounded by itself, so that no error adds up.
+    pub(super) fn rescaled(&self, timescale: u32) -> Self {
+        if timescale == self.timescale {
+            return self.clone();
+        }
+        let to = |ticks: i64| rescale(ticks, self.timescale, timescale);
+        let start = to(self.start as i64);
+        let mut source = self.start as i64;
+        let mut begin = start;
+        let samples = self.samples.iter().map(|sample| {
+            source += i64::from(sample.duration);
+            let end = to(source);
+            let duration = u32::try_from(end - begin).unwrap_or(u32::MAX);
+            begin = end;
+            Sample {
+                duration,
+                shown: to(i64::from(sample.shown)) as i32,
+                ..*sample
+            }
+        });
+        Self {
+            samples: samples.collect(),
+            start: start as u64,
+            timescale,
+            ..*self
+        }
+    }
+
+    /// The length in samples of one packet of sound, where silence of that kind can be made.
+    pub(super) fn packet(track: &Track, description: u32) -> Option<silence::Packet> {
+        silence::Packet::like(track.entries.get(description as usize)?)
+    }
+}
+
+fn offset(trun: &Trun, after: u64) -> Result<u64, Malformed> {
+    match trun.data_offset {
+        None => Ok(after),
+        Some(at) => {
+            u64::try_from(at).map_err(|_| Malformed::new("a fragment's samples lie before it"))
+        }
+    }
+}
+
+/// `ticks` of one time scale in another, to the nearest.
+pub(super) fn rescale(ticks: i64, from: u32, to: u32) -> i64 {
+    let (from, to) = (i128::from(from), i128::from(to));
+    let scaled = (i128::from(ticks) * to * 2 + from).div_euclid(from * 2);
+    scaled.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64
+}
+
+/// A stamp of the wall clock from ticks since the Unix epoch.
+pub(super) fn stamp(ticks: i64, timescale: u32) -> Timestamp {
+    Timestamp::from_millis(rescale(ticks, timescale, 1_000))
+}

@@ -1,0 +1,1342 @@
+//! The video at OpenVidu's path, from its first fragment to its `moov`.
+
+use super::boxes;
+use super::fragment::{Fragment, Head, Init, Media, NOT_SYNC, Sample, Stretch, Track, stamp};
+use super::ledger::{Entered, Ledger};
+use super::mark::{LAYOUT, Mark};
+use super::moov::{self, TrackOut};
+use super::place::{Gap, Placement, Reel, Strand};
+use super::silence::Packet;
+use super::source::{self, Chunk, Found, Trouble, Window};
+use super::table::Table;
+use super::{ChunkSource, JoinError, Malformed, Options, Origin};
+use crate::clock::Timestamp;
+use crate::model::timeline::Timeline;
+use log::warn;
+use mp4_atom::{Moof, Prft, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The room for the `moov` at the front: a description of another encoding finds its place there later.
+const FRONT: u64 = 8 << 10;
+/// The placeholder that becomes the header of the finished file's `mdat`.
+const PLACEHOLDER: u64 = 16;
+/// The most packets of silence in one fragment.
+const SILENT_PACKETS: u32 = 4096;
+
+/// A video that grows fragment by fragment.
+#[derive(Debug)]
+pub struct GrowingFile {
+    path: PathBuf,
+    options: Options,
+    open: Option<Open>,
+    cause: Option<String>,
+}
+
+/// What became of a take.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The video.
+    pub video: PathBuf,
+    /// What it was made from.
+    pub timeline: Timeline,
+    /// Its size.
+    pub bytes: u64,
+    /// How long it plays.
+    pub duration: Duration,
+}
+
+/// What [`GrowingFile::catch_up`] made of one chunk.
+#[derive(Clone, Debug)]
+pub struct CaughtUp {
+    /// The chunk.
+    pub source: ChunkSource,
+    /// How many fragments of it were taken now.
+    pub fragments: u32,
+    /// The bytes of media in them.
+    pub bytes: u64,
+    /// The bytes at its end that are no whole fragment.
+    pub lost_bytes: u64,
+    /// What is wrong with it.
+    pub fault: Option<String>,
+    /// It belongs before what the video holds: only joining the take anew brings it in.
+    pub late: bool,
+}
+
+impl GrowingFile {
+    /// Opens the video at `path`. Nothing is made there before the first fragment; what an earlier run of this take left is
+    /// taken up, and a file of another recording is put aside.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn open(path: impl Into<PathBuf>, options: Options) -> Result<Self, JoinError> {
+        let path = path.into();
+        let open = take_up(&path, &options)?;
+        Ok(Self {
+            path,
+            options,
+            open,
+            cause: None,
+        })
+    }
+
+    /// Where the video lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Wall clock of the end of the last frame in it.
+    pub fn covers(&self) -> Option<Timestamp> {
+        let reel = &self.open.as_ref()?.state.reel;
+        Some(stamp(
+            reel.video.next as i64 + reel.shift + reel.shown,
+            reel.video.timescale,
+        ))
+    }
+
+    /// The chunk that the last fragment came from.
+    pub fn last(&self) -> Option<Origin> {
+        self.open.as_ref()?.state.ledger.last()
+    }
+
+    /// The bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.end)
+    }
+
+    /// Says why the next gap, if there will be one, has come about.
+    pub fn explain(&mut self, cause: impl Into<String>) {
+        self.cause = Some(cause.into());
+    }
+
+    /// Appends a fragment. `false`: nothing of it can be shown, as sound before the first frame.
+    ///
+    /// # Errors
+    /// When the file system refuses, or the fragment is broken. The video is then as it was before.
+    pub fn append(
+        &mut self,
+        init: &Init,
+        fragment: &Fragment,
+        origin: Origin,
+    ) -> Result<bool, JoinError> {
+        let media = &fragment.bytes[fragment.head.moof_len as usize..];
+        self.add(init, &fragment.head, Payload::Memory(media), origin)
+    }
+
+    /// Appends what it misses of these chunks, in the order of run and index.
+    ///
+    /// # Errors
+    /// When the video cannot be written. A chunk that cannot be read is no error; it is named in the answer.
+    pub fn catch_up(&mut self, chunks: &[ChunkSource]) -> Result<Vec<CaughtUp>, JoinError> {
+        let mut chunks = chunks.to_vec();
+        chunks.sort_by_key(ChunkSource::origin);
+        chunks
+            .into_iter()
+            .map(|chunk| self.catch_up_one(chunk))
+            .collect()
+    }
+
+    pub(super) fn catch_up_one(&mut self, source: ChunkSource) -> Result<CaughtUp, JoinError> {
+        let origin = source.origin();
+        let mut report = CaughtUp {
+            source,
+            fragments: 0,
+            bytes: 0,
+            lost_bytes: 0,
+            fault: None,
+            late: false,
+        };
+        if let Some(last) = self.last()
+            && origin < last
+        {
+            report.late = !self
+                .open
+                .as_ref()
+                .is_some_and(|open| open.state.ledger.knows(origin));
+            return Ok(report);
+        }
+        let file = match File::open(&report.source.path) {
+            Ok(file) => file,
+            Err(cause) => {
+                report.fault = Some(cause.to_string());
+                return Ok(report);
+            }
+        };
+        self.take_chunk(&file, origin, &mut report)?;
+        if report.lost_bytes > 0 {
+            self.mark_lost(origin, report.lost_bytes)?;
+        }
+        Ok(report)
+    }
+
+    fn take_chunk(
+        &mut self,
+        file: &File,
+        origin: Origin,
+        report: &mut CaughtUp,
+    ) -> Result<(), JoinError> {
+        let mut chunk = match Chunk::open(file) {
+            Ok(chunk) => chunk,
+            Err(cause) => {
+                report.fault = Some(cause.to_string());
+                return Ok(());
+            }
+        };
+        loop {
+            let found = match chunk.next() {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                Err(Trouble::Io(cause)) => {
+                    report.fault = Some(cause.to_string());
+                    break;
+                }
+                Err(Trouble::Malformed(fault)) => {
+                    report.fault = Some(fault.to_string());
+                    break;
+                }
+            };
+            let Some(init) = chunk.init() else { break };
+            if self.holds(&init, &found, origin) {
+                continue;
+            }
+            let media = Payload::File {
+                file,
+                at: found.media_at(),
+                len: found.media_len(),
+            };
+            if self.add(&init, &found.head, media, origin)? {
+                report.fragments += 1;
+                report.bytes += found.media_len();
+            }
+        }
+        report.lost_bytes = chunk.rest();
+        if chunk.init().is_none() && report.fault.is_none() {
+            report.fault = Some("it is no MP4, or it ends within its first bytes".into());
+        }
+        Ok(())
+    }
+
+    /// Whether this fragment of a chunk is in the video.
+    fn holds(&self, init: &Init, found: &Found, origin: Origin) -> bool {
+        let Some(open) = self
+            .open
+            .as_ref()
+            .filter(|open| open.state.ledger.last() == Some(origin))
+        else {
+            return false;
+        };
+        open.state.holds(init, &found.head)
+    }
+
+    fn mark_lost(&mut self, origin: Origin, bytes: u64) -> Result<(), JoinError> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        let mut ledger = open.state.ledger.clone();
+        if ledger.lost(origin, bytes) {
+            let mark = Mark::Lost {
+                run: origin.run,
+                index: origin.index,
+                bytes,
+            };
+            open.write_mark(&mark, &self.path)?;
+            open.state.ledger = ledger;
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        init: &Init,
+        head: &Head,
+        media: Payload<'_>,
+        origin: Origin,
+    ) -> Result<bool, JoinError> {
+        match &mut self.open {
+            Some(open) => {
+                let added = open.add(init, head, media, origin, self.cause.clone(), &self.path)?;
+                if added {
+                    self.cause = None;
+                }
+                Ok(added)
+            }
+            None => self.begin(init, head, media, origin),
+        }
+    }
+
+    /// Makes the file under another name, so that it appears with its first frames in it.
+    fn begin(
+        &mut self,
+        init: &Init,
+        head: &Head,
+        media: Payload<'_>,
+        origin: Origin,
+    ) -> Result<bool, JoinError> {
+        let Some(reel) = Reel::begin(self.options.gap_mode, head, &init.tracks) else {
+            return Ok(false);
+        };
+        let part = beside(&self.path, &format!("r{}.part", origin.run));
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder).map_err(JoinError::io("make the folder of", &self.path))?;
+        }
+        let mut open = Open::create(&part, &self.options, init, reel)?;
+        open.add(init, head, media, origin, None, &part)?;
+        publish(&part, &self.path)?;
+        self.open = Some(open);
+        Ok(true)
+    }
+
+    /// Makes the file a regular MP4. It may be finished again, and even be appended to after.
+    ///
+    /// # Errors
+    /// When nothing was recorded, or the file system refuses. The file plays in either case.
+    pub fn finish(&mut self) -> Result<Finished, JoinError> {
+        let nothing = || JoinError::Nothing {
+            path: self.path.clone(),
+        };
+        let open = self.open.as_mut().ok_or_else(nothing)?;
+        let bytes = open.finish(&self.path)?;
+        let timeline = open.state.ledger.timeline(&self.options, &open.state.reel);
+        let duration = Duration::from_secs_f64(timeline.duration_seconds.max(0.0));
+        Ok(Finished {
+            video: self.path.clone(),
+            timeline,
+            bytes,
+            duration,
+        })
+    }
+
+    /// What the video is made from so far.
+    pub fn timeline(&self) -> Option<Timeline> {
+        let state = &self.open.as_ref()?.state;
+        Some(state.ledger.timeline(&self.options, &state.reel))
+    }
+}
+
+impl Finished {
+    /// Writes the timeline as JSON, under a temporary name first.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn write_timeline(&self, path: &Path) -> Result<(), JoinError> {
+        let fault = JoinError::io("write the timeline", path);
+        let mut text =
+            serde_json::to_vec_pretty(&self.timeline).map_err(|cause| fault(cause.into()))?;
+        text.push(b'\n');
+        let part = beside(path, "part");
+        let write = || {
+            let mut file = File::create(&part)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&part, path)
+        };
+        write().map_err(&fault)
+    }
+}
+
+/// `.<name>.<suffix>` in the same folder.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{suffix}"))
+}
+
+/// Gives `part` the name `path`, unless another has it by now.
+fn publish(part: &Path, path: &Path) -> Result<(), JoinError> {
+    let empty = fs::metadata(path).is_ok_and(|there| there.len() == 0);
+    let linked = match empty {
+        true => Err(io::ErrorKind::Unsupported.into()),
+        false => fs::hard_link(part, path),
+    };
+    match linked {
+        Ok(()) => fs::remove_file(part).map_err(JoinError::io("remove", part)),
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+            let _ = fs::remove_file(part);
+            Err(JoinError::Begun {
+                path: path.to_owned(),
+            })
+        }
+        // a file system without links
+        Err(_) => fs::rename(part, path).map_err(JoinError::io("rename a new file to", path)),
+    }
+}
+
+/// Opens what lies at `path`; `None` when nothing of this take does.
+fn take_up(path: &Path, options: &Options) -> Result<Option<Open>, JoinError> {
+    let fault = JoinError::io("open", path);
+    let file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(fault(cause)),
+    };
+    if file.metadata().map_err(&fault)?.len() == 0 {
+        return Ok(None);
+    }
+    match State::scan(&file, path)? {
+        Some(scanned) if scanned.is_of(options) => {
+            let file = own(file, path)?;
+            let mut open = Open {
+                file,
+                end: scanned.end,
+                state: scanned.state,
+                finished: scanned.finished,
+            };
+            open.state.reel.mode = options.gap_mode;
+            if !open.finished {
+                open.file.set_len(open.end).map_err(&fault)?;
+            }
+            Ok(Some(open))
+        }
+        _ => {
+            let aside = beside(path, &format!("before-{}", options.take));
+            warn!(video:% = path.display(), aside:% = aside.display(); "a file of another recording was put aside");
+            fs::rename(path, &aside).map_err(JoinError::io("put aside", path))?;
+            Ok(None)
+        }
+    }
+}
+
+/// Makes sure that no one else writes into the file. Where a recorder that was replaced still holds it, it keeps the old
+/// file, which has no name any more, and the name goes to a copy.
+fn own(file: File, path: &Path) -> Result<File, JoinError> {
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => {}
+        // a file system without locks
+        Err(TryLockError::Error(_)) => return Ok(file),
+    }
+    let part = beside(path, "taken.part");
+    let copy = || {
+        let new = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&part)?;
+        let _ = new.try_lock();
+        io::copy(&mut &file, &mut &new)?;
+        fs::rename(&part, path)?;
+        Ok(new)
+    };
+    warn!(video:% = path.display(); "another process holds the video, going on in a copy of it");
+    copy().map_err(JoinError::io("copy", path))
+}
+
+/// Media that is to be copied.
+#[derive(Clone, Copy)]
+enum Payload<'a> {
+    Memory(&'a [u8]),
+    File { file: &'a File, at: u64, len: u64 },
+}
+
+impl Payload<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { len, .. } => *len,
+        }
+    }
+}
+
+/// The file on disk and what is known of it.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Where the next fragment goes.
+    end: u64,
+    state: State,
+    /// Whether the front is an `mdat` header and a `moov` stands at `end`.
+    finished: bool,
+}
+
+/// What is known of a file, all of it read from the file again after a crash.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// Where the placeholder lies.
+    placeholder: u64,
+    /// The room for `moov` and padding after the placeholder.
+    front: u64,
+    tracks: Vec<TrackOut>,
+    tables: Vec<Table>,
+    reel: Reel,
+    ledger: Ledger,
+    sequence: u32,
+}
+
+/// A file that was read.
+#[derive(Debug)]
+pub(super) struct Scanned {
+    pub(super) state: State,
+    take: Option<Mark>,
+    end: u64,
+    finished: bool,
+}
+
+/// One fragment, ready to be written.
+struct Unit {
+    /// Everything before the media.
+    bytes: Vec<u8>,
+    placement: Placement,
+    /// Where the `moof` of the media lies from the start of `bytes`.
+    moof: u64,
+    entered: Option<Entered>,
+    descriptions: [u32; 2],
+    silence: Vec<(u64, Stretch)>,
+}
+
+impl Open {
+    fn create(path: &Path, options: &Options, init: &Init, reel: Reel) -> Result<Self, JoinError> {
+        let fault = JoinError::io("make", path);
+        let tracks: Vec<TrackOut> = init
+            .tracks
+            .iter()
+            .map(|track| new_track(track, &reel))
+            .collect();
+        let bad = JoinError::media("the start of the stream");
+        let mut bytes = moov::file_type().map_err(&bad)?;
+        let placeholder = bytes.len() as u64;
+        bytes.extend_from_slice(&moov::free(PLACEHOLDER));
+        let front = front(&tracks, FRONT).map_err(&bad)?;
+        bytes.extend_from_slice(&front);
+        let take = Mark::Take {
+            layout: LAYOUT,
+            recording: options.recording.clone(),
+            take: options.take.clone(),
+            gaps: options.gap_mode,
+        };
+        take.write(&mut bytes).map_err(&bad)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .map_err(&fault)?;
+        let _ = file.try_lock();
+        file.write_all_at(&bytes, 0).map_err(&fault)?;
+        let tables = tracks.iter().map(|_| Table::default()).collect();
+        let state = State {
+            placeholder,
+            front: front.len() as u64,
+            tracks,
+            tables,
+            reel,
+            ledger: Ledger::default(),
+            sequence: 0,
+        };
+        Ok(Self {
+            file,
+            end: bytes.len() as u64,
+            state,
+            finished: false,
+        })
+    }
+
+    fn add(
+        &mut self,
+        init: &Init,
+        head: &Head,
+        media: Payload<'_>,
+        origin: Origin,
+        cause: Option<String>,
+        path: &Path,
+    ) -> Result<bool, JoinError> {
+        let bad = |cause| JoinError::Media {
+            what: format!("a fragment of chunk {}", origin.index),
+            cause,
+        };
+        let mut next = self.state.clone_light();
+        let described = self.describe(init, head, path)?;
+        let Some(unit) = self
+            .state
+            .unit(&mut next, head, media.len(), origin, cause, described)
+            .map_err(bad)?
+        else {
+            return Ok(false);
+        };
+        self.unfinish(path)?;
+        let written = write(&self.file, self.end, &unit.bytes, media);
+        if let Err(cause) = written {
+            // half a fragment at the end does no harm, but room is what is short
+            let _ = self.file.set_len(self.end);
+            return Err(JoinError::Io {
+                act: "append to",
+                path: path.to_owned(),
+                cause,
+            });
+        }
+        self.state.enter(next, &unit, self.end);
+        self.end += unit.bytes.len() as u64 + media.len();
+        Ok(true)
+    }
+
+    /// The number of each track's sample description, video first; one that is new is entered at the front.
+    fn describe(&mut self, init: &Init, head: &Head, path: &Path) -> Result<[u32; 2], JoinError> {
+        let mut numbers = [0; 2];
+        let mut tracks = self.state.tracks.clone();
+        let mut new = Vec::new();
+        for out in &mut tracks {
+            let stretch = match out.media {
+                Media::Video => head.video.as_ref(),
+                Media::Audio => head.audio.as_ref(),
+            };
+            let Some((track, stretch)) = init.track(out.media).zip(stretch) else {
+                continue;
+            };
+            let Some(entry) = track.entries.get(stretch.description as usize) else {
+                continue;
+            };
+            let known = out.entries.iter().position(|known| known == entry);
+            numbers[(out.id() - 1) as usize] = known.unwrap_or(out.entries.len()) as u32;
+            if known.is_none() {
+                out.entries.push(entry.clone());
+                new.push(out.media);
+            }
+        }
+        if !new.is_empty() {
+            self.describe_anew(tracks, &new, head.start(), path)?;
+        }
+        Ok(numbers)
+    }
+
+    fn describe_anew(
+        &mut self,
+        tracks: Vec<TrackOut>,
+        new: &[Media],
+        at: Timestamp,
+        path: &Path,
+    ) -> Result<(), JoinError> {
+        let bad = JoinError::media("a fragment that is encoded otherwise");
+        let front = front(&tracks, self.state.front).map_err(bad)?;
+        self.unfinish(path)?;
+        self.file
+            .write_all_at(&front, self.state.placeholder + PLACEHOLDER)
+            .map_err(JoinError::io("write to the front of", path))?;
+        self.state.tracks = tracks;
+        for media in new {
+            let what = if *media == Media::Video {
+                "picture"
+            } else {
+                "sound"
+            };
+            let text = format!(
+                "from {at} on the {what} is encoded otherwise than before; some players (browsers based on Chromium) stop there"
+            );
+            self.write_mark(&Mark::Note { text: text.clone() }, path)?;
+            self.state.ledger.note(text);
+        }
+        Ok(())
+    }
+
+    fn write_mark(&mut self, mark: &Mark, path: &Path) -> Result<(), JoinError> {
+        let mut bytes = Vec::new();
+        mark.write(&mut bytes).map_err(JoinError::media("a note"))?;
+        self.unfinish(path)?;
+        self.file
+            .write_all_at(&bytes, self.end)
+            .map_err(JoinError::io("append to", path))?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The `moov` first and flushed, then the 16 bytes that bring it into force.
+    fn finish(&mut self, path: &Path) -> Result<u64, JoinError> {
+        let fault = JoinError::io("finish", path);
+        let state = &self.state;
+        let moov = moov::finished(&state.tracks, &state.tables)
+            .map_err(JoinError::media(path.display()))?;
+        let bytes = self.end + moov.len() as u64;
+        if self.finished {
+            return Ok(bytes);
+        }
+        self.file.write_all_at(&moov, self.end).map_err(&fault)?;
+        self.file.set_len(bytes).map_err(&fault)?;
+        self.file.sync_all().map_err(&fault)?;
+        let header = moov::media_header(self.end - state.placeholder);
+        self.file
+            .write_all_at(&header, state.placeholder)
+            .map_err(&fault)?;
+        self.file.sync_all().map_err(&fault)?;
+        self.finished = true;
+        Ok(bytes)
+    }
+
+    /// Makes a finished file one that grows again.
+    fn unfinish(&mut self, path: &Path) -> Result<(), JoinError> {
+        if !self.finished {
+            return Ok(());
+        }
+        let fault = JoinError::io("go on with", path);
+        self.file
+            .write_all_at(&moov::free(PLACEHOLDER), self.state.placeholder)
+            .map_err(&fault)?;
+        self.file.set_len(self.end).map_err(&fault)?;
+        self.finished = false;
+        Ok(())
+    }
+}
+
+/// Writes `bytes` and then the media at `at`.
+fn write(mut file: &File, at: u64, bytes: &[u8], media: Payload<'_>) -> io::Result<()> {
+    file.seek(SeekFrom::Start(at))?;
+    file.write_all(bytes)?;
+    match media {
+        Payload::Memory(media) => file.write_all(media),
+        Payload::File {
+            file: mut source,
+            at,
+            len,
+        } => {
+            source.seek(SeekFrom::Start(at))?;
+            match io::copy(&mut source.take(len), &mut file)? {
+                copied if copied == len => Ok(()),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+}
+
+fn new_track(track: &Track, reel: &Reel) -> TrackOut {
+    let strand = match track.media {
+        Media::Video => Some(&reel.video),
+        Media::Audio => reel.audio.as_ref(),
+    };
+    TrackOut {
+        media: track.media,
+        timescale: track.timescale,
+        size: track.size,
+        lead: strand.map_or(0, |strand| strand.lead),
+        entries: track.entries.clone(),
+    }
+}
+
+/// The `moov` for fragments, padded to `room` bytes.
+fn front(tracks: &[TrackOut], room: u64) -> Result<Vec<u8>, Malformed> {
+    let mut bytes = moov::growing(tracks)?;
+    match room.checked_sub(bytes.len() as u64) {
+        Some(left) if left >= 8 => bytes.extend_from_slice(&moov::free(left)),
+        Some(0) => {}
+        _ => {
+            return Err(Malformed::new(
+                "its encoding changed so often that the file has no room for one more",
+            ));
+        }
+    }
+    Ok(bytes)
+}
+
+/// The part of the state that a fragment moves on before it is written.
+struct Light {
+    reel: Reel,
+    sequence: u32,
+}
+
+impl State {
+    fn clone_light(&self) -> Light {
+        Light {
+            reel: self.reel.clone(),
+            sequence: self.sequence,
+        }
+    }
+
+    /// Makes the bytes of a fragment; `None` when nothing of it can be shown.
+    fn unit(
+        &self,
+        next: &mut Light,
+        head: &Head,
+        media_len: u64,
+        origin: Origin,
+        cause: Option<String>,
+        descriptions: [u32; 2],
+    ) -> Result<Option<Unit>, Malformed> {
+        let head = self.in_our_scales(head);
+        let joins = self.ledger.last().is_none_or(|last| last.run == origin.run);
+        let Some(mut placement) = next.reel.place(&head, joins) else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        let silence = self.silence(next, &placement, &mut bytes)?;
+        if self.ledger.last() != Some(origin) {
+            Mark::Chunk {
+                run: origin.run,
+                index: origin.index,
+            }
+            .write(&mut bytes)?;
+        }
+        if placement.gap.is_some() {
+            let cause = cause.unwrap_or_else(|| self.ledger.guess(origin));
+            Mark::Gap { cause }.write(&mut bytes)?;
+        }
+        let mut entered = None;
+        if let Some(video) = &placement.video {
+            let starts = video.start as i64 + next.reel.shift;
+            boxes::encode(&mut bytes, &reference(starts, video.start, video.timescale))?;
+            entered = Some(Entered {
+                origin,
+                starts,
+                at: video.start,
+                ticks: video.duration(),
+                bytes: media_len,
+            });
+        }
+        next.sequence += 1;
+        let moof = write_moof(
+            &mut bytes,
+            next.sequence,
+            &mut placement,
+            descriptions,
+            head.moof_len,
+        )?;
+        Ok(Some(Unit {
+            bytes,
+            placement,
+            moof,
+            entered,
+            descriptions,
+            silence,
+        }))
+    }
+
+    fn in_our_scales(&self, head: &Head) -> Head {
+        let scale = |media, stretch: &Option<Stretch>| {
+            let track = self.tracks.iter().find(|track| track.media == media)?;
+            stretch
+                .as_ref()
+                .map(|stretch| stretch.rescaled(track.timescale))
+        };
+        Head {
+            video: scale(Media::Video, &head.video),
+            audio: scale(Media::Audio, &head.audio),
+            ..*head
+        }
+    }
+
+    /// Whole fragments of silence before the sound of `placement`, each with the place of its `moof`.
+    fn silence(
+        &self,
+        next: &mut Light,
+        placement: &Placement,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Vec<(u64, Stretch)>, Malformed> {
+        let mut written = Vec::new();
+        let (Some(sound), Some(packet)) = (
+            &placement.audio,
+            self.reel.audio.as_ref().and_then(|audio| audio.packet),
+        ) else {
+            return Ok(written);
+        };
+        let mut left = placement.silence;
+        while left > 0 {
+            let count = left.min(SILENT_PACKETS);
+            let start = sound.start - u64::from(left) * u64::from(packet.samples);
+            next.sequence += 1;
+            let at = bytes.len() as u64;
+            let description = self.tracks.iter().find(|track| track.media == Media::Audio);
+            let last = description.map_or(0, |track| track.entries.len().saturating_sub(1));
+            let stretch = write_silence(
+                bytes,
+                next.sequence,
+                start,
+                count,
+                packet,
+                sound.timescale,
+                last as u32,
+            )?;
+            written.push((at, stretch));
+            left -= count;
+        }
+        Ok(written)
+    }
+
+    /// Takes a unit that was written at `at` into the books.
+    fn enter(&mut self, next: Light, unit: &Unit, at: u64) {
+        for (moof, stretch) in &unit.silence {
+            self.enter_stretch(Media::Audio, stretch, at + moof, stretch.description);
+        }
+        let [video, audio] = unit.descriptions;
+        let timescale = self.reel.video.timescale;
+        if let (Some(gap), Some(entered)) = (unit.placement.gap, unit.entered) {
+            // the cause is read back from where it was written, as after a crash
+            let cause = cause_in(&unit.bytes).unwrap_or_else(|| self.ledger.guess(entered.origin));
+            self.ledger.gap(gap, entered.at, timescale, cause);
+        }
+        if let Some(entered) = unit.entered {
+            self.ledger.fragment(entered, timescale);
+        }
+        if let Some(stretch) = &unit.placement.video {
+            self.enter_stretch(Media::Video, stretch, at + unit.moof, video);
+        }
+        if let Some(stretch) = &unit.placement.audio {
+            self.enter_stretch(Media::Audio, stretch, at + unit.moof, audio);
+        }
+        self.reel = next.reel;
+        self.sequence = next.sequence;
+    }
+
+    fn enter_stretch(&mut self, media: Media, stretch: &Stretch, base: u64, description: u32) {
+        for (track, table) in self.tracks.iter().zip(&mut self.tables) {
+            if track.media == media {
+                table.enter(stretch.start, &stretch.samples, base, description);
+                if media == Media::Audio {
+                    table.forget_keyframes();
+                }
+            }
+        }
+    }
+
+    /// Whether a fragment of the last chunk is in the file.
+    fn holds(&self, _init: &Init, head: &Head) -> bool {
+        let head = self.in_our_scales(head);
+        let reel = &self.reel;
+        match (&head.video, &head.audio, &reel.audio) {
+            (Some(video), _, _) => {
+                let end = reel.video.next as i64 + reel.shift;
+                (video.start as i64) + i64::from(reel.frame / 2) < end
+            }
+            (None, Some(sound), Some(strand)) => {
+                let end = strand.next as i64 - strand.lead as i64 + reel.zero(strand.timescale);
+                let slack = strand
+                    .packet
+                    .map_or(0, |packet| 2 * i64::from(packet.samples));
+                sound.start as i64 + slack < end
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads a file; `None` when it is none of ours.
+    pub(super) fn scan(file: &File, path: &Path) -> Result<Option<Scanned>, JoinError> {
+        match Scan::run(file) {
+            Ok(scanned) => Ok(scanned),
+            Err(Trouble::Malformed(_)) => Ok(None),
+            Err(Trouble::Io(cause)) => Err(JoinError::Io {
+                act: "read",
+                path: path.to_owned(),
+                cause,
+            }),
+        }
+    }
+}
+
+fn cause_in(bytes: &[u8]) -> Option<String> {
+    boxes::children(bytes)
+        .map_while(Result::ok)
+        .find_map(|(kind, body)| match (&kind, Mark::read(body)?) {
+            (b"uuid", Mark::Gap { cause }) => Some(cause),
+            _ => None,
+        })
+}
+
+impl Scanned {
+    fn is_of(&self, options: &Options) -> bool {
+        matches!(&self.take, Some(Mark::Take { layout: LAYOUT, recording, take, .. })
+            if *recording == options.recording && *take == options.take)
+    }
+}
+
+/// Reads a file from its front to its last whole fragment.
+struct Scan<'a> {
+    window: Window<'a>,
+    at: u64,
+    init: Init,
+    state: State,
+    take: Option<Mark>,
+    /// Notes that hold for the next fragment.
+    origin: Option<Origin>,
+    cause: Option<String>,
+    reference: Option<Prft>,
+    /// The end of the last whole fragment or note that stands alone.
+    whole: u64,
+}
+
+impl<'a> Scan<'a> {
+    fn run(file: &'a File) -> Result<Option<Scanned>, Trouble> {
+        let Some((mut scan, finished)) = Self::front(file)? else {
+            return Ok(None);
+        };
+        // what is broken ends what is whole, and is no fault
+        while let Ok(Some(())) = scan.step() {}
+        let begun = scan.state.ledger.last().is_some();
+        Ok(begun.then_some(Scanned {
+            state: scan.state,
+            take: scan.take,
+            end: scan.whole,
+            finished,
+        }))
+    }
+
+    fn front(file: &'a File) -> Result<Option<(Self, bool)>, Trouble> {
+        let mut window = Window::new(file)?;
+        let Some(ftyp) = window.header(0)?.filter(|header| header.kind == *b"ftyp") else {
+            return Ok(None);
+        };
+        let placeholder = ftyp.len;
+        let finished = match window.header(placeholder)? {
+            Some(header) if header.kind == *b"free" && header.len == PLACEHOLDER => false,
+            Some(header) if header.kind == *b"mdat" && header.head == PLACEHOLDER => {
+                window.end = placeholder + header.len;
+                true
+            }
+            _ => return Ok(None),
+        };
+        let at = placeholder + PLACEHOLDER;
+        let Some(moov) = window.header(at)?.filter(|header| header.kind == *b"moov") else {
+            return Ok(None);
+        };
+        let moov_bytes = bytes::Bytes::copy_from_slice(window.whole(at, &moov)?);
+        let init = Init::read(bytes::Bytes::new(), moov_bytes)?;
+        let padding = window
+            .header(at + moov.len)?
+            .filter(|header| header.kind == *b"free");
+        let front = moov.len + padding.map_or(0, |header| header.len);
+        let state = State::of_front(placeholder, front, &init);
+        let at = at + front;
+        let scan = Self {
+            window,
+            at,
+            init,
+            state,
+            take: None,
+            origin: None,
+            cause: None,
+            reference: None,
+            whole: at,
+        };
+        Ok(Some((scan, finished)))
+    }
+
+    /// One box on; `None` at the end.
+    fn step(&mut self) -> Result<Option<()>, Trouble> {
+        let Some(header) = self.window.header(self.at)? else {
+            return Ok(None);
+        };
+        let at = self.at;
+        match &header.kind {
+            b"uuid" => {
+                let mark = Mark::read(&self.window.whole(at, &header)?[header.head as usize..]);
+                self.at = at + header.len;
+                mark.into_iter().for_each(|mark| self.mark(mark));
+            }
+            b"prft" => {
+                let body = &self.window.whole(at, &header)?[header.head as usize..];
+                self.reference = Some(boxes::decode(body)?);
+                self.at = at + header.len;
+            }
+            b"moof" => {
+                let Some(found) = source::fragment(&mut self.window, at, &header, &self.init)?
+                else {
+                    return Ok(None);
+                };
+                self.at = at + found.head.len;
+                self.fragment(&found);
+                self.whole = self.at;
+            }
+            _ => return Ok(None),
+        }
+        Ok(Some(()))
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        match mark {
+            Mark::Take { .. } => self.take = Some(mark),
+            Mark::Chunk { run, index } => self.origin = Some(Origin { run, index }),
+            Mark::Gap { cause } => self.cause = Some(cause),
+            Mark::Lost { run, index, bytes } => {
+                self.state.ledger.lost(Origin { run, index }, bytes);
+                self.whole = self.at;
+            }
+            Mark::Note { text } => {
+                self.state.ledger.note(text);
+                self.whole = self.at;
+            }
+        }
+    }
+
+    fn fragment(&mut self, found: &Found) {
+        let state = &mut self.state;
+        state.sequence += 1;
+        if let Some(audio) = &found.head.audio {
+            state.enter_stretch(Media::Audio, audio, found.at, audio.description);
+            if let Some(strand) = &mut state.reel.audio {
+                strand.next = audio.start + audio.duration();
+            }
+        }
+        let Some(video) = &found.head.video else {
+            return;
+        };
+        let starts = self
+            .reference
+            .take()
+            .map_or(video.start as i64, |prft| wall(&prft, video.timescale));
+        let first = state.ledger.last().is_none();
+        let origin = self.origin.or(state.ledger.last());
+        let Some(origin) = origin else { return };
+        let reel = &mut state.reel;
+        if first {
+            reel.origin = starts - video.start as i64;
+            reel.shown = video
+                .samples
+                .first()
+                .map_or(0, |sample| i64::from(sample.shown));
+        } else {
+            let from = reel.video.next as i64 + reel.shift;
+            if starts - from > i64::from(reel.frame / 2) {
+                let cause = self
+                    .cause
+                    .take()
+                    .unwrap_or_else(|| state.ledger.guess(origin));
+                state.ledger.gap(
+                    Gap { from, to: starts },
+                    video.start,
+                    video.timescale,
+                    cause,
+                );
+            }
+        }
+        reel.shift = starts - video.start as i64;
+        reel.video.next = video.start + video.duration();
+        reel.frame = video
+            .samples
+            .last()
+            .map_or(1, |sample| sample.duration.max(1));
+        let entered = Entered {
+            origin,
+            starts,
+            at: video.start,
+            ticks: video.duration(),
+            bytes: found.media_len(),
+        };
+        state.ledger.fragment(entered, video.timescale);
+        state.enter_stretch(Media::Video, video, found.at, video.description);
+    }
+}
+
+impl State {
+    fn of_front(placeholder: u64, front: u64, init: &Init) -> Self {
+        let strand = |track: &Track| Strand {
+            timescale: track.timescale,
+            next: 0,
+            lead: track.edit.media_time,
+            packet: Stretch::packet(track, 0).filter(|_| track.media == Media::Audio),
+        };
+        let tracks: Vec<TrackOut> = init
+            .tracks
+            .iter()
+            .map(|track| TrackOut {
+                media: track.media,
+                timescale: track.timescale,
+                size: track.size,
+                lead: track.edit.media_time,
+                entries: track.entries.clone(),
+            })
+            .collect();
+        let none = Strand {
+            timescale: 1,
+            next: 0,
+            lead: 0,
+            packet: None,
+        };
+        let reel = Reel {
+            mode: Default::default(),
+            video: init.track(Media::Video).map_or(none, strand),
+            audio: init.track(Media::Audio).map(strand),
+            shift: 0,
+            origin: 0,
+            shown: 0,
+            frame: 1,
+        };
+        let tables = tracks.iter().map(|_| Table::default()).collect();
+        Self {
+            placeholder,
+            front,
+            tracks,
+            tables,
+            reel,
+            ledger: Ledger::default(),
+            sequence: 0,
+        }
+    }
+}
+
+/// Seconds from NTP's epoch to Unix's.
+const NTP: i64 = 2_208_988_800;
+/// NTP counts seconds in 32 bits; its second era begins in 2036.
+const ERA: i64 = 1 << 32;
+
+/// The wall clock of a fragment as the standard has it.
+fn reference(starts: i64, media_time: u64, timescale: u32) -> Prft {
+    let scale = i64::from(timescale);
+    let (whole, part) = (starts.div_euclid(scale), starts.rem_euclid(scale));
+    let seconds = (whole + NTP).rem_euclid(ERA) as u64;
+    let fraction = ((part as u64) << 32) / u64::from(timescale);
+    Prft {
+        reference_track_id: 1,
+        ntp_timestamp: (seconds << 32) | fraction,
+        media_time,
+        ..Prft::default()
+    }
+}
+
+/// Reads [`reference`] back, exactly.
+fn wall(prft: &Prft, timescale: u32) -> i64 {
+    let seconds = (prft.ntp_timestamp >> 32) as i64 - NTP;
+    let seconds = if seconds < 0 { seconds + ERA } else { seconds };
+    let fraction = u128::from(prft.ntp_timestamp & 0xffff_ffff);
+    let part = (fraction * u128::from(timescale) + (1 << 31)) >> 32;
+    seconds * i64::from(timescale) + part as i64
+}
+
+/// Appends the `moof` for `placement`, and gives its samples the places they have from it. Answers where it begins.
+fn write_moof(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    placement: &mut Placement,
+    descriptions: [u32; 2],
+    was: u32,
+) -> Result<u64, Malformed> {
+    let at = out.len();
+    let moof =
+        |placement: &Placement| {
+            let parts = [(1, &placement.video), (2, &placement.audio)];
+            let traf = parts.into_iter().zip(descriptions).filter_map(
+                |((track, stretch), description)| Some(traf(track, description, stretch.as_ref()?)),
+            );
+            Moof {
+                mfhd: mp4_atom::Mfhd {
+                    sequence_number: sequence,
+                },
+                traf: traf.collect(),
+            }
+        };
+    boxes::encode(out, &moof(placement))?;
+    let len = (out.len() - at) as u64;
+    for stretch in [&mut placement.video, &mut placement.audio]
+        .into_iter()
+        .flatten()
+    {
+        for sample in &mut stretch.samples {
+            sample.at = sample.at - u64::from(was) + len;
+        }
+    }
+    out.truncate(at);
+    boxes::encode(out, &moof(placement))?;
+    Ok(at as u64)
+}
+
+fn traf(track: u32, description: u32, stretch: &Stretch) -> Traf {
+    let first = stretch.samples.first().map_or(0, |sample| sample.duration);
+    let even = stretch
+        .samples
+        .iter()
+        .all(|sample| sample.duration == first);
+    let shifted = stretch.samples.iter().any(|sample| sample.shown != 0);
+    let rest_needs_others = stretch.samples.iter().skip(1).all(|sample| !sample.sync);
+    let flags = |sync: bool| if sync { SYNC } else { NEEDS_OTHERS };
+    let default_sync = stretch.samples.iter().all(|sample| sample.sync);
+    let entry = |number: usize, sample: &Sample| TrunEntry {
+        size: Some(sample.size),
+        duration: (!even).then_some(sample.duration),
+        cts: shifted.then_some(i64::from(sample.shown)),
+        flags: match (default_sync, rest_needs_others, number) {
+            (true, _, _) => None,
+            (false, true, 0) => Some(flags(sample.sync)),
+            (false, true, _) => None,
+            (false, false, _) => Some(flags(sample.sync)),
+        },
+    };
+    let numbered: Vec<(usize, Sample)> = stretch.samples.iter().copied().enumerate().collect();
+    let trun = numbered
+        .chunk_by(|(_, a), (_, b)| a.at + u64::from(a.size) == b.at)
+        .map(|run| Trun {
+            data_offset: run.first().map(|(_, sample)| sample.at as i32),
+            samples: TrunSamples::Explicit(
+                run.iter()
+                    .map(|(number, sample)| entry(*number, sample))
+                    .collect(),
+            ),
+        });
+    Traf {
+        tfhd: Tfhd {
+            track_id: track,
+            sample_description_index: Some(description + 1),
+            default_sample_duration: even.then_some(first),
+            default_sample_flags: Some(flags(default_sync)),
+            default_base_is_moof: true,
+            ..Tfhd::default()
+        },
+        tfdt: Some(Tfdt {
+            base_media_decode_time: stretch.start,
+        }),
+        trun: trun.collect(),
+        ..Traf::default()
+    }
+}
+
+/// Sample flags: depends on no other.
+const SYNC: u32 = 0x0200_0000;
+/// Sample flags: depends on others, cannot be decoded alone.
+const NEEDS_OTHERS: u32 = 0x0100_0000 | NOT_SYNC;
+
+/// Appends a fragment of silence.
+fn write_silence(
+    out: &mut Vec<u8>,
+    sequence: u32,
+    start: u64,
+    count: u32,
+    packet: Packet,
+    timescale: u32,
+    description: u32,
+) -> Result<Stretch, Malformed> {
+    let size = packet.bytes.len() as u32;
+    let at = out.len();
+    let moof = |offset| Moof {
+        mfhd: mp4_atom::Mfhd {
+            sequence_number: sequence,
+        },
+        traf: vec![Traf {
+            tfhd: Tfhd {
+                track_id: 2,
+                sample_description_index: Some(description + 1),
+                default_sample_duration: Some(packet.samples),
+                default_sample_size: Some(size),
+                default_sample_flags: Some(SYNC),
+                default_base_is_moof: true,
+                ..Tfhd::default()
+            },
+            tfdt: Some(Tfdt {
+                base_media_decode_time: start,
+            }),
+            trun: vec![Trun {
+                data_offset: Some(offset),
+                samples: TrunSamples::Inherited {
+                    count,
+                    first_flags: None,
+                },
+            }],
+            ..Traf::default()
+        }],
+    };
+    boxes::encode(out, &moof(0))?;
+    let first = out.len() - at + 8;
+    out.truncate(at);
+    boxes::encode(out, &moof(first as i32))?;
+    boxes::wrap::<Malformed>(out, b"mdat", |out| {
+        (0..count).for_each(|_| out.extend_from_slice(packet.bytes));
+        Ok(())
+    })?;
+    let samples = (0..u64::from(count)).map(|number| Sample {
+        at: first as u64 + number * u64::from(size),
+        size,
+        duration: packet.samples,
+        shown: 0,
+        sync: true,
+    });
+    Ok(Stretch {
+        start,
+        timescale,
+        description,
+        samples: samples.collect(),
+    })
+}
