@@ -9,7 +9,7 @@ use super::place::{Gap, Placement, Reel, Strand};
 use super::silence::Packet;
 use super::source::{self, Chunk, Found, Trouble, Window};
 use super::table::Table;
-use super::{ChunkSource, JoinError, Malformed, Options, Origin};
+use super::{ChunkSource, JoinError, Malformed, Options, Origin, settle};
 use crate::clock::Timestamp;
 use crate::model::timeline::Timeline;
 use log::warn;
@@ -331,7 +331,8 @@ impl Finished {
             let mut file = File::create(&part)?;
             file.write_all(&text)?;
             file.sync_all()?;
-            fs::rename(&part, path)
+            fs::rename(&part, path)?;
+            settle(path)
         };
         write().map_err(&fault)
     }
@@ -470,8 +471,19 @@ pub(super) struct State {
 pub(super) struct Scanned {
     pub(super) state: State,
     take: Option<Mark>,
-    end: u64,
-    finished: bool,
+    /// Where the last whole fragment ends.
+    pub(super) end: u64,
+    pub(super) finished: bool,
+    /// Where the media of every fragment lies.
+    pub(super) media: Vec<Lies>,
+}
+
+/// Where a fragment's `mdat` lies, and what chunk it is from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lies {
+    pub(super) origin: Option<Origin>,
+    pub(super) at: u64,
+    pub(super) len: u64,
 }
 
 /// One fragment, ready to be written.
@@ -930,6 +942,31 @@ fn cause_in(bytes: &[u8]) -> Option<String> {
 }
 
 impl Scanned {
+    /// The `moov` that the file must end with.
+    pub(super) fn moov(&self) -> Result<Vec<u8>, Malformed> {
+        moov::finished(&self.state.tracks, &self.state.tables)
+    }
+
+    /// What the video is made from.
+    pub(super) fn timeline(&self) -> Option<Timeline> {
+        match &self.take {
+            Some(Mark::Take {
+                recording,
+                take,
+                gaps,
+                ..
+            }) => {
+                let options = Options {
+                    recording: recording.clone(),
+                    take: take.clone(),
+                    gap_mode: *gaps,
+                };
+                Some(self.state.ledger.timeline(&options, &self.state.reel))
+            }
+            _ => None,
+        }
+    }
+
     fn is_of(&self, options: &Options) -> bool {
         matches!(&self.take, Some(Mark::Take { layout: LAYOUT, recording, take, .. })
             if *recording == options.recording && *take == options.take)
@@ -949,6 +986,7 @@ struct Scan<'a> {
     reference: Option<Prft>,
     /// The end of the last whole fragment or note that stands alone.
     whole: u64,
+    media: Vec<Lies>,
 }
 
 impl<'a> Scan<'a> {
@@ -964,6 +1002,7 @@ impl<'a> Scan<'a> {
             take: scan.take,
             end: scan.whole,
             finished,
+            media: scan.media,
         }))
     }
 
@@ -1003,6 +1042,7 @@ impl<'a> Scan<'a> {
             cause: None,
             reference: None,
             whole: at,
+            media: Vec::new(),
         };
         Ok(Some((scan, finished)))
     }
@@ -1031,6 +1071,11 @@ impl<'a> Scan<'a> {
                 };
                 self.at = at + found.head.len;
                 self.fragment(&found);
+                self.media.push(Lies {
+                    origin: self.origin,
+                    at: found.media_at(),
+                    len: found.media_len(),
+                });
                 self.whole = self.at;
             }
             _ => return Ok(None),

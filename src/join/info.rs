@@ -125,7 +125,7 @@ fn name(stream: &mut Value, codec: &Codec) {
     }
     if let Some(audio) = codec.audio() {
         stream["sample_rate"] = audio.sample_rate.integer().to_string().into();
-        stream["channels"] = audio.channel_count.into();
+        stream["channels"] = channels(codec).unwrap_or(audio.channel_count).into();
     }
     if let Codec::Avc1(avc1) = codec {
         stream["profile"] = match avc1.avcc.avc_profile_indication {
@@ -137,6 +137,19 @@ fn name(stream: &mut Value, codec: &Codec) {
         }
         .into();
         stream["level"] = avc1.avcc.avc_level_indication.into();
+    }
+}
+
+/// AAC says in its own configuration how many channels there are; the field beside it is always two.
+fn channels(codec: &Codec) -> Option<u16> {
+    let Codec::Mp4a(mp4a) = codec else {
+        return None;
+    };
+    let config = mp4a.esds.es_desc.dec_config.dec_specific.as_ref()?;
+    match config.chan_conf {
+        0 => None,
+        7 => Some(8),
+        count => Some(u16::from(count)),
     }
 }
 

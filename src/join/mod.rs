@@ -20,9 +20,11 @@
 //! on cuts off. Everything needed to go on is read from the file itself.
 
 mod boxes;
+mod check;
 mod fragment;
 mod growing;
 mod info;
+mod joined;
 mod ledger;
 mod mark;
 mod moov;
@@ -31,9 +33,11 @@ mod silence;
 mod source;
 mod table;
 
+pub use check::{Checked, check as verify, timeline_of};
 pub use fragment::{Fragment, Init, Piece, Splitter};
 pub use growing::{CaughtUp, Finished, GrowingFile};
 pub use info::info_json;
+pub use joined::{Joined, Progress, find_chunks, join_chunks};
 
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::timeline::GapMode;
@@ -81,6 +85,15 @@ impl ChunkSource {
     }
 }
 
+/// Makes a rename, or a new file, in `path`'s folder last over a loss of power.
+fn settle(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Ok(()),
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 /// Why bytes are no MP4 that this room can take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -118,6 +131,22 @@ pub enum JoinError {
     Nothing {
         /// The video.
         path: PathBuf,
+    },
+    /// A video does not hold what its chunks hold.
+    #[error("{} is not what its chunks say: {what}; join them anew and keep the chunks", path.display())]
+    Differs {
+        /// The video.
+        path: PathBuf,
+        /// The first difference.
+        what: String,
+    },
+    /// A folder does not hold one recording's chunks.
+    #[error("cannot join {}: {what}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is there instead, and what to do.
+        what: String,
     },
     /// Someone else has made the file meanwhile.
     #[error("cannot begin {}: another recorder has begun it meanwhile; register again to learn which one goes on", path.display())]

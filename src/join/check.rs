@@ -1,0 +1,162 @@
+//! Holding a finished video against the chunks it was made from. Chunks are deleted only after this: every fragment of
+//! theirs must lie in the video byte for byte, and the `moov` must name every sample where it lies.
+
+use super::growing::{Lies, Scanned, State};
+use super::source::{Chunk, Found, Trouble};
+use super::{ChunkSource, JoinError, Origin};
+use crate::model::timeline::Timeline;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// What was found in a video.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Chunks that were looked for.
+    pub chunks: usize,
+    /// Fragments of them that lie in the video.
+    pub fragments: usize,
+    /// Bytes of media in them.
+    pub bytes: u64,
+    /// Fragments that show nothing, such as sound before the first frame, and were left out.
+    pub left_out: usize,
+}
+
+/// Checks that the finished `video` holds every fragment of `chunks`.
+///
+/// # Errors
+/// [`JoinError::Differs`] with the first difference; others when a file cannot be read.
+pub fn check(video: &Path, chunks: &[ChunkSource]) -> Result<Checked, JoinError> {
+    let fault = JoinError::io("read", video);
+    let differs = |what: String| JoinError::Differs {
+        path: video.to_owned(),
+        what,
+    };
+    let file = File::open(video).map_err(&fault)?;
+    let scanned =
+        State::scan(&file, video)?.ok_or_else(|| differs("it was not made here".into()))?;
+    if !scanned.finished {
+        return Err(differs("it was not finished".into()));
+    }
+    let ends = scanned.moov().map_err(JoinError::media(video.display()))?;
+    let len = file.metadata().map_err(&fault)?.len();
+    if len != scanned.end + ends.len() as u64
+        || !holds(&file, scanned.end, &ends).map_err(&fault)?
+    {
+        return Err(differs(
+            "its moov does not name the samples that lie in it".into(),
+        ));
+    }
+    let mut chunks = chunks.to_vec();
+    chunks.sort_by_key(ChunkSource::origin);
+    let mut cursor = Cursor {
+        video: &file,
+        scanned: &scanned,
+        next: 0,
+    };
+    let mut checked = Checked {
+        chunks: chunks.len(),
+        ..Checked::default()
+    };
+    for chunk in &chunks {
+        check_one(chunk, &mut cursor, &mut checked)?.map_err(&differs)?;
+    }
+    Ok(checked)
+}
+
+fn check_one(
+    source: &ChunkSource,
+    cursor: &mut Cursor<'_>,
+    checked: &mut Checked,
+) -> Result<Result<(), String>, JoinError> {
+    let fault = JoinError::io("read", &source.path);
+    let file = File::open(&source.path).map_err(&fault)?;
+    let mut chunk = Chunk::open(&file).map_err(&fault)?;
+    let mut begun = false;
+    loop {
+        let found = match chunk.next() {
+            Ok(Some(found)) => found,
+            // what is broken was never taken
+            Ok(None) | Err(Trouble::Malformed(_)) => return Ok(Ok(())),
+            Err(Trouble::Io(cause)) => return Err(fault(cause)),
+        };
+        if cursor
+            .find(&file, &found, source.origin())
+            .map_err(&fault)?
+        {
+            begun = true;
+            checked.fragments += 1;
+            checked.bytes += found.media_len();
+        } else if found.head.video.is_none() || (!begun && !found.head.starts_with_keyframe()) {
+            checked.left_out += 1;
+        } else {
+            let (run, index, at) = (source.run, source.index, found.head.start());
+            return Ok(Err(format!(
+                "the fragment of {at} in chunk {index} of run {run} is not in it"
+            )));
+        }
+    }
+}
+
+/// Goes through the video's fragments beside the chunks': both are in the same order.
+struct Cursor<'a> {
+    video: &'a File,
+    scanned: &'a Scanned,
+    next: usize,
+}
+
+impl Cursor<'_> {
+    fn find(&mut self, chunk: &File, found: &Found, origin: Origin) -> io::Result<bool> {
+        let rest = self.scanned.media.get(self.next..).unwrap_or(&[]);
+        for (ahead, lies) in rest.iter().enumerate() {
+            if lies.origin.is_some_and(|its| its > origin) {
+                break;
+            }
+            if lies.len == found.media_len() && same(self.video, lies, chunk, found.media_at())? {
+                self.next += ahead + 1;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+const PIECE: usize = 256 << 10;
+
+fn same(video: &File, lies: &Lies, chunk: &File, at: u64) -> io::Result<bool> {
+    let (mut ours, mut theirs) = (vec![0; PIECE], vec![0; PIECE]);
+    let mut done = 0;
+    while done < lies.len {
+        let len = PIECE.min(usize::try_from(lies.len - done).unwrap_or(PIECE));
+        video.read_exact_at(&mut ours[..len], lies.at + done)?;
+        chunk.read_exact_at(&mut theirs[..len], at + done)?;
+        if ours[..len] != theirs[..len] {
+            return Ok(false);
+        }
+        done += len as u64;
+    }
+    Ok(true)
+}
+
+fn holds(file: &File, at: u64, bytes: &[u8]) -> io::Result<bool> {
+    let mut there = vec![0; bytes.len()];
+    file.read_exact_at(&mut there, at)?;
+    Ok(there == bytes)
+}
+
+/// What a video, finished or still growing, says it was made from.
+///
+/// # Errors
+/// When it cannot be read, or was not made here.
+pub fn timeline_of(video: &Path) -> Result<Timeline, JoinError> {
+    let file = File::open(video).map_err(JoinError::io("read", video))?;
+    let scanned = State::scan(&file, video)?;
+    scanned
+        .as_ref()
+        .and_then(Scanned::timeline)
+        .ok_or_else(|| JoinError::Differs {
+            path: video.to_owned(),
+            what: "it was not made by ov2-ha-recorder, or not a fragment of it is whole".into(),
+        })
+}
