@@ -12,6 +12,7 @@ mod install;
 mod logging;
 mod openvidu;
 mod package;
+mod record;
 mod report;
 mod reset;
 mod restore;
@@ -40,6 +41,7 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    Record(record::Record),
     /// Start the service.
     Start(service::Tell),
     /// Stop the service; recorders go on without it.
@@ -164,6 +166,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command.action {
+        Action::Record(command) => command.run(),
         Action::Start(command) => command.run(service::Verb::Start),
         Action::Stop(command) => command.run(service::Verb::Stop),
         Action::Restart(command) => command.run(service::Verb::Restart),

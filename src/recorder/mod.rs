@@ -1,3 +1,464 @@
-//! The recorder: displays, plays, captures, writes chunks.
+//! The recorder's story. OpenVidu's order comes in by the environment; a display, a sound server, a browser on the ordered
+//! page and an ffmpeg that captures both are started side by side and kept alive ([`supervise`]). What ffmpeg writes goes
+//! through two threads: the first writes it into chunk files ([`chunks`]), the second lets the video at OpenVidu's path
+//! grow from the same pieces ([`video`]). On `q` in the stop file the last frames are drained, the video is closed by one
+//! `moov`, and everything OpenVidu reads is laid beside it ([`finish`]).
+//!
+//! The controller is told all along ([`contact`]) and can say that a later run took over; recording never waits for it,
+//! nor for the chunk store ([`upload`]).
 
+mod audio;
+mod browser;
+mod capture;
+mod chunks;
+mod contact;
+mod devtools;
+mod display;
+mod finish;
+pub mod order;
+mod preview;
+mod run;
+mod seen;
+mod stop;
+mod supervise;
 pub mod upload;
+mod video;
+mod workshop;
+
+use crate::child;
+use crate::clock::SystemClock;
+use crate::config::Settings;
+use crate::join::{Finished, GrowingFile, JoinError, Options, Piece};
+use crate::model::chunk::TakeKey;
+use crate::model::manifest::{self, Manifest};
+use crate::model::session::Status;
+use crate::store::{self, ChunkStore, StoreError};
+use crate::tasks::Tasks;
+use chunks::Chunks;
+use contact::{Contact, Welcome};
+use finish::Beside;
+use order::{Order, Sound};
+use run::Run;
+use seen::Seen;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use supervise::{End, Part, Stage};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use upload::Uploader;
+use video::{Close, Video};
+use workshop::Workshop;
+
+pub use finish::BesideError;
+
+/// Pieces that may wait for the disk.
+const WAITING: usize = 100;
+/// How long stored chunks are waited for at the end: the video is whole without them.
+const UPLOAD: Duration = Duration::from_millis(400);
+/// How long tasks may take to end.
+const TASKS: Duration = Duration::from_millis(500);
+
+/// Where a recorder works.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// OpenVidu's recordings folder.
+    pub recordings: PathBuf,
+    /// A file whose first letter `q` ends the recording.
+    pub stop_file: PathBuf,
+}
+
+/// How a recorder's life ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The video is there.
+    Finished(PathBuf),
+    /// A later run records; nothing was touched.
+    Superseded,
+}
+
+/// Why a recorder's life did not end with a video.
+#[derive(Debug, thiserror::Error)]
+pub enum RecorderError {
+    /// It cannot write where it must.
+    #[error("cannot record into {}: {cause}; check the mount and who may write there", path.display())]
+    Place {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The chunk store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The video cannot be made.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// What belongs beside the video cannot be written.
+    #[error(transparent)]
+    Beside(#[from] BesideError),
+    /// A part kept ending; another recorder may go on.
+    #[error("{0}; what was recorded is kept for the next run")]
+    GivenUp(String),
+    /// One of the recorder's own threads ended.
+    #[error("the recorder failed: {0}; what was recorded is kept for the next run")]
+    Broken(String),
+}
+
+/// Records as ordered until it is told to stop, and finishes the video.
+///
+/// # Errors
+/// When the video could not be finished. Everything recorded so far is valid then.
+pub async fn record(
+    order: Order,
+    settings: Settings,
+    place: Place,
+) -> Result<Outcome, RecorderError> {
+    let recorder = Recorder::open(order, settings, place)?;
+    let tasks = recorder.stage.tasks.clone();
+    let outcome = recorder.live().await;
+    for name in tasks.end(TASKS).await {
+        log::debug!("{name} did not end in time");
+    }
+    outcome
+}
+
+/// Everything that is known before anything runs.
+struct Recorder {
+    order: Order,
+    settings: Settings,
+    place: Place,
+    take: TakeKey,
+    beside: Beside,
+    contact: Contact,
+    store: Arc<dyn ChunkStore>,
+    stage: Stage,
+    ends: mpsc::UnboundedReceiver<End>,
+}
+
+impl Recorder {
+    fn open(order: Order, settings: Settings, place: Place) -> Result<Self, RecorderError> {
+        let fault = |path: &Path| {
+            let path = path.to_owned();
+            move |cause| RecorderError::Place { path, cause }
+        };
+        let beside = Beside::new(&place.recordings, &order.recording);
+        beside.begin(order.json.as_ref())?;
+        let temporary = std::env::temp_dir();
+        let workshop = Workshop::open(&temporary).map_err(fault(&temporary))?;
+        let (ending, ends) = mpsc::unbounded_channel();
+        let stage = Stage {
+            tasks: Tasks::new(),
+            clock: Arc::new(SystemClock),
+            seen: Seen::default(),
+            hidden: order.hidden(),
+            workshop: Arc::new(workshop),
+            ending,
+            curtain: CancellationToken::new(),
+        };
+        child::reap_orphans(&stage.tasks);
+        stop::watch(&stage, &place.stop_file);
+        Ok(Self {
+            take: TakeKey {
+                recording: order.recording.clone(),
+                folder: settings.chunk_folder.0.clone(),
+                take: order.take.clone(),
+            },
+            contact: Contact::new(&order, &settings, &beside.video(&order.video_name)),
+            store: store::open(&settings, &place.recordings)?,
+            beside,
+            order,
+            settings,
+            place,
+            stage,
+            ends,
+        })
+    }
+
+    async fn live(mut self) -> Result<Outcome, RecorderError> {
+        if stop::is_asked_for(&self.place.stop_file) {
+            return self.finish_what_is_there().await;
+        }
+        let scene = Scene::raise(&self.stage, &self.order, &self.settings, &self.beside);
+        let run = match self.begin().await {
+            Ok((run, registered)) => self.write(run, registered, &scene),
+            Err(End::Fault(why)) => return Err(RecorderError::GivenUp(why)),
+            Err(End::Superseded) => return Ok(Outcome::Superseded),
+            Err(End::Stop(why)) => {
+                log::info!("nothing is recorded: {why}");
+                return self.finish_what_is_there().await;
+            }
+        }?;
+        // The stage keeps a sender, so that this channel cannot end.
+        let end = self.ends.recv().await;
+        self.end(end.unwrap_or(End::Stop("nobody is left")), scene, run)
+            .await
+    }
+
+    /// Learns or chooses the number of this run. The parts are starting meanwhile.
+    async fn begin(&self) -> Result<(Run, bool), End> {
+        let take_folder = self.place.recordings.join(self.take.to_string());
+        let last = run::last_run(&take_folder);
+        let (wanted, known) = match self.contact.welcome(last).await {
+            Welcome::Run(number) => (number, true),
+            Welcome::Choose => (last.next(), false),
+            Welcome::No(end) => return Err(end),
+        };
+        let run = Run::claim(&self.place.recordings, self.take.clone(), wanted);
+        let run = run.map_err(|cause| {
+            let path = take_folder.display();
+            End::Fault(format!(
+                "cannot make a folder for chunks in {path}: {cause}"
+            ))
+        })?;
+        let registered = known && run.number == wanted;
+        log::info!(recording:% = self.order.recording, run = run.number.0; "recording begins");
+        Ok((run, registered))
+    }
+
+    /// Starts the two threads that write, and the contact to the controller.
+    fn write(&self, run: Run, registered: bool, scene: &Scene) -> Result<Writing, RecorderError> {
+        let tasks = &self.stage.tasks;
+        let clock = Arc::clone(&self.stage.clock);
+        let store = Arc::clone(&self.store);
+        let uploader = Uploader::new(store, self.take.clone(), tasks, clock);
+        let first = run::chunks(&self.place.recordings, &self.take)
+            .iter()
+            .map(|chunk| chunk.index)
+            .max()
+            .unwrap_or(0);
+        let (video, feed) = Video::open(
+            self.stage.clone(),
+            run.clone(),
+            self.place.recordings.clone(),
+            self.beside.video(&self.order.video_name),
+            self.options(),
+            uploader.clone(),
+        )?;
+        let chunks = Chunks::new(
+            run.clone(),
+            first + 1,
+            self.settings.chunk_seconds.seconds(),
+            self.stage.seen.clone(),
+            Arc::clone(&scene.refresh),
+            feed,
+        );
+        let (close, closing) = watch::channel(Close::Leave);
+        let video = tasks.spawn_blocking("the video's growth", move || video.grow(&closing));
+        if let Some(pieces) = scene.pieces() {
+            tasks.spawn_blocking("the chunks", move || drop(chunks.write_all(pieces)));
+        }
+        let current = self.take.chunk(run.number, first);
+        let beat =
+            self.contact
+                .clone()
+                .beat(self.stage.clone(), uploader.clone(), current, registered);
+        tasks.spawn("heartbeat", beat);
+        tasks.spawn(
+            "manifest and chunks left behind",
+            self.take_up(uploader.clone()),
+        );
+        Ok(Writing {
+            run,
+            uploader,
+            video,
+            close,
+        })
+    }
+
+    /// Stores the take's manifest, and what earlier runs left on this disk.
+    fn take_up(&self, uploader: Uploader) -> impl Future<Output = ()> + Send + use<> {
+        let manifest = Manifest {
+            version: manifest::VERSION,
+            recording: self.order.recording.clone(),
+            take: self.order.take.clone(),
+            video_name: self.order.video_name.clone(),
+            recording_json: self.order.safe_json(),
+            frame_rate: self.order.frame_rate,
+            resolution: self.order.resolution.to_string(),
+            only_video: self.order.sound == Sound::None,
+            gap_mode: self.settings.gap_mode,
+            created_at: self.stage.clock.now(),
+        };
+        let (store, key) = (Arc::clone(&self.store), self.take.manifest());
+        let recordings = self.place.recordings.clone();
+        async move {
+            let text = manifest.to_json();
+            if let Err(cause) = store.put_bytes(&key, text.into()).await {
+                log::warn!("the take has no manifest in the store: {cause}");
+            }
+            if let Err(cause) = uploader.take_up(&recordings).await {
+                log::warn!("chunks of earlier runs are not stored yet: {cause}");
+            }
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            recording: self.order.recording.clone(),
+            take: self.order.take.clone(),
+            gap_mode: self.settings.gap_mode,
+        }
+    }
+
+    /// Ends the parts in the order in which the last frames are safe, then does what `end` asks for.
+    async fn end(self, end: End, scene: Scene, run: Writing) -> Result<Outcome, RecorderError> {
+        if let End::Stop(why) = &end {
+            log::info!("recording stops: {why}");
+            // Nobody looks when the video's thread has already ended.
+            let _ = run.close.send(Close::Finish);
+        }
+        let curtain = self.stage.curtain.clone();
+        scene.drain().await;
+        curtain.cancel();
+        let finished = run.video.await;
+        let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?;
+        match (end, finished?) {
+            (End::Superseded, _) | (End::Stop(_), None) => {
+                log::info!("a later run records; the video is left to it");
+                Ok(Outcome::Superseded)
+            }
+            (End::Fault(why), _) => {
+                let current = self.take.chunk(run.run.number, 0);
+                self.contact
+                    .last_beat(&self.stage, &run.uploader, &current)
+                    .await;
+                Err(RecorderError::GivenUp(why))
+            }
+            (End::Stop(_), Some(finished)) => self.complete(&finished, Some(&run.uploader)).await,
+        }
+    }
+
+    async fn complete(
+        &self,
+        finished: &Finished,
+        uploader: Option<&Uploader>,
+    ) -> Result<Outcome, RecorderError> {
+        let stored = async {
+            if let Some(uploader) = uploader {
+                let left = uploader.drain(UPLOAD).await;
+                if !left.is_empty() {
+                    log::info!(chunks = left.len(); "not stored in time; the video holds them");
+                }
+            }
+        };
+        let (laid, ()) = tokio::join!(self.beside.complete(finished), stored);
+        laid?;
+        self.contact.last_word(Status::Completed).await;
+        log::info!(
+            seconds = finished.duration.as_secs_f64(), bytes = finished.bytes,
+            gaps = finished.timeline.gaps.len();
+            "the video is finished"
+        );
+        Ok(Outcome::Finished(finished.video.clone()))
+    }
+
+    /// Started again after `q`: there is nothing to record, only a video to be finished.
+    async fn finish_what_is_there(self) -> Result<Outcome, RecorderError> {
+        let path = self.beside.video(&self.order.video_name);
+        let (options, take) = (self.options(), self.take.clone());
+        let recordings = self.place.recordings.clone();
+        let finish = move || {
+            let mut file = GrowingFile::open(path, options)?;
+            file.catch_up(&run::chunks(&recordings, &take))?;
+            file.finish()
+        };
+        let finished = self.stage.tasks.spawn_blocking("the video's end", finish);
+        let finished = finished.await;
+        let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))??;
+        self.complete(&finished, None).await
+    }
+}
+
+/// What writes.
+struct Writing {
+    run: Run,
+    uploader: Uploader,
+    video: JoinHandle<Result<Option<Finished>, JoinError>>,
+    close: watch::Sender<Close>,
+}
+
+/// What shows and captures.
+struct Scene {
+    refresh: Arc<Notify>,
+    stop: CancellationToken,
+    capture: JoinHandle<()>,
+    pieces: std::sync::Mutex<Option<mpsc::Receiver<Piece>>>,
+}
+
+impl Scene {
+    /// Starts display, sound, browser and capture, each kept alive by a task of its own.
+    fn raise(stage: &Stage, order: &Order, settings: &Settings, beside: &Beside) -> Self {
+        let (display, on_display) = watch::channel(None);
+        let (audio, on_audio) = watch::channel(None);
+        let (page, on_page) = watch::channel(browser::Page::Absent);
+        let (pieces, pieces_out) = mpsc::channel(WAITING);
+        let (refresh, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let tasks = stage.tasks.clone();
+
+        let (on, size) = (stage.clone(), order.resolution);
+        tasks.spawn("display", async move {
+            on.keep(Part::Display, || display::live(&on, size, &display))
+                .await;
+        });
+        let on = stage.clone();
+        tasks.spawn("audio", async move {
+            let dialect = audio::Dialect::default();
+            on.keep(Part::Audio, || audio::live(&on, &dialect, &audio))
+                .await;
+        });
+        let (on, ordered) = (stage.clone(), order.clone());
+        let ground = browser::Ground {
+            display: on_display.clone(),
+            audio: on_audio.clone(),
+            page,
+        };
+        tasks.spawn("browser", async move {
+            on.keep(Part::Browser, || browser::live(&on, &ordered, &ground))
+                .await;
+        });
+        let (on, ordered, picture) = (stage.clone(), order.clone(), beside.preview());
+        let shown = on_display.clone();
+        tasks.spawn("preview", async move {
+            preview::keep(on, ordered, shown, &picture).await;
+        });
+        let (on, ordered) = (stage.clone(), order.clone());
+        let (asked, told) = (Arc::clone(&refresh), stop.clone());
+        let chunk = settings.chunk_seconds.seconds();
+        let capture = tasks.spawn("capture", async move {
+            let ground = capture::Ground {
+                display: on_display,
+                audio: on_audio,
+                page: on_page,
+                pieces,
+                refresh: asked,
+                stop: told,
+                chunk,
+                syntax: capture::Syntax::of_installed().await,
+                begun: false.into(),
+            };
+            on.keep(Part::Capture, || capture::live(&on, &ordered, &ground))
+                .await;
+        });
+        Self {
+            refresh,
+            stop,
+            capture,
+            pieces: Some(pieces_out).into(),
+        }
+    }
+
+    /// What is captured; once.
+    fn pieces(&self) -> Option<mpsc::Receiver<Piece>> {
+        self.pieces.lock().ok()?.take()
+    }
+
+    /// Lets the capture write what it holds, and ends it.
+    async fn drain(self) {
+        self.stop.cancel();
+        if let Err(cause) = self.capture.await {
+            log::error!("the capture ended badly: {cause}");
+        }
+    }
+}

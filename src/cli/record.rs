@@ -1,0 +1,104 @@
+//! `record`: the recording container's first process. Reads what OpenVidu ordered and hands composed recordings to our
+//! recorder, everything else to the base image's own entry point.
+
+use super::{Failure, exit, logging};
+use crate::config::{LogFormat, Variables};
+use crate::recorder::order::Assignment;
+use crate::recorder::{self, Outcome, Place, RecorderError};
+use clap::Args;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+/// Exit code of a recorder that was replaced by a later run.
+const SUPERSEDED: u8 = 3;
+/// What the base image of OpenVidu starts by itself.
+const BASE_ENTRY_POINT: &str = "/entrypoint.sh";
+
+/// Record a page as OpenVidu orders it by the environment; the recording container runs this.
+///
+/// Ends on `q` in the stop file or on SIGTERM, leaving one video. Exit code 0 only when the video is finished; 3 when a
+/// later run of the same recording took over.
+#[derive(Debug, Args)]
+pub(super) struct Record {
+    /// OpenVidu's recordings folder; an `.env` file in it is read as settings.
+    #[arg(long, value_name = "DIR", default_value = "/recordings")]
+    recordings: PathBuf,
+    /// File whose first letter `q` ends the recording.
+    #[arg(long, value_name = "FILE", default_value = "/stop")]
+    stop_file: PathBuf,
+    /// File with NAME=value lines; the real environment wins over it. Default: `.env` in the recordings folder.
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+}
+
+impl Record {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let variables = self.variables()?;
+        let assignment = Assignment::read(&variables)?;
+        let order = match assignment {
+            Assignment::Compose(order) => *order,
+            Assignment::Other(mode) => return Err(hand_over(&mode)),
+        };
+        let settings = variables.settings().inspect_err(|_| {
+            // So that what is wrong is seen in the container's log too, in the usual form.
+            logging::start(LogFormat::Text, false);
+        })?;
+        logging::start(settings.log_format, settings.debug.0);
+        let place = Place {
+            recordings: self.recordings,
+            stop_file: self.stop_file,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::new)?;
+        let outcome = runtime.block_on(recorder::record(order, settings, place));
+        // A blocking thread that hangs on a dead disk must not hold the container.
+        runtime.shutdown_background();
+        match outcome {
+            Ok(Outcome::Finished(_)) => Ok(()),
+            Ok(Outcome::Superseded) => Err(Failure::with(
+                SUPERSEDED,
+                "a later run of this recording took over; nothing was touched",
+            )),
+            Err(error) => Err(failure(error)),
+        }
+    }
+
+    fn variables(&self) -> Result<Variables, Failure> {
+        let variables = Variables::of_process();
+        let usual = self.recordings.join(".env");
+        let file = self.env_file.as_deref();
+        let file = file.or_else(|| usual.is_file().then_some(usual.as_path()));
+        Ok(match file {
+            Some(path) => variables.over_file(path)?,
+            None => variables,
+        })
+    }
+}
+
+fn failure(error: RecorderError) -> Failure {
+    let code = match &error {
+        RecorderError::Place { .. } | RecorderError::Beside(_) => exit::CANNOT_WRITE,
+        _ => exit::FAILED,
+    };
+    Failure::with(code, error)
+}
+
+/// Becomes the base image's own entry point; returns only when there is none.
+fn hand_over(mode: &str) -> Failure {
+    if !Path::new(BASE_ENTRY_POINT).is_file() {
+        return Failure::with(
+            exit::UNAVAILABLE,
+            format!(
+                "mode {mode} is recorded by the base image's own {BASE_ENTRY_POINT}, which is not there; \
+                 build the recording image from OpenVidu's (packaging/docker/build-recorder)"
+            ),
+        );
+    }
+    let cause = std::process::Command::new(BASE_ENTRY_POINT).exec();
+    Failure::with(
+        exit::UNAVAILABLE,
+        format!("cannot start {BASE_ENTRY_POINT} for mode {mode}: {cause}"),
+    )
+}

@@ -1,0 +1,323 @@
+//! The capture: one life of ffmpeg, which takes the display's pictures and the sound server's sound, both stamped with the
+//! wall clock, and writes one fragmented MP4 to its output. Here its pieces are counted and handed on; when none comes
+//! for some time ffmpeg is replaced.
+
+use super::audio;
+use super::browser::Page;
+use super::display::Display;
+use super::order::{Order, Sound};
+use super::supervise::{Ended, Stage, blame, gone, there};
+use crate::child::Child;
+use crate::join::{Fragment, Piece, Splitter};
+use crate::model::wire::TroubleKind;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::process::ChildStdout;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long the page may take until capture begins without it.
+const PAGE: Duration = Duration::from_millis(2500);
+/// Without a new fragment for so long, ffmpeg is replaced.
+const STALLED: Duration = Duration::from_secs(3);
+/// So long may the first fragment take.
+const FIRST: Duration = Duration::from_secs(6);
+/// How long ffmpeg may take to write what it holds when it is told to end.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Fragments later than this mean that the machine is too slow.
+const LATE: Duration = Duration::from_millis(1500);
+/// What ffmpeg can write ahead of us, in bytes.
+const PIPE: i32 = 1 << 20;
+/// How much video one fragment holds, in microseconds: what a kill may cost.
+const FRAGMENT: u32 = 200_000;
+
+/// What capture stands on, and whom it gives to.
+pub(super) struct Ground {
+    pub(super) display: watch::Receiver<Option<Display>>,
+    pub(super) audio: watch::Receiver<Option<()>>,
+    pub(super) page: watch::Receiver<Page>,
+    pub(super) pieces: mpsc::Sender<Piece>,
+    /// Asks for a new stream, which begins with a frame that needs no other.
+    pub(super) refresh: Arc<Notify>,
+    /// Capture drains and ends when this is cancelled.
+    pub(super) stop: CancellationToken,
+    pub(super) chunk: Duration,
+    pub(super) syntax: Syntax,
+    /// Whether a life has begun to capture before.
+    pub(super) begun: AtomicBool,
+}
+
+/// How this ffmpeg wants to be told that frames pass through as they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Syntax(&'static str);
+
+impl Syntax {
+    /// Asks the installed ffmpeg for its version.
+    pub(super) async fn of_installed() -> Self {
+        let asked = tokio::process::Command::new("ffmpeg")
+            .arg("-version")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match tokio::time::timeout(Duration::from_secs(5), asked).await {
+            Ok(Ok(said)) => Self::of(&String::from_utf8_lossy(&said.stdout)),
+            // Starting it will fail too, and say why.
+            _ => Self::of(""),
+        }
+    }
+
+    fn of(said: &str) -> Self {
+        let version = said.split_whitespace().nth(2).unwrap_or_default();
+        let mut numbers = version
+            .trim_start_matches(|c: char| !c.is_ascii_digit())
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|part| part.parse::<u32>().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        match version < (5, 1) && version.0 > 0 {
+            true => Self("-vsync"),
+            false => Self("-fps_mode"),
+        }
+    }
+}
+
+/// Starts ffmpeg when there is something to capture, hands on what it writes, and watches it to its end.
+pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
+    let (mut display, mut audio) = (ground.display.clone(), ground.audio.clone());
+    let ready = async {
+        let on = there(&mut display, &stage.curtain).await?;
+        if order.sound == Sound::Recorded {
+            there(&mut audio, &stage.curtain).await?;
+        }
+        let mut page = ground.page.clone();
+        // The first page is waited for, within bounds; later ones are not, as capture goes on without them.
+        if !ground.begun.swap(true, Ordering::Relaxed) {
+            let shown = page.wait_for(|page| *page == Page::Shown);
+            let _ = tokio::time::timeout(PAGE, shown).await;
+        }
+        Some(on)
+    };
+    let on = tokio::select! {
+        on = ready => on,
+        () = ground.stop.cancelled() => None,
+    };
+    let Some(on) = on else { return Ended::Told };
+    let mut ffmpeg = match start(stage, order, ground, on) {
+        Ok(ffmpeg) => ffmpeg,
+        Err(why) => return Ended::Died(why),
+    };
+    let Some(stdout) = ffmpeg.stdout() else {
+        return Ended::Died("ffmpeg has no output".into());
+    };
+    let below = async {
+        tokio::select! {
+            () = gone(&mut display) => "its display went away".to_owned(),
+            () = gone(&mut audio), if order.sound == Sound::Recorded => {
+                "its sound server went away".to_owned()
+            }
+        }
+    };
+    tokio::pin!(below);
+    let mut flow = Flow::new(stage, order, ground);
+    let ended = tokio::select! {
+        how = flow.run(stdout, &mut ffmpeg) => how,
+        why = &mut below => Ended::Anew(why),
+        () = ground.refresh.notified() => Ended::Anew("a new stream was asked for".into()),
+    };
+    ffmpeg.kill().await;
+    match ended {
+        Ended::Died(how) => blame(how, below).await,
+        other => other,
+    }
+}
+
+fn start(stage: &Stage, order: &Order, ground: &Ground, on: Display) -> Result<Child, String> {
+    let mut command = stage.workshop.command("ffmpeg");
+    command
+        .env("PULSE_LATENCY_MSEC", "60")
+        .args(arguments(order, ground, on))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    Child::spawn("ffmpeg", command, &stage.hidden, &stage.tasks).map_err(|cause| cause.to_string())
+}
+
+fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
+    let rate = order.frame_rate.to_string();
+    let size = order.resolution.even().to_string();
+    let chunk = ground.chunk.as_secs_f64();
+    let key = format!("expr:if(isnan(prev_forced_t),1,gte(t,prev_forced_t+{chunk}-0.001))");
+    let mut all: Vec<String> = Vec::new();
+    let mut add = |part: &[&str]| all.extend(part.iter().map(|text| (*text).to_owned()));
+    add(&["-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"]);
+    // The stamps are the wall clock's; looking ahead to guess what is known would only cost time.
+    let at_once = ["-probesize", "32", "-analyzeduration", "0"];
+    if order.sound == Sound::Recorded {
+        // Sound is opened first, so that it is there before the first frame.
+        add(&at_once);
+        add(&[
+            "-thread_queue_size",
+            "512",
+            "-f",
+            "pulse",
+            "-i",
+            audio::SOURCE,
+        ]);
+    }
+    add(&at_once);
+    add(&[
+        "-thread_queue_size",
+        "64",
+        "-f",
+        "x11grab",
+        "-framerate",
+        &rate,
+    ]);
+    add(&["-video_size", &size, "-draw_mouse", "0", "-i", &on.name()]);
+    match order.sound {
+        Sound::Recorded => add(&["-map", "1:v", "-map", "0:a"]),
+        Sound::None => add(&["-map", "0:v"]),
+    }
+    add(&[
+        "-copyts",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-crf",
+        "28",
+    ]);
+    add(&["-pix_fmt", "yuv420p", "-vf", &format!("fps={rate}")]);
+    add(&[ground.syntax.0, "passthrough", "-force_key_frames", &key]);
+    add(&["-g", "1000000", "-sc_threshold", "0"]);
+    if order.sound == Sound::Recorded {
+        add(&["-c:a", "aac", "-b:a", "128k", "-ar", "48000", "-ac", "2"]);
+        add(&["-af", "aresample=async=1000"]);
+    }
+    let flags = "+frag_keyframe+empty_moov+default_base_moof+frag_discont+negative_cts_offsets";
+    add(&[
+        "-f",
+        "mp4",
+        "-movflags",
+        flags,
+        "-frag_duration",
+        &FRAGMENT.to_string(),
+    ]);
+    add(&["-flush_packets", "1", "pipe:1"]);
+    all
+}
+
+/// What comes out of one ffmpeg.
+struct Flow<'a> {
+    stage: &'a Stage,
+    ground: &'a Ground,
+    /// When the last fragment came, and how long the next may take.
+    last: Instant,
+    patience: Duration,
+    frame: Duration,
+}
+
+impl<'a> Flow<'a> {
+    fn new(stage: &'a Stage, order: &Order, ground: &'a Ground) -> Self {
+        Self {
+            stage,
+            ground,
+            last: Instant::now(),
+            patience: FIRST,
+            frame: Duration::from_secs(1) / order.frame_rate,
+        }
+    }
+
+    /// Hands on everything up to the end of the stream. When told to stop, has ffmpeg finish what it holds.
+    async fn run(&mut self, mut stdout: ChildStdout, ffmpeg: &mut Child) -> Ended {
+        // A larger pipe is a convenience: without it ffmpeg only waits earlier.
+        let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE));
+        let mut splitter = Splitter::new();
+        let mut buffer = vec![0; 64 << 10];
+        let mut told = false;
+        loop {
+            let silence = self.last + if told { DRAIN } else { self.patience };
+            let read = tokio::select! {
+                read = stdout.read(&mut buffer) => read,
+                () = self.ground.stop.cancelled(), if !told => {
+                    told = true;
+                    self.last = Instant::now();
+                    ffmpeg.signal(Signal::SIGINT);
+                    continue;
+                }
+                () = tokio::time::sleep_until(silence) => {
+                    let message = "ffmpeg gives no new frames";
+                    self.stage.seen.trouble(TroubleKind::Capture, message);
+                    return if told { Ended::Told } else { Ended::Died(message.into()) };
+                }
+            };
+            match read {
+                Ok(0) | Err(_) if told => return Ended::Told,
+                Ok(0) | Err(_) => return Ended::Died(ffmpeg.ended().await),
+                Ok(count) => splitter.push(&buffer[..count]),
+            }
+            loop {
+                match splitter.next() {
+                    Ok(Some(piece)) => self.hand_on(piece).await,
+                    Ok(None) => break,
+                    Err(fault) => return Ended::Died(format!("ffmpeg wrote no MP4: {fault}")),
+                }
+            }
+        }
+    }
+
+    async fn hand_on(&mut self, piece: Piece) {
+        if let Piece::Fragment(fragment) = &piece {
+            self.judge(fragment);
+        }
+        // A disk that is slow for a while holds ffmpeg up, which then makes good for it; nothing is thrown away.
+        let _ = self.ground.pieces.send(piece).await;
+        self.last = Instant::now();
+    }
+
+    fn judge(&mut self, fragment: &Fragment) {
+        self.patience = STALLED;
+        let seen = &self.stage.seen;
+        let behind = self.stage.clock.now().since(fragment.end());
+        let frames = u64::try_from(fragment.frames()).unwrap_or(u64::MAX);
+        seen.note(|report| {
+            report.frames += frames;
+            report.behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
+            if behind > LATE {
+                report.late_frames += frames;
+            }
+        });
+        seen.well(TroubleKind::Capture);
+        if behind > LATE {
+            let seconds = behind.as_secs_f64().ceil();
+            let message = format!("the machine is too slow: frames come over {seconds} s late");
+            seen.trouble(TroubleKind::Starved, message);
+        } else if behind + self.frame < LATE / 2 {
+            seen.well(TroubleKind::Starved);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ffmpeg_is_spoken_to_in_its_own_words() {
+        for (said, option) in [
+            ("ffmpeg version 4.2.7-0ubuntu0.1 Copyright", "-vsync"),
+            ("ffmpeg version n4.4 Copyright", "-vsync"),
+            ("ffmpeg version 5.0.1 Copyright", "-vsync"),
+            ("ffmpeg version 5.1.9-0+deb12u1 Copyright", "-fps_mode"),
+            ("ffmpeg version 7.1 Copyright", "-fps_mode"),
+            ("ffmpeg version N-118193-g5f38c82536 Copyright", "-fps_mode"),
+            ("", "-fps_mode"),
+        ] {
+            assert_eq!(Syntax::of(said), Syntax(option), "{said}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Fragments become chunk files here, on a thread of its own: each is written as it comes, unchanged, behind the `ftyp` and
+//! `moov` of the ffmpeg it came from. Killed at any byte, a chunk is good up to its last whole fragment. A disk that takes
+//! no more costs what it did not take and nothing before it.
+
+use super::run::Run;
+use super::seen::Seen;
+use crate::clock::Timestamp;
+use crate::join::{Fragment, Init, Origin, Piece};
+use crate::model::chunk::ChunkKey;
+use crate::model::wire::TroubleKind;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// How far before its time a chunk may end: stamps are rounded to milliseconds.
+const ROUNDING: Duration = Duration::from_millis(20);
+/// What must be free again before writing is taken up.
+const PROBE: usize = 256 << 10;
+
+/// What happens to chunks, for those who come after.
+pub(super) trait Audience {
+    /// A fragment is in its chunk.
+    fn written(&mut self, init: &Arc<Init>, fragment: Fragment, origin: Origin);
+    /// A chunk will not change any more.
+    fn closed(&mut self, key: ChunkKey, path: PathBuf);
+    /// The chunk being written has grown by a whole fragment.
+    fn grew(&mut self, key: &ChunkKey, path: &PathBuf);
+}
+
+/// Writes one run's chunks.
+pub(super) struct Chunks<A> {
+    run: Run,
+    next: u32,
+    length: Duration,
+    seen: Seen,
+    /// Asks capture for a new stream.
+    refresh: Arc<Notify>,
+    audience: A,
+    init: Option<Arc<Init>>,
+    open: Option<Open>,
+    /// A fragment was lost: nothing can be shown before one that begins with a whole picture.
+    torn: bool,
+}
+
+struct Open {
+    key: ChunkKey,
+    path: PathBuf,
+    file: File,
+    began: Timestamp,
+    /// Bytes of whole fragments.
+    good: u64,
+}
+
+impl<A: Audience> Chunks<A> {
+    pub(super) fn new(
+        run: Run,
+        first: u32,
+        length: Duration,
+        seen: Seen,
+        refresh: Arc<Notify>,
+        audience: A,
+    ) -> Self {
+        Self {
+            run,
+            next: first,
+            length,
+            seen,
+            refresh,
+            audience,
+            init: None,
+            open: None,
+            torn: false,
+        }
+    }
+
+    /// Takes pieces until there are no more, closes the last chunk and gives the audience back.
+    pub(super) fn write_all(mut self, mut pieces: mpsc::Receiver<Piece>) -> A {
+        while let Some(piece) = pieces.blocking_recv() {
+            match piece {
+                Piece::Init(init) => {
+                    self.close();
+                    self.init = Some(init);
+                    self.torn = false;
+                }
+                Piece::Fragment(fragment) => self.take(fragment),
+            }
+        }
+        self.close();
+        self.audience
+    }
+
+    fn take(&mut self, fragment: Fragment) {
+        let Some(init) = self.init.clone() else {
+            return;
+        };
+        if self.torn && !fragment.starts_with_keyframe() {
+            self.lost(&fragment);
+            if self.there_is_room() {
+                self.refresh.notify_one();
+            }
+            return;
+        }
+        match self.write(&init, &fragment) {
+            Ok(origin) => self.written(&init, fragment, origin),
+            Err(cause) => {
+                let folder = self.run.folder.display();
+                let message = format!("cannot write chunks to {folder}: {cause}; free some space");
+                self.seen.trouble(TroubleKind::Disk, message);
+                self.lost(&fragment);
+                self.torn = true;
+                self.close();
+            }
+        }
+    }
+
+    fn written(&mut self, init: &Arc<Init>, fragment: Fragment, origin: Origin) {
+        self.torn = false;
+        self.seen.well(TroubleKind::Disk);
+        let bytes = fragment.bytes.len() as u64;
+        let end = fragment.end();
+        let note = |report: &mut crate::model::wire::Report| {
+            report.chunk = origin.index;
+            report.bytes += bytes;
+            report.newest_frame_at = Some(end);
+        };
+        match self.seen.report().chunk == origin.index {
+            true => self.seen.note(note),
+            false => self.seen.tell(note),
+        }
+        self.audience.written(init, fragment, origin);
+        if let Some(open) = &self.open {
+            self.audience.grew(&open.key, &open.path);
+        }
+    }
+
+    fn lost(&self, fragment: &Fragment) {
+        let frames = fragment.frames() as u64;
+        self.seen.note(|report| report.late_frames += frames);
+    }
+
+    fn write(&mut self, init: &Init, fragment: &Fragment) -> io::Result<Origin> {
+        let full = self.open.as_ref().is_some_and(|open| {
+            fragment.starts_with_keyframe()
+                && fragment.start().since(open.began) + ROUNDING >= self.length
+        });
+        if full {
+            self.close();
+        }
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.begin(init, fragment.start())?,
+        };
+        let written = open.file.write_all(&fragment.bytes);
+        match written {
+            Ok(()) => open.good += fragment.bytes.len() as u64,
+            // Half a fragment is no fragment; on a full disk a file can still be cut.
+            Err(_) => open.file.set_len(open.good).unwrap_or_default(),
+        }
+        let origin = Origin {
+            run: open.key.run,
+            index: open.key.index,
+        };
+        self.open = Some(open);
+        written.map(|()| origin)
+    }
+
+    fn begin(&mut self, init: &Init, at: Timestamp) -> io::Result<Open> {
+        let key = self.run.take.chunk(self.run.number, self.next);
+        let path = self.run.folder.join(key.file_name());
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        if let Err(cause) = file.write_all(init.bytes()) {
+            // An empty chunk says nothing; the next attempt needs its name.
+            let _ = fs::remove_file(&path);
+            return Err(cause);
+        }
+        self.next += 1;
+        Ok(Open {
+            key,
+            path,
+            file,
+            began: at,
+            good: init.bytes().len() as u64,
+        })
+    }
+
+    fn close(&mut self) {
+        let Some(open) = self.open.take() else {
+            return;
+        };
+        if let Err(cause) = open.file.sync_all() {
+            let message = format!("chunk {} may not be safe on disk: {cause}", open.key);
+            self.seen.trouble(TroubleKind::Disk, message);
+        }
+        self.audience.closed(open.key, open.path);
+    }
+
+    fn there_is_room(&self) -> bool {
+        let probe = self.run.folder.join(".room");
+        let room = fs::write(&probe, vec![0; PROBE]).is_ok();
+        // It is there only when there was room for it, or for a part of it.
+        let _ = fs::remove_file(&probe);
+        room
+    }
+}

@@ -1,0 +1,206 @@
+//! The last second: what OpenVidu reads when the container has gone. The video itself is finished elsewhere; here `.info`,
+//! thumbnail and timeline are laid beside it, and everything is made readable for the one who serves it.
+
+use crate::join::{self, Finished};
+use crate::model::ids::RecordingId;
+use serde_json::Value;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How long making a thumbnail from the video may take.
+const THUMBNAIL: Duration = Duration::from_secs(5);
+/// How wide a thumbnail is.
+pub(super) const WIDTH: u32 = 480;
+
+/// Why something could not be laid beside the video.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {cause}; free some space or check who may write there", path.display())]
+pub struct BesideError {
+    path: PathBuf,
+    cause: String,
+}
+
+/// The recording's folder and the names of what OpenVidu expects there.
+#[derive(Clone, Debug)]
+pub(super) struct Beside {
+    folder: PathBuf,
+    recording: RecordingId,
+}
+
+impl Beside {
+    pub(super) fn new(recordings: &Path, recording: &RecordingId) -> Self {
+        Self {
+            folder: recordings.join(recording.as_str()),
+            recording: recording.clone(),
+        }
+    }
+
+    /// The recording's folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The video of that name.
+    pub(super) fn video(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.mp4"))
+    }
+
+    /// What the page looked like a moment ago.
+    pub(super) fn preview(&self) -> PathBuf {
+        self.named("preview.jpg")
+    }
+
+    fn named(&self, ending: &str) -> PathBuf {
+        self.folder.join(format!("{}.{ending}", self.recording))
+    }
+
+    /// Makes the folder and writes OpenVidu's view of the recording, unless OpenVidu has written a later one of the same
+    /// recording meanwhile.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub(super) fn begin(&self, json: Option<&Value>) -> Result<(), BesideError> {
+        let fault = |cause: io::Error| BesideError {
+            path: self.folder.clone(),
+            cause: cause.to_string(),
+        };
+        fs::create_dir_all(&self.folder).map_err(fault)?;
+        let path = self.folder.join(format!(".recording.{}", self.recording));
+        let Some(json) = json else { return Ok(()) };
+        let there = fs::read(&path).ok();
+        let there: Option<Value> = there.and_then(|text| serde_json::from_slice(&text).ok());
+        let same = |there: &Value| ["id", "createdAt"].iter().all(|m| there[m] == json[m]);
+        if there.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        write_whole(&path, json.to_string().as_bytes())
+    }
+
+    /// Lays everything beside the finished video.
+    ///
+    /// # Errors
+    /// When `.info` or timeline cannot be written. A thumbnail that cannot be made is no error.
+    pub(super) async fn complete(&self, finished: &Finished) -> Result<(), BesideError> {
+        let info = self.named("info");
+        let text = join::info_json(&finished.video).map_err(|cause| BesideError {
+            path: info.clone(),
+            cause: cause.to_string(),
+        })?;
+        let timeline = self.named("timeline.json");
+        finished
+            .write_timeline(&timeline)
+            .map_err(|cause| BesideError {
+                path: timeline,
+                cause: cause.to_string(),
+            })?;
+        self.thumbnail(&finished.video).await;
+        // Last: where it is, everything is.
+        write_whole(&info, text.as_bytes())?;
+        make_readable(&self.folder);
+        Ok(())
+    }
+
+    async fn thumbnail(&self, video: &Path) {
+        let thumbnail = self.named("jpg");
+        if fs::rename(self.preview(), &thumbnail).is_ok() || thumbnail.exists() {
+            return;
+        }
+        let frame = tokio::process::Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error", "-y", "-i"])
+            .arg(video)
+            .args(["-frames:v", "1", "-vf", &format!("scale={WIDTH}:-2")])
+            .args(["-f", "image2", "-update", "1"])
+            .arg(format!("file:{}", thumbnail.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .status();
+        match tokio::time::timeout(THUMBNAIL, frame).await {
+            Ok(Ok(status)) if status.success() => {}
+            _ => log::warn!("there is no thumbnail: ffmpeg made none in time"),
+        }
+    }
+}
+
+/// Writes `bytes` under another name first, so that nobody reads half of them.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BesideError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{}.part", name.trim_start_matches('.')));
+    let write = || {
+        let mut file = File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::set_permissions(&part, Permissions::from_mode(0o644))?;
+        fs::rename(&part, path)
+    };
+    write().map_err(|cause: io::Error| BesideError {
+        path: path.to_owned(),
+        cause: cause.to_string(),
+    })
+}
+
+/// OpenVidu serves the files as another user.
+fn make_readable(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        // Not followed: a link's target is not ours to open up.
+        let Ok(data) = entry.metadata() else { continue };
+        let (path, kind) = (entry.path(), data.file_type());
+        let more = if kind.is_dir() { 0o755 } else { 0o644 };
+        if kind.is_dir() {
+            make_readable(&path);
+        }
+        if !kind.is_symlink() {
+            let mode = data.permissions().mode() | more;
+            // Another user's file stays as that user made it.
+            let _ = fs::set_permissions(&path, Permissions::from_mode(mode & 0o7777));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn beside(root: &Path) -> Beside {
+        Beside::new(root, &RecordingId::parse("ses_A").unwrap())
+    }
+
+    #[test]
+    fn a_later_status_of_the_same_recording_is_not_overwritten() {
+        let root = tempfile::tempdir().unwrap();
+        let beside = beside(root.path());
+        let path = root.path().join("ses_A/.recording.ses_A");
+        let read = || serde_json::from_slice::<Value>(&fs::read(&path).unwrap()).unwrap();
+        let started = json!({"id": "ses_A", "createdAt": 1, "status": "started"});
+        beside.begin(Some(&started)).unwrap();
+        assert_eq!(read(), started);
+        let stopped = json!({"id": "ses_A", "createdAt": 1, "status": "stopped"});
+        fs::write(&path, stopped.to_string()).unwrap();
+        beside.begin(Some(&started)).unwrap();
+        assert_eq!(read(), stopped);
+        let other = json!({"id": "ses_A", "createdAt": 2, "status": "started"});
+        beside.begin(Some(&other)).unwrap();
+        assert_eq!(read(), other);
+    }
+
+    #[test]
+    fn everything_can_be_read_by_everyone() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("a/b.mp4");
+        fs::create_dir(root.path().join("a")).unwrap();
+        fs::write(&file, b"").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        make_readable(root.path());
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o644
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! A small picture of the page every few seconds, for the status page and as the thumbnail. A process of its own: a
+//! second output of the capturing ffmpeg would hold the first one up.
+
+use super::display::Display;
+use super::finish::WIDTH;
+use super::order::Order;
+use super::supervise::{Stage, gone, there};
+use crate::child::Child;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often a picture is taken.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Takes pictures of whatever display there is until the curtain falls. That one is missing is no trouble.
+pub(super) async fn keep(
+    stage: Stage,
+    order: Order,
+    mut display: watch::Receiver<Option<Display>>,
+    picture: &Path,
+) {
+    while let Some(on) = there(&mut display, &stage.curtain).await {
+        let mut command = stage.workshop.command("ffmpeg");
+        command
+            .args(arguments(&order, on))
+            .arg(format!("file:{}", picture.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let Ok(mut ffmpeg) = Child::spawn("the preview", command, &stage.hidden, &stage.tasks)
+        else {
+            return; // the capture says what is missing
+        };
+        tokio::select! {
+            how = ffmpeg.ended() => log::debug!("{how}"),
+            () = gone(&mut display) => {}
+            () = stage.curtain.cancelled() => {}
+        }
+        ffmpeg.kill().await;
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = stage.curtain.cancelled() => return,
+        }
+    }
+}
+
+fn arguments(order: &Order, on: Display) -> Vec<String> {
+    let size = order.resolution.even().to_string();
+    let rate = format!("1/{}", EVERY.as_secs());
+    let filter = format!("scale={WIDTH}:-2");
+    [
+        "-hide_banner",
+        "-nostdin",
+        "-nostats",
+        "-loglevel",
+        "error",
+        "-probesize",
+        "32",
+        "-analyzeduration",
+        "0",
+        "-f",
+        "x11grab",
+        "-framerate",
+        &rate,
+        "-video_size",
+        &size,
+        "-draw_mouse",
+        "0",
+        "-i",
+        &on.name(),
+        "-vf",
+        &filter,
+        "-c:v",
+        "mjpeg",
+        "-q:v",
+        "9",
+        "-threads",
+        "1",
+        "-f",
+        "image2",
+        "-update",
+        "1",
+        "-atomic_writing",
+        "1",
+    ]
+    .map(str::to_owned)
+    .into()
+}

@@ -1,0 +1,103 @@
+//! What the recorder sees of its own work: every part writes here, the heartbeat reads it. Trouble is told at once, not
+//! at the next beat.
+
+use super::supervise::Part;
+use crate::model::wire::{Report, Trouble, TroubleKind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// The shared view. Clones are the same view.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    report: Arc<Mutex<Report>>,
+    urgent: Arc<Notify>,
+}
+
+impl Seen {
+    /// What is seen right now.
+    pub(super) fn report(&self) -> Report {
+        self.lock().clone()
+    }
+
+    /// Notes facts.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Report)) {
+        change(&mut self.lock());
+    }
+
+    /// Notes facts and has them told at once.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Report)) {
+        self.note(change);
+        self.urgent.notify_one();
+    }
+
+    /// Notes that a part was started again.
+    pub(super) fn restarted(&self, part: Part) {
+        self.tell(|report| {
+            let restarts = &mut report.restarts;
+            let count = match part {
+                Part::Display => &mut restarts.display,
+                Part::Audio => &mut restarts.audio,
+                Part::Browser => &mut restarts.browser,
+                Part::Capture => &mut restarts.capture,
+                Part::Page => &mut restarts.page,
+            };
+            *count = count.saturating_add(1);
+        });
+    }
+
+    /// Something is wrong. Logged and told when it begins, and when it is another kind of wrong.
+    pub(super) fn trouble(&self, kind: TroubleKind, message: impl Into<String>) {
+        let message = message.into();
+        let mut report = self.lock();
+        let known = report.troubles.iter_mut().find(|known| known.kind == kind);
+        match known {
+            Some(known) if known.message == message => return,
+            Some(known) => known.message.clone_from(&message),
+            None => report.troubles.push(Trouble {
+                kind,
+                message: message.clone(),
+            }),
+        }
+        drop(report);
+        log::warn!("{message}");
+        self.urgent.notify_one();
+    }
+
+    /// Nothing of this kind is wrong any more.
+    pub(super) fn well(&self, kind: TroubleKind) {
+        let mut report = self.lock();
+        let before = report.troubles.len();
+        report.troubles.retain(|trouble| trouble.kind != kind);
+        let better = report.troubles.len() < before;
+        drop(report);
+        if better {
+            self.urgent.notify_one();
+        }
+    }
+
+    /// Waits until something is to be told at once.
+    pub(super) async fn urgent(&self) {
+        self.urgent.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn trouble_is_told_once_and_its_end_too() {
+        let seen = Seen::default();
+        seen.trouble(TroubleKind::Disk, "the disk is full");
+        seen.trouble(TroubleKind::Disk, "the disk is full");
+        seen.urgent().await;
+        assert_eq!(seen.report().troubles.len(), 1);
+        seen.well(TroubleKind::Disk);
+        seen.urgent().await;
+        assert!(seen.report().troubles.is_empty());
+    }
+}

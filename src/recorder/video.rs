@@ -1,0 +1,258 @@
+//! The video at OpenVidu's path grows here, on a thread of its own behind the chunks: what is in a chunk is appended to it.
+//! When it falls behind, or the disk is full for a while, it catches up from the chunk files; chunks that are in it are
+//! passed on to the upload. It is never the reason that a frame is missing.
+
+use super::chunks::Audience;
+use super::run::{Fence, Run, chunks};
+use super::seen::Seen;
+use super::supervise::{End, Stage};
+use super::upload::Uploader;
+use crate::clock::Timestamp;
+use crate::join::{ChunkSource, Finished, Fragment, GrowingFile, Init, JoinError, Options, Origin};
+use crate::model::chunk::ChunkKey;
+use crate::model::wire::TroubleKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Fragments that may wait in memory; those beyond are read from their chunk later.
+const WAITING: usize = 40;
+/// Stamps are rounded to milliseconds; a frame is far longer.
+const ROUNDING: Duration = Duration::from_millis(10);
+
+/// What the video is told.
+enum Message {
+    Fragment {
+        init: Arc<Init>,
+        fragment: Fragment,
+        origin: Origin,
+    },
+    /// A fragment was written to its chunk and not sent here.
+    Missed,
+    Closed {
+        key: ChunkKey,
+        path: PathBuf,
+    },
+}
+
+/// The chunks' way to the video.
+pub(super) struct Feed {
+    sender: mpsc::UnboundedSender<Message>,
+    waiting: Arc<AtomicUsize>,
+    uploader: Uploader,
+}
+
+impl Audience for Feed {
+    fn written(&mut self, init: &Arc<Init>, fragment: Fragment, origin: Origin) {
+        let message = match self.waiting.fetch_add(1, Ordering::Relaxed) < WAITING {
+            true => Message::Fragment {
+                init: Arc::clone(init),
+                fragment,
+                origin,
+            },
+            false => Message::Missed,
+        };
+        self.send(message);
+    }
+
+    fn closed(&mut self, key: ChunkKey, path: PathBuf) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.send(Message::Closed { key, path });
+    }
+
+    fn grew(&mut self, key: &ChunkKey, path: &PathBuf) {
+        self.uploader.chunk_grew(key.clone(), path.clone());
+    }
+}
+
+impl Feed {
+    fn send(&self, message: Message) {
+        // The video's thread ends early only when a later run writes it.
+        let _ = self.sender.send(message);
+    }
+}
+
+/// What becomes of the video when the chunks have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Close {
+    /// It is made a regular MP4.
+    Finish,
+    /// It stays as it is, for another run to go on with.
+    Leave,
+}
+
+/// Makes the video grow.
+pub(super) struct Video {
+    stage: Stage,
+    run: Run,
+    recordings: PathBuf,
+    file: GrowingFile,
+    fence: Fence,
+    uploader: Uploader,
+    messages: mpsc::UnboundedReceiver<Message>,
+    waiting: Arc<AtomicUsize>,
+    /// Closed chunks that are not yet known to be in the video.
+    closed: Vec<(ChunkKey, PathBuf)>,
+    /// The video misses something that is in a chunk.
+    behind: bool,
+    /// What is before this is in the video, though it may still come as a fragment.
+    caught_up: Option<Timestamp>,
+}
+
+impl Video {
+    /// Opens the video; nothing is appended yet.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub(super) fn open(
+        stage: Stage,
+        run: Run,
+        recordings: PathBuf,
+        path: PathBuf,
+        options: Options,
+        uploader: Uploader,
+    ) -> Result<(Self, Feed), JoinError> {
+        let file = GrowingFile::open(path, options)?;
+        let (sender, messages) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let feed = Feed {
+            sender,
+            waiting: Arc::clone(&waiting),
+            uploader: uploader.clone(),
+        };
+        let video = Self {
+            stage,
+            fence: Fence::around(&run),
+            run,
+            recordings,
+            file,
+            uploader,
+            messages,
+            waiting,
+            closed: Vec::new(),
+            behind: true,
+            caught_up: None,
+        };
+        Ok((video, feed))
+    }
+
+    /// Appends until the chunks end; then does what `close` says. `None`: left as it is.
+    ///
+    /// # Errors
+    /// When the video cannot be finished. It plays all the same.
+    pub(super) fn grow(
+        mut self,
+        close: &watch::Receiver<Close>,
+    ) -> Result<Option<Finished>, JoinError> {
+        let number = self.run.number;
+        if number.0 > 1 {
+            let before = number.0 - 1;
+            self.file
+                .explain(format!("the recorder of run {before} ended"));
+        }
+        self.catch_up();
+        while let Some(message) = self.messages.blocking_recv() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            if self.fence.is_overtaken() {
+                self.stage.end(End::Superseded);
+                return Ok(None);
+            }
+            self.on(message);
+        }
+        if *close.borrow() == Close::Leave || self.fence.is_overtaken() {
+            return Ok(None);
+        }
+        if self.behind {
+            self.catch_up();
+        }
+        self.file.finish().map(Some)
+    }
+
+    fn on(&mut self, message: Message) {
+        match message {
+            Message::Fragment {
+                init,
+                fragment,
+                origin,
+            } if !self.behind => self.append(&init, &fragment, origin),
+            Message::Fragment { .. } | Message::Missed => {
+                self.behind = true;
+                self.try_catch_up();
+            }
+            Message::Closed { key, path } => {
+                self.closed.push((key, path));
+                self.try_catch_up();
+                self.pass_on();
+            }
+        }
+    }
+
+    fn append(&mut self, init: &Init, fragment: &Fragment, origin: Origin) {
+        if let Some(until) = self.caught_up {
+            if fragment.start().plus(ROUNDING) < until {
+                return;
+            }
+            self.caught_up = None;
+        }
+        match self.file.append(init, fragment, origin) {
+            Ok(_) => self.stage.seen.well(TroubleKind::Disk),
+            Err(cause) => self.failed(&cause),
+        }
+    }
+
+    fn failed(&mut self, cause: &JoinError) {
+        self.behind = true;
+        match cause {
+            JoinError::Media { .. } => log::error!("a fragment is not in the video: {cause}"),
+            _ => trouble(&self.stage.seen, cause),
+        }
+    }
+
+    /// Catches up when nothing newer waits in memory: else what waits would come twice.
+    fn try_catch_up(&mut self) {
+        if self.behind && self.waiting.load(Ordering::Relaxed) < WAITING / 2 {
+            self.catch_up();
+        }
+    }
+
+    fn catch_up(&mut self) {
+        let last = self.file.last();
+        let missed: Vec<ChunkSource> = chunks(&self.recordings, &self.run.take)
+            .into_iter()
+            .filter(|chunk| last.is_none_or(|last| chunk.origin() >= last))
+            .collect();
+        match self.file.catch_up(&missed) {
+            Ok(caught) => {
+                for chunk in caught {
+                    if let Some(fault) = &chunk.fault {
+                        let path = chunk.source.path.display();
+                        log::warn!("{path} is not wholly in the video: {fault}");
+                    }
+                }
+                self.behind = false;
+                self.caught_up = self.file.covers();
+                self.stage.seen.well(TroubleKind::Disk);
+            }
+            Err(cause) => self.failed(&cause),
+        }
+    }
+
+    /// Closed chunks that the video has in full go to the upload, which may then delete them here.
+    fn pass_on(&mut self) {
+        if self.behind {
+            return;
+        }
+        for (key, path) in self.closed.drain(..) {
+            self.uploader.chunk_closed(key, path);
+        }
+    }
+}
+
+fn trouble(seen: &Seen, cause: &JoinError) {
+    seen.trouble(
+        TroubleKind::Disk,
+        format!("the video does not grow, its chunks do: {cause}"),
+    );
+}
