@@ -10,7 +10,7 @@ use crate::model::chunk::ChunkKey;
 use crate::model::wire::TroubleKind;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -27,7 +27,7 @@ pub(super) trait Audience {
     /// A chunk will not change any more.
     fn closed(&mut self, key: ChunkKey, path: PathBuf);
     /// The chunk being written has grown by a whole fragment.
-    fn grew(&mut self, key: &ChunkKey, path: &PathBuf);
+    fn grew(&mut self, key: &ChunkKey, path: &Path);
 }
 
 /// Writes one run's chunks.

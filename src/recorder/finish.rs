@@ -39,11 +39,6 @@ impl Beside {
         }
     }
 
-    /// The recording's folder.
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The video of that name.
     pub(super) fn video(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.mp4"))

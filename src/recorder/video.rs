@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::join::{ChunkSource, Finished, Fragment, GrowingFile, Init, JoinError, Options, Origin};
 use crate::model::chunk::ChunkKey;
 use crate::model::wire::TroubleKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -62,8 +62,8 @@ impl Audience for Feed {
         self.send(Message::Closed { key, path });
     }
 
-    fn grew(&mut self, key: &ChunkKey, path: &PathBuf) {
-        self.uploader.chunk_grew(key.clone(), path.clone());
+    fn grew(&mut self, key: &ChunkKey, path: &Path) {
+        self.uploader.chunk_grew(key.clone(), path.to_owned());
     }
 }
 
