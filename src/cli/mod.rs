@@ -10,6 +10,7 @@ mod env_text;
 mod health;
 mod install;
 mod logging;
+mod monitor;
 mod openvidu;
 mod package;
 mod record;
@@ -55,6 +56,7 @@ enum Action {
     Install(install::Install),
     Reconfigure(install::Reconfigure),
     Uninstall(uninstall::Uninstall),
+    Monitor(monitor::Monitor),
     Config(config::Config),
     Backup(backup::Backup),
     Restore(restore::Restore),
@@ -177,6 +179,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Install(command) => command.run(),
         Action::Reconfigure(command) => command.run(),
         Action::Uninstall(command) => command.run(),
+        Action::Monitor(command) => wait(command.run()),
         Action::Config(command) => command.run(),
         Action::Backup(command) => wait(command.run()),
         Action::Restore(command) => wait(command.run()),

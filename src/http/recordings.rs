@@ -45,7 +45,11 @@ pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
     );
     routes.account(
         "GET /api/recordings/{id}/preview.jpg",
-        with(shared).and(id()).and(headers()).and_then(preview),
+        with(shared)
+            .and(id())
+            .and(warp::query())
+            .and(headers())
+            .and_then(preview),
     );
 }
 
@@ -254,20 +258,31 @@ pub(super) async fn timeline(shared: Arc<Shared>, id: RecordingId) -> Result<Res
     Ok(typed("application/json", text))
 }
 
+/// Who asks for a picture.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Watching {
+    /// Anything: the asker looks again and again, and a picture that is not there yet is no fault.
+    live: Option<String>,
+}
+
 /// The newest picture of the page, or the thumbnail.
-#[utoipa::path(get, path = "/api/recordings/{id}/preview.jpg", tag = "recordings", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/recordings/{id}/preview.jpg", tag = "recordings", params(("id" = String, Path), Watching), responses(
     (status = 200, description = "a picture", content_type = "image/jpeg", body = Vec<u8>),
+    (status = 204, description = "there is none yet, and `live` was given"),
     (status = 404, description = "there is none", body = ErrorBody),
 ))]
 pub(super) async fn preview(
     shared: Arc<Shared>,
     id: RecordingId,
+    watching: Watching,
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
-    let path = Folder::new(&shared.settings.recording_path, &id).preview();
-    let path =
-        path.ok_or_else(|| Fault::not_found(format!("recording {id} has no picture here")))?;
-    send(&path, "image/jpeg", &headers).await
+    match Folder::new(&shared.settings.recording_path, &id).preview() {
+        Some(path) => send(&path, "image/jpeg", &headers).await,
+        None if watching.live.is_some() => Ok(StatusCode::NO_CONTENT.into_response()),
+        None => Err(Fault::not_found(format!("recording {id} has no picture here")).into()),
+    }
 }
 
 /// A file or the wanted range of it, as long as it is now.
