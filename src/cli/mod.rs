@@ -17,6 +17,7 @@ mod record;
 mod report;
 mod reset;
 mod restore;
+mod serve;
 mod service;
 mod supervise;
 mod system;
@@ -43,6 +44,7 @@ pub struct Command {
 #[derive(Debug, Subcommand)]
 enum Action {
     Record(record::Record),
+    Serve(serve::Serve),
     /// Start the service.
     Start(service::Tell),
     /// Stop the service; recorders go on without it.
@@ -169,6 +171,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command.action {
         Action::Record(command) => command.run(),
+        Action::Serve(command) => command.run(),
         Action::Start(command) => command.run(service::Verb::Start),
         Action::Stop(command) => command.run(service::Verb::Stop),
         Action::Restart(command) => command.run(service::Verb::Restart),

@@ -19,6 +19,7 @@ pub use table::Which;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Settings;
+use crate::db::outbox::Outbox;
 use crate::db::sessions::Sessions;
 use crate::db::{Db, DbError};
 use crate::model::failover::{Policy, Reason};
@@ -28,6 +29,7 @@ use crate::model::wire::{
     Heartbeat, RecorderIdentity, RecordingStatusChanged, Registration, Report,
 };
 use crate::runtime::{Blueprint, Runtime};
+use crate::store::ChunkStore;
 use crate::tasks::Tasks;
 use log::{info, warn};
 use serde_json::Value;
@@ -55,6 +57,10 @@ pub struct Parts {
     pub db: Db,
     /// Where recorders run.
     pub runtime: Arc<dyn Runtime>,
+    /// Where chunks are kept.
+    pub store: Arc<dyn ChunkStore>,
+    /// Where webhooks that the controller makes in OpenVidu's stead go.
+    pub outbox: Outbox,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Who owns the controller's tasks.
@@ -71,6 +77,8 @@ struct Inner {
     db: Db,
     stored: Sessions,
     runtime: Arc<dyn Runtime>,
+    store: Arc<dyn ChunkStore>,
+    outbox: Outbox,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     table: Mutex<Table>,
@@ -104,6 +112,8 @@ impl Controller {
             db: parts.db,
             stored,
             runtime: parts.runtime,
+            store: parts.store,
+            outbox: parts.outbox,
             clock: parts.clock,
             tasks: parts.tasks,
             table: Mutex::new(table),

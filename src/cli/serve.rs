@@ -1,0 +1,200 @@
+//! `serve`: the controller as a service. Builds everything in the order in which it is needed, says what is wrong in one
+//! sentence, and owns the signals: the first ends in a few seconds with everything written, the second at once.
+
+use super::{DataDir, Failure, SettingsFile, exit, logging, supervise};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{RuntimeKind, Settings};
+use crate::controller::{Controller, Parts, relay};
+use crate::db::outbox::{Bounds, Outbox};
+use crate::db::{Db, DbError};
+use crate::http::{self, App, Listener, Tls};
+use crate::runtime::docker::DockerRuntime;
+use crate::runtime::process::ProcessRuntime;
+use crate::runtime::{Runtime, RuntimeError};
+use crate::store::{self, StoreError};
+use crate::tasks::Tasks;
+use clap::Args;
+use log::{error, info, warn};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long tasks may take to end.
+const LAST_WORK: Duration = Duration::from_secs(4);
+
+/// What the outbox may hold, and for how long it keeps what was delivered.
+const OUTBOX: Bounds = Bounds {
+    bytes: 1 << 30,
+    age: Duration::from_secs(7 * 24 * 3_600),
+};
+
+/// Run the controller: receive OpenVidu's webhooks, watch the recorders, replace lost ones.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: SettingsFile,
+    #[command(flatten)]
+    data: DataDir,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let settings = self.settings.settings()?;
+        settings.account()?;
+        logging::start(settings.log_format, settings.debug.0);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::new)?;
+        let outcome = runtime.block_on(serve(Arc::new(settings), &self.data.data_dir));
+        // What did not end by its deadline was named; it must not hold the process.
+        runtime.shutdown_background();
+        outcome
+    }
+}
+
+async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // The address first: a second controller on this machine ends here and has touched nothing.
+    let listener = listen(&settings).await?;
+    let runtime = runtime(&settings, data_dir).await?;
+    let (tasks, keeper) = (Tasks::new(), Tasks::new());
+    let db = Db::open(data_dir, &keeper)?;
+    let store = store::open(&settings, &settings.recording_path)?;
+    let (outbox, due) = Outbox::open(&db, relay::targets(&settings), OUTBOX, clock.now())?;
+    let controller = Controller::open(Parts {
+        settings: Arc::clone(&settings),
+        db: db.clone(),
+        runtime,
+        store: Arc::clone(&store),
+        outbox: outbox.clone(),
+        clock: Arc::clone(&clock),
+        tasks: tasks.clone(),
+    })?;
+    let relay = relay::start(&settings, &outbox, due, &controller, &clock, &tasks)
+        .await
+        .map_err(|cause| Failure::with(exit::CONFIG, cause))?;
+    controller.start();
+    controller.schedule().await.map_err(Failure::new)?;
+    let app = App {
+        settings: Arc::clone(&settings),
+        controller: controller.clone(),
+        outbox,
+        relay,
+        store,
+        clock,
+        tasks: tasks.clone(),
+    };
+    let serving = tasks.spawn("http", http::serve(listener, app));
+    supervise::ready("watching recorders");
+    let asked = controller.clone();
+    supervise::keep_alive(&tasks, move || {
+        let asked = asked.clone();
+        async move {
+            asked.counts();
+        }
+    });
+    info!(port = settings.controller_port.0; "the controller is ready");
+
+    let outcome = tokio::select! {
+        () = signals.next() => Ok(()),
+        ended = serving => match ended {
+            Ok(Ok(())) => Err(Failure::new("the HTTP server ended by itself")),
+            Ok(Err(faults)) => Err(faults.into()),
+            Err(cause) => Err(Failure::new(format!("the HTTP server broke: {cause}"))),
+        },
+    };
+    supervise::stopping();
+    info!("the controller ends; recorders go on without it");
+    let ending = async {
+        for name in tasks.end(LAST_WORK).await {
+            warn!("{name} did not end in time");
+        }
+        controller.save();
+        db.durable().await
+    };
+    tokio::select! {
+        saved = ending => saved?,
+        () = signals.next() => warn!("the second signal: ended at once"),
+    }
+    outcome
+}
+
+async fn listen(settings: &Settings) -> Result<Listener, Failure> {
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let tls = Tls::load(certificate, key);
+            Some(tls.map_err(|cause| Failure::with(exit::CONFIG, cause))?)
+        }
+        _ => None,
+    };
+    let address = SocketAddr::new(settings.listen_address, settings.controller_port.0);
+    let bound = Listener::bind(address, tls).await;
+    bound.map_err(|cause| Failure::with(exit::UNAVAILABLE, cause))
+}
+
+async fn runtime(settings: &Settings, data_dir: &Path) -> Result<Arc<dyn Runtime>, Failure> {
+    match settings.runtime {
+        RuntimeKind::Docker => {
+            let docker = DockerRuntime::connect(&settings.image_name, &settings.image_tag).await?;
+            let preparing = docker.clone();
+            // Recordings that run need no image: its absence is reported, and health shows it.
+            if let Err(cause) = preparing.prepare().await {
+                error!("{cause}");
+            }
+            Ok(Arc::new(docker))
+        }
+        RuntimeKind::Process => {
+            let program = std::env::current_exe().map_err(Failure::new)?;
+            let processes = ProcessRuntime::open(&data_dir.join("processes"), &program)?;
+            Ok(Arc::new(processes))
+        }
+    }
+}
+
+/// The signals that end the service.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(Failure::new)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Failure::new)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl From<DbError> for Failure {
+    fn from(cause: DbError) -> Self {
+        let code = match cause {
+            DbError::Folder { .. } => exit::CANNOT_WRITE,
+            _ => exit::UNAVAILABLE,
+        };
+        Self::with(code, cause)
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(cause: RuntimeError) -> Self {
+        Self::with(exit::UNAVAILABLE, cause)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(cause: StoreError) -> Self {
+        Self::with(exit::UNAVAILABLE, cause)
+    }
+}
