@@ -107,6 +107,19 @@ impl Api {
         })
     }
 
+    /// The status of the answer to somebody without account.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub(super) async fn anonymous(&self, path: &str) -> Result<u16, Failure> {
+        let request = self.client.get(format!("{}{path}", self.base));
+        let answer = request
+            .send()
+            .await
+            .map_err(|cause| self.unreachable(&cause))?;
+        Ok(answer.status().as_u16())
+    }
+
     /// A request with the account's name and password.
     pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));

@@ -21,7 +21,10 @@ mod serve;
 mod service;
 mod supervise;
 mod system;
+mod test_api;
+mod test_recording;
 mod uninstall;
+mod update;
 mod validate;
 
 use crate::config::{Faults, Settings, Variables};
@@ -64,6 +67,11 @@ enum Action {
     Restore(restore::Restore),
     Clean(clean::Clean),
     Reset(reset::Reset),
+    Update(update::Update),
+    TestApi(test_api::TestApi),
+    TestRecording(test_recording::TestRecording),
+    /// Record a test page, kill the recorder in the middle, and count the seconds lost.
+    TestFailover(test_recording::TestRecording),
     #[command(hide = true)]
     Package(package::Package),
 }
@@ -188,6 +196,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Restore(command) => wait(command.run()),
         Action::Clean(command) => wait(command.run()),
         Action::Reset(command) => wait(command.run()),
+        Action::Update(command) => command.run(),
+        Action::TestApi(command) => wait(command.run()),
+        Action::TestRecording(command) => wait(command.run(test_recording::Fault::None)),
+        Action::TestFailover(command) => wait(command.run(test_recording::Fault::Kill)),
         Action::Package(command) => command.run(),
     }
 }
