@@ -394,6 +394,13 @@ impl Settings {
         if self.s3_access_key.is_some() != self.s3_secret_key.is_some() {
             faults.push("HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY: set both or neither".into());
         }
+        if self.s3_server_on() && self.s3_access_key.is_none() {
+            faults.push(
+                "HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY: required while the built-in S3 server is on; \
+                 HA_S3_SERVER=off uses AWS"
+                    .into(),
+            );
+        }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             faults.push("HA_TLS_CERT and HA_TLS_KEY: set both or neither".into());
         }

@@ -39,13 +39,21 @@ impl Draft {
         })
     }
 
-    /// Flushes the bytes and gives them the name `to`, replacing what bore it; durable when this returns.
+    /// Flushes the bytes and gives them the name `to`, replacing what bore it; durable when this returns. Makes missing
+    /// folders, again if somebody prunes them meanwhile.
     ///
     /// # Errors
     /// When flushing or renaming fails; the name then leads to what it led to before.
     pub fn publish(mut self, to: &Path) -> io::Result<()> {
+        const TRIES: u32 = 8;
         self.file.sync_all()?;
-        fs::rename(&self.path, to)?;
+        let name = |_| make_folder(parent(to)).and_then(|()| fs::rename(&self.path, to));
+        let pruned = |done: &io::Result<()>| match done {
+            Err(cause) => cause.kind() == io::ErrorKind::NotFound && self.path.exists(),
+            Ok(()) => false,
+        };
+        let done = (1..TRIES).map(name).find(|done| !pruned(done));
+        done.unwrap_or_else(|| name(TRIES))?;
         self.published = true;
         sync_folder(parent(to))
     }

@@ -5,6 +5,10 @@
 mod architecture;
 mod join;
 mod readme;
+#[path = "bench/store.rs"]
+mod bench_store;
+mod s3server;
 mod store;
 mod story;
 mod support;
+mod upload;

@@ -1,16 +1,136 @@
 //! What every kind of chunk store must do, and each kind doing it.
 
+use crate::s3server::{BUCKET, Moto, Server, client};
+use crate::support::faults::{Fault, Proxy};
+use crate::support::stage::leave_out as left_out;
 use bytes::Bytes;
 use ov2_ha_recorder::store::local::LocalStore;
 use ov2_ha_recorder::store::{ChunkStore, StoreError};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn a_folder_passes_the_suite() {
     let root = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();
     suite(Arc::new(LocalStore::new(root.path())), scratch.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_built_in_server_passes_the_suite() {
+    let root = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let server = Server::start(root.path(), None).await;
+    let store = client(&server.endpoint, &[]);
+    suite(Arc::new(store), scratch.path()).await;
+    let bucket = format!("{BUCKET}/some/path");
+    let below = client(&server.endpoint, &[("HA_AWS_S3_BUCKET", &bucket)]);
+    suite(Arc::new(below), scratch.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moto_passes_the_suite() {
+    let Some(moto) = Moto::start().await else {
+        return left_out(
+            "moto_passes_the_suite",
+            "moto_server is missing (pip install 'moto[server]')",
+        );
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let headers = r#"{"x-amz-server-side-encryption":"AES256","x-amz-meta-made-by":"us"}"#;
+    let store = client(
+        &moto.endpoint,
+        &[
+            ("HA_AWS_S3_BUCKET", "made-when-missing/path"),
+            ("HA_AWS_S3_HEADERS", headers),
+        ],
+    );
+    suite(Arc::new(store), scratch.path()).await;
+}
+
+/// Any other store, as `OV2_TEST_S3=endpoint,region,bucket,key,secret` names it: Garage, MinIO, AWS.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_real_store_passes_the_suite() {
+    let Ok(named) = std::env::var("OV2_TEST_S3") else {
+        return left_out(
+            "another_real_store_passes_the_suite",
+            "OV2_TEST_S3 names none (endpoint,region,bucket,key,secret)",
+        );
+    };
+    let parts: Vec<_> = named.split(',').collect();
+    let [endpoint, region, bucket, key, secret] = parts[..] else {
+        panic!("OV2_TEST_S3 must be endpoint,region,bucket,key,secret");
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let store = client(
+        endpoint,
+        &[
+            ("HA_AWS_REGION", region),
+            ("HA_AWS_S3_BUCKET", bucket),
+            ("HA_AWS_ACCESS_KEY", key),
+            ("HA_AWS_SECRET_KEY", secret),
+        ],
+    );
+    suite(Arc::new(store), scratch.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_day_of_the_network_is_got_over() {
+    let root = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let server = Server::start(root.path(), None).await;
+    let proxy = Proxy::before(&server.endpoint).await;
+    let store = client(&proxy.endpoint, &[]);
+    let source = scratch.path().join("chunk");
+    std::fs::write(&source, pattern(400_000, 3)).unwrap();
+    store.probe().await.unwrap();
+    for fault in [
+        Fault::Status(503, "SlowDown"),
+        Fault::Status(500, "InternalError"),
+        Fault::Status(403, "RequestTimeTooSkewed"),
+        Fault::Status(400, "ExpiredToken"),
+        Fault::CutRequest(1_000),
+        Fault::CutAnswer(20),
+        Fault::CutAnswer(0),
+        Fault::Corrupt,
+        Fault::Late(Duration::from_millis(300)),
+        Fault::Away,
+    ] {
+        proxy.next([fault.clone(), fault.clone()]);
+        let stored = store.put("day/chunk", &source).await;
+        assert!(stored.is_ok(), "{fault:?}: {stored:?}");
+        let read = store.read("day/chunk").await.unwrap();
+        assert!(read == pattern(400_000, 3), "{fault:?}");
+    }
+    for fault in [
+        Fault::CutAnswer(200_000),
+        Fault::CutAnswer(10),
+        Fault::Status(503, "SlowDown"),
+        Fault::Away,
+    ] {
+        proxy.next([fault.clone()]);
+        let target = scratch.path().join("fetched");
+        store.fetch("day/chunk", &target).await.unwrap();
+        assert!(
+            std::fs::read(target).unwrap() == pattern(400_000, 3),
+            "{fault:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_given_up_soon_and_named() {
+    let begin = Instant::now();
+    let store = client("http://127.0.0.1:9", &[]);
+    let refused = store.read("a/b").await.unwrap_err();
+    assert!(refused.retryable(), "{refused}");
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let skewed = Server::start(tempfile::tempdir().unwrap().path(), None).await;
+    let proxy = Proxy::before(&skewed.endpoint).await;
+    proxy.usually(Fault::Status(403, "RequestTimeTooSkewed"));
+    let said = client(&proxy.endpoint, &[]).list("a").await.unwrap_err();
+    assert!(said.to_string().contains("clock"), "{said}");
 }
 
 #[tokio::test]

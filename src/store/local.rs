@@ -56,7 +56,7 @@ impl ChunkStore for LocalStore {
                 File::open(&to)?.sync_all()?;
                 return disk::sync_folder(disk::parent(&to));
             }
-            again_if_pruned(|| disk::copy(&path, &to)).map(drop)
+            disk::copy(&path, &to).map(drop)
         })
         .await
     }
@@ -64,7 +64,7 @@ impl ChunkStore for LocalStore {
     async fn put_bytes(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
         let key = check_key(key)?;
         self.blocking(format!("store {key}"), move |root| {
-            again_if_pruned(|| disk::write(&root.join(&key), &body))
+            disk::write(&root.join(&key), &body)
         })
         .await
     }
@@ -138,18 +138,6 @@ impl ChunkStore for LocalStore {
     fn path(&self, key: &str) -> Option<PathBuf> {
         check_key(key).ok().map(|key| self.root.join(key))
     }
-}
-
-/// A deletion beside us may take the folder away between its making and its use.
-fn again_if_pruned<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    const TRIES: u32 = 8;
-    for _ in 1..TRIES {
-        match work() {
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-            done => return done,
-        }
-    }
-    work()
 }
 
 /// Adds the files below `folder`, whose key is `prefix`. What vanishes meanwhile is left out.

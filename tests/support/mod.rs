@@ -4,6 +4,7 @@
 
 pub mod controller;
 pub mod docker;
+pub mod faults;
 pub mod frames;
 pub mod openvidu;
 pub mod page;
