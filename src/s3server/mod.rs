@@ -10,8 +10,9 @@ use crate::config::{Faults, Secret, Settings};
 use crate::tasks::Tasks;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use log::{debug, info, warn};
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3ErrorCode, S3Result};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,11 +128,28 @@ async fn service(options: &Options, tasks: &Tasks) -> Result<S3Service, S3Server
         })?;
     let bucket = protocol::Bucket::new(options.bucket.clone(), folder, tasks.clone());
     let mut builder = S3ServiceBuilder::new(bucket);
-    builder.set_auth(SimpleAuth::from_single(
-        options.access_key.clone(),
-        options.secret_key.expose(),
-    ));
+    builder.set_auth(Account {
+        access_key: options.access_key.clone(),
+        secret_key: options.secret_key.clone(),
+    });
     Ok(builder.build())
+}
+
+/// The one who may use the server.
+struct Account {
+    access_key: String,
+    secret_key: Secret,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Account {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == self.access_key {
+            Ok(SecretKey::from(self.secret_key.expose()))
+        } else {
+            Err(S3ErrorCode::InvalidAccessKeyId.into())
+        }
+    }
 }
 
 async fn connection(stream: TcpStream, service: Arc<S3Service>, token: CancellationToken) {
