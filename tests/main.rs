@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod architecture;
-mod join;
-mod readme;
 #[path = "bench/store.rs"]
 mod bench_store;
+mod join;
+mod readme;
 mod s3server;
 mod store;
 mod story;
