@@ -7,6 +7,7 @@ mod architecture;
 mod bench_store;
 mod join;
 mod readme;
+mod record;
 mod s3server;
 mod store;
 mod story;

@@ -1,0 +1,417 @@
+//! The recorder as a plain process: what a page shows is recorded to the frame, and each of its children may be killed.
+//! Judged by the frames of the video, which say at which moment of the wall clock they were shown.
+
+use crate::support::frames::{self, Footage};
+use crate::support::openvidu::{Order, environment};
+use crate::support::page::{Page, SECRET};
+use crate::support::wait;
+use serde_json::Value;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// They judge frames and seconds: one at a time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Slack for machines that are busy with other things.
+const SLACK: f64 = 1.0;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_recorded_to_the_frame_and_finished_within_a_second() {
+    let stage = Stage::set("ses_plain").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(8)).await;
+    let (status, took) = recorder.stop().await;
+    assert!(status.success(), "{status}: {}", stage.log());
+    println!("stop took {took:?}");
+    assert!(took.as_secs_f64() < 1.0 + SLACK, "stop took {took:?}");
+
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert_eq!(
+        footage.missing(),
+        0.0,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+    assert!((footage.duration - footage.clock_span()).abs() < 0.3);
+    assert!(
+        footage.sound_offset().abs() < 0.1,
+        "{:?}",
+        footage.sound_offsets()
+    );
+    stage.is_what_openvidu_expects();
+    stage.keeps_the_secret();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ffmpeg_killed_loses_less_than_a_second() {
+    let (footage, stage) = killed("ses_ffmpeg", "ffmpeg", "libx264").await;
+    println!("ffmpeg killed: {:.2} s missing", footage.missing());
+    assert!(
+        footage.missing() < 0.7 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+    assert_eq!(stage.timeline()["gaps"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chrome_killed_is_back_within_seconds_and_the_video_shows_it() {
+    let (footage, _) = killed("ses_chrome", "chromium", "remote-debugging-pipe").await;
+    println!("Chrome killed: {:.2} s missing", footage.missing());
+    assert!(
+        footage.missing() < 3.0 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn xvfb_killed_takes_the_rest_along_and_all_are_back() {
+    let (footage, _) = killed("ses_xvfb", "Xvfb", "").await;
+    println!("Xvfb killed: {:.2} s missing", footage.missing());
+    assert!(
+        footage.missing() < 4.0 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulseaudio_killed_costs_seconds_and_sound_is_back() {
+    let (footage, _) = killed("ses_pulse", "pulseaudio", "").await;
+    println!("PulseAudio killed: {:.2} s missing", footage.missing());
+    assert!(
+        footage.missing() < 4.0 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+    let silent = footage.silent_seconds(2.0);
+    assert!(silent.is_empty(), "no beep at {silent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_killed_by_force_goes_on_in_a_new_run() {
+    let stage = Stage::set("ses_runs").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(6)).await;
+    recorder.process.kill().unwrap();
+    recorder.process.wait().unwrap();
+    let mut second = stage.start().await;
+    second.grows_for(Duration::from_secs(6)).await;
+    let (status, _) = second.stop().await;
+    assert!(status.success(), "{}", stage.log());
+
+    let footage = stage.footage();
+    println!("recorder killed: {:.2} s missing", footage.missing());
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert!(
+        footage.missing() < 4.0 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+    let timeline = stage.timeline();
+    assert_eq!(timeline["runs"].as_array().unwrap().len(), 2);
+    let lost = timeline["runs"][0]["chunks"].as_array().unwrap().len();
+    assert!(lost > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_starts_when_it_is_all_over_finishes_the_video() {
+    let stage = Stage::set("ses_late").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(4)).await;
+    recorder.process.kill().unwrap();
+    recorder.process.wait().unwrap();
+    fs::write(stage.stop_file(), "q\n").unwrap();
+    let begin = Instant::now();
+    let mut late = stage.spawn();
+    let status = late.process.wait().unwrap();
+    println!("finishing what was there took {:?}", begin.elapsed());
+    assert!(status.success(), "{}", stage.log());
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert_eq!(stage.footage().decode_errors, Vec::<String>::new());
+    stage.is_what_openvidu_expects();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_the_video_like_q() {
+    let stage = Stage::set("ses_term").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    let pid = recorder.process.id().to_string();
+    Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(
+        recorder.process.wait().unwrap().success(),
+        "{}",
+        stage.log()
+    );
+    stage.is_what_openvidu_expects();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_run_ends_an_earlier_one_which_leaves_the_video_alone() {
+    let stage = Stage::set("ses_fence").await;
+    let mut first = stage.start().await;
+    first.grows_for(Duration::from_secs(3)).await;
+    let mut second = stage.spawn();
+    let status = tokio::task::block_in_place(|| first.process.wait()).unwrap();
+    assert_eq!(status.code(), Some(3), "{}", stage.log());
+    second.grows_for(Duration::from_secs(4)).await;
+    let (status, _) = second.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    assert_eq!(stage.footage().decode_errors, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_recorders_run_side_by_side() {
+    let one = Stage::set("ses_one").await;
+    let two = one.beside("ses_two");
+    let (mut first, mut second) = (one.start().await, two.start().await);
+    second.grows_for(Duration::from_secs(4)).await;
+    for (stage, recorder) in [(&one, &mut first), (&two, &mut second)] {
+        let (status, _) = recorder.stop().await;
+        assert!(status.success(), "{}", stage.log());
+        assert!(stage.footage().missing() < SLACK);
+    }
+}
+
+#[test]
+fn other_modes_without_the_base_images_entry_point_say_what_is_missing() {
+    if std::path::Path::new("/entrypoint.sh").exists() {
+        return;
+    }
+    let said = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+        .arg("record")
+        .env("CONTAINER_WORKING_MODE", "COMPOSED_QUICK_START")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(69), "{text}");
+    assert!(
+        text.contains("COMPOSED_QUICK_START") && text.contains("/entrypoint.sh"),
+        "{text}"
+    );
+}
+
+/// Records for a while, kills the child `name` whose arguments hold `mark`, goes on for a while, stops.
+async fn killed(id: &str, name: &str, mark: &str) -> (Footage, Stage) {
+    let stage = Stage::set(id).await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(7)).await;
+    recorder.kill_child(name, mark);
+    recorder.grows_for(Duration::from_secs(12)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    stage.is_what_openvidu_expects();
+    (footage, stage)
+}
+
+/// A place to record, and what is ordered there.
+struct Stage {
+    _turn: Option<MutexGuard<'static, ()>>,
+    page: std::sync::Arc<Page>,
+    folder: std::sync::Arc<tempfile::TempDir>,
+    order: Order,
+    created_at: u64,
+}
+
+impl Stage {
+    async fn set(id: &str) -> Self {
+        let turn = TURN.lock().await;
+        let page = Page::serve().await;
+        Self {
+            order: Order::of(id, &page.url()),
+            page: page.into(),
+            _turn: Some(turn),
+            folder: tempfile::tempdir().unwrap().into(),
+            created_at: 1_795_577_569_120,
+        }
+    }
+
+    fn beside(&self, id: &str) -> Self {
+        Self {
+            _turn: None,
+            page: self.page.clone(),
+            folder: self.folder.clone(),
+            order: Order::of(id, &self.page.url()),
+            created_at: self.created_at,
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(&self.order.id).join(name)
+    }
+
+    fn video(&self) -> PathBuf {
+        self.file(&format!("{}.mp4", self.order.name))
+    }
+
+    fn stop_file(&self) -> PathBuf {
+        self.folder.path().join(format!("{}.stop", self.order.id))
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join(format!("{}.log", self.order.id))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn spawn(&self) -> Recorder {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+            .arg("record")
+            .arg("--recordings")
+            .arg(self.folder.path())
+            .arg("--stop-file")
+            .arg(self.stop_file())
+            .envs(environment(&self.order, self.created_at))
+            .envs([
+                ("HA_CONTROLLER_HOST", "127.0.0.1"),
+                ("HA_CONTROLLER_PORT", "1"),
+                ("CHUNK_TIME_SIZE", "4"),
+                ("RUST_LOG", "debug"),
+            ])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Recorder {
+            process,
+            video: self.video(),
+            stop_file: self.stop_file(),
+        }
+    }
+
+    /// Starts a recorder and waits until the video is there, and grows.
+    async fn start(&self) -> Recorder {
+        let recorder = self.spawn();
+        let before = fs::metadata(self.video()).map_or(0, |data| data.len());
+        let took = wait::until_true("the video", Duration::from_secs(30), || {
+            fs::metadata(self.video()).is_ok_and(|data| data.len() > before)
+        })
+        .await;
+        println!("the video grows {took:?} after the start");
+        recorder
+    }
+
+    fn footage(&self) -> Footage {
+        Footage::read(&self.video())
+    }
+
+    fn timeline(&self) -> Value {
+        let path = self.file(&format!("{}.timeline.json", self.order.id));
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    fn is_what_openvidu_expects(&self) {
+        let info = self.file(&format!("{}.info", self.order.id));
+        let info: Value = serde_json::from_slice(&fs::read(info).unwrap()).unwrap();
+        assert_eq!(info["streams"].as_array().unwrap().len(), 2);
+        let size = info["format"]["size"].as_str().unwrap().to_owned();
+        assert_eq!(size, fs::metadata(self.video()).unwrap().len().to_string());
+        let seal = self.file(&format!(".recording.{}", self.order.id));
+        let seal: Value = serde_json::from_slice(&fs::read(seal).unwrap()).unwrap();
+        assert_eq!(seal["id"], self.order.id);
+        let thumbnail = self.file(&format!("{}.jpg", self.order.id));
+        let bytes = fs::read(&thumbnail).unwrap();
+        assert!(
+            bytes.starts_with(&[0xff, 0xd8]) && bytes.len() <= 20_000,
+            "{}",
+            bytes.len()
+        );
+        let width = frames::probe(&thumbnail, "stream=width");
+        assert!(width.contains("480"), "{width}");
+    }
+
+    /// The address's secret is in no file and no log.
+    fn keeps_the_secret(&self) {
+        let found = Command::new("grep")
+            .args(["-rl", SECRET])
+            .arg(self.folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    }
+}
+
+/// A recorder that runs; ended by force when dropped.
+struct Recorder {
+    process: Child,
+    video: PathBuf,
+    stop_file: PathBuf,
+}
+
+impl Recorder {
+    /// Waits until `more` seconds of wall clock have been recorded.
+    async fn grows_for(&mut self, more: Duration) {
+        let begin = Instant::now();
+        while begin.elapsed() < more {
+            let before = fs::metadata(&self.video).map_or(0, |data| data.len());
+            wait::until_true("the video's growth", Duration::from_secs(15), || {
+                fs::metadata(&self.video).is_ok_and(|data| data.len() > before)
+            })
+            .await;
+            if let Some(status) = self.process.try_wait().unwrap() {
+                panic!("the recorder ended: {status}");
+            }
+        }
+    }
+
+    async fn stop(&mut self) -> (ExitStatus, Duration) {
+        let begin = Instant::now();
+        fs::write(&self.stop_file, "q\n").unwrap();
+        let status = tokio::task::block_in_place(|| self.process.wait()).unwrap();
+        assert_eq!(status.signal(), None);
+        (status, begin.elapsed())
+    }
+
+    /// Kills the one child of ours that is called `name` and has `mark` among its arguments.
+    fn kill_child(&self, name: &str, mark: &str) {
+        let parent = format!("PPid:\t{}\n", self.process.id());
+        let found: Vec<String> = fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|pid| {
+                let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                let status = String::from_utf8_lossy(&read("status")).into_owned();
+                let arguments = String::from_utf8_lossy(&read("cmdline")).into_owned();
+                status.contains(&parent)
+                    && status.starts_with(&format!("Name:\t{name}\n"))
+                    && arguments.contains(mark)
+            })
+            .collect();
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert!(
+            Command::new("kill")
+                .args(["-KILL", &found[0]])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            let pid = self.process.id().to_string();
+            let _ = Command::new("kill").args(["-TERM", &pid]).status();
+            let _ = self.process.wait();
+        }
+    }
+}
