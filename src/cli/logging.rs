@@ -9,7 +9,7 @@ use std::io::Write;
 /// Starts logging to standard error; `RUST_LOG` overrides the levels. Harmless when called again.
 pub fn start(format: LogFormat, debug: bool) {
     let level = if debug { "debug" } else { "info" };
-    let quiet = "s3s=warn,hyper=warn,reqwest=warn,tracing::span=off,sled=warn,bollard=warn";
+    let quiet = "s3s=warn,hyper=warn,reqwest=warn,tracing::span=off,sled=warn,bollard=warn,tokio_cron_scheduler=warn";
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{level},{quiet}"));
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&filter);

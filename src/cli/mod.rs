@@ -7,6 +7,7 @@ mod changes;
 mod clean;
 mod config;
 mod env_text;
+mod failovers;
 mod health;
 mod install;
 mod logging;
@@ -57,6 +58,7 @@ enum Action {
     Status(service::Status),
     Logs(service::Logs),
     Health(health::Health),
+    Failovers(failovers::Failovers),
     Validate(validate::Validate),
     Install(install::Install),
     Reconfigure(install::Reconfigure),
@@ -186,6 +188,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Status(command) => wait(command.run()),
         Action::Logs(command) => command.run(),
         Action::Health(command) => wait(command.run()),
+        Action::Failovers(command) => wait(command.run()),
         Action::Validate(command) => wait(command.run()),
         Action::Install(command) => command.run(),
         Action::Reconfigure(command) => command.run(),

@@ -3,11 +3,16 @@
 
 use super::Controller;
 use super::act::{SealState, can_write};
+use super::salvage::{SalvageError, Take, write_whole};
+use crate::db::outbox;
+use crate::join;
+use crate::model::chunk::TakeKey;
 use crate::model::ids::RecordingId;
-use crate::model::session::{Event, Holder, Session, State};
-use crate::runtime::Stop;
-use log::{info, warn};
-use serde_json::Value;
+use crate::model::session::{Event, Holder, SEAL_AFTER, Session, State};
+use crate::runtime::{ContainerStatus, RuntimeError, Stop};
+use bytes::Bytes;
+use log::{error, info, warn};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,68 +30,261 @@ impl Controller {
     }
 
     /// The status in OpenVidu's `.recording.<id>`, where that can be read.
-    pub(super) fn sealed_status(&self, id: &RecordingId) -> Option<String> {
-        let text = std::fs::read_to_string(self.seal_path(id)).ok()?;
-        let seal = serde_json::from_str::<Value>(&text).ok()?;
-        Some(seal.get("status")?.as_str()?.to_owned())
+    fn sealed_status(&self, id: &RecordingId) -> Option<String> {
+        Some(self.seal_of(id)?.get("status")?.as_str()?.to_owned())
     }
 
-    pub(super) fn folder_of(&self, id: &RecordingId) -> PathBuf {
-        self.0.settings.recording_path.join(id.as_str())
+    fn seal_of(&self, id: &RecordingId) -> Option<Map<String, Value>> {
+        let text = std::fs::read(self.seal_path(id)).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     fn seal_path(&self, id: &RecordingId) -> PathBuf {
         self.folder_of(id).join(format!(".recording.{id}"))
     }
 
+    fn folder_of(&self, id: &RecordingId) -> PathBuf {
+        self.0.settings.recording_path.join(id.as_str())
+    }
+
+    /// What would have to be finished; `None` for recorders of another make, whose chunks lie elsewhere.
+    pub(super) fn take_of(&self, session: &Session) -> Option<Take> {
+        let name = session.video_name.clone();
+        Some(Take {
+            key: TakeKey {
+                recording: session.id.clone(),
+                folder: self.0.settings.chunk_folder.0.clone(),
+                take: session.take.clone()?,
+            },
+            folder: self.folder_of(&session.id),
+            video_name: name.unwrap_or_else(|| session.id.to_string()),
+            gap_mode: self.0.settings.gap_mode,
+        })
+    }
+
     /// Sees to the end of a recording unless that is being done.
     pub(super) fn begin_conclusion(&self, id: &RecordingId, seal: SealState) {
-        let begun = self.table().change(id, |entry| {
-            let begins = !std::mem::replace(&mut entry.concluding, true);
-            begins.then(|| entry.session.clone())
-        });
-        let Some(Some(session)) = begun else {
+        let begins = self
+            .table()
+            .change(id, |entry| !std::mem::replace(&mut entry.concluding, true));
+        if begins != Some(true) {
             return;
-        };
-        let controller = self.clone();
+        }
+        let (controller, id) = (self.clone(), id.clone());
         self.0.tasks.spawn(format!("conclude {id}"), async move {
-            controller.conclude(&session, seal).await;
-            let id = &session.id;
+            controller.conclude(&id, seal).await;
             controller
                 .table()
-                .change(id, |entry| entry.concluding = false);
+                .change(&id, |entry| entry.concluding = false);
         });
     }
 
-    async fn conclude(&self, session: &Session, _seal: SealState) {
-        let Some(held) = session.container.clone() else {
+    async fn conclude(&self, id: &RecordingId, seal: SealState) {
+        let Some(session) = self.session(id) else {
             return;
         };
-        if let State::Stopping { .. } = session.state {
-            self.stop_recorder(session, &held).await;
-        }
-    }
-
-    /// A backup is stopped as OpenVidu stops its own container, which it is left to do.
-    async fn stop_recorder(&self, session: &Session, held: &Holder) {
-        if !held.backup {
+        if !self.end_recorder(&session, seal).await {
             return;
         }
-        match self.0.runtime.inspect(&held.id).await {
-            Ok(Some(container)) if can_write(container.status) => {}
-            Ok(_) => return,
-            Err(cause) => warn!(session:% = session.id; "{cause}"),
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let unfinished = matches!(session.state, State::Stopping { .. } | State::Failed { .. });
+        if unfinished && session.finished_at.is_none() {
+            self.salvage(&session).await;
         }
-        info!(session:% = session.id, container:% = held.id; "the backup is told to finish");
-        if let Err(cause) = self.0.runtime.stop(&held.id, Stop::Drain(DRAIN)).await {
-            warn!(session:% = session.id; "{cause}");
+        if seal == SealState::Due {
+            self.seal(id).await;
+        }
+        if let Err(cause) = self.0.db.durable().await {
+            warn!(session:% = id; "{cause}");
         }
     }
 
-    /// OpenVidu's seal was seen, or ours was made.
-    pub(super) fn sealed(&self, id: &RecordingId) {
+    /// Ends the recorder where that is ours to do; answers whether nobody writes any more.
+    async fn end_recorder(&self, session: &Session, seal: SealState) -> bool {
+        let id = &session.id;
+        let stopping = matches!(session.state, State::Stopping { .. });
+        let Some(held) = &session.container else {
+            // Where nothing is known of its container, its heartbeats tell whether it lives.
+            let quiet = self.0.clock.now().since(session.heartbeat_at);
+            return !stopping || quiet >= self.0.policy.heartbeat_timeout;
+        };
+        let living = match self.0.runtime.inspect(&held.id).await {
+            Ok(found) => found.is_some_and(|it| can_write(it.status)),
+            Err(cause) => {
+                warn!(session:% = id; "{cause}");
+                return false;
+            }
+        };
+        let how = match session.state {
+            _ if !living => None,
+            State::Stopping { .. } if held.backup => Some(Stop::Drain(DRAIN)),
+            // OpenVidu ends its own container. What it has not ended by the time of the seal, it will not.
+            State::Stopping { .. } if seal == SealState::NotYet => return false,
+            State::Stopping { .. } if self.sealed_status(id).as_deref() == Some("started") => {
+                self.postpone_seal(id);
+                return false;
+            }
+            State::Stopping { .. } | State::Failed { .. } => Some(Stop::Fence),
+            _ => None,
+        };
+        if let Some(how) = how {
+            info!(session:% = id, container:% = held.id; "the recorder is ended ({how:?})");
+            match self.0.runtime.stop(&held.id, how).await {
+                Ok(()) | Err(RuntimeError::NotFound(_)) => {}
+                Err(cause) => {
+                    warn!(session:% = id; "{cause}");
+                    return false;
+                }
+            }
+        }
+        if stopping {
+            self.note_good_end(id, held).await;
+        }
+        true
+    }
+
+    /// A recorder that ended with 0 has finished the video, whether or not its event was seen yet.
+    async fn note_good_end(&self, id: &RecordingId, held: &Holder) {
+        let Ok(Some(container)) = self.0.runtime.inspect(&held.id).await else {
+            return;
+        };
+        if container.status == ContainerStatus::Exited(0) {
+            // Refused when the event came first.
+            let _ = self.apply(id, Event::Finished);
+        }
+        if held.backup
+            && let Err(cause) = self.0.runtime.remove(&held.id).await
+        {
+            warn!(session:% = id; "{cause}");
+        }
+    }
+
+    async fn salvage(&self, session: &Session) {
+        let id = &session.id;
+        let Some(take) = self.take_of(session) else {
+            warn!(session:% = id; "the video is left as it is: this recorder did not say which take it recorded");
+            let _ = self.apply(id, Event::Salvaged);
+            return;
+        };
+        match take.finish(&self.0.store, &self.0.tasks).await {
+            Ok(salvaged) => {
+                let seconds = salvaged.timeline.map(|it| it.duration_seconds);
+                info!(session:% = id, seconds:? = seconds; "the controller finished the video");
+                let _ = self.apply(id, Event::Salvaged);
+            }
+            Err(cause @ SalvageError::Nothing(_)) => {
+                error!(session:% = id; "{cause}");
+                let _ = self.apply(id, Event::GivenUp(cause.to_string()));
+                let _ = self.apply(id, Event::Salvaged);
+            }
+            Err(cause) => {
+                error!(session:% = id; "the video could not be finished and is tried again: {cause}");
+                self.postpone_seal(id);
+            }
+        }
+    }
+
+    fn postpone_seal(&self, id: &RecordingId) {
+        let at = self.0.clock.now().plus(SEAL_AFTER);
+        // A session that is gone needs no seal.
+        let _ = self.change(id, |entry| entry.session.seal_at = Some(at));
+    }
+
+    /// Seals the recording as ready where OpenVidu has not, and tells so in its place.
+    async fn seal(&self, id: &RecordingId) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let now = self.0.clock.now();
+        if session.seal_at.is_none_or(|at| at > now) {
+            return; // it was sealed or postponed meanwhile
+        }
+        let stopped = self
+            .seal_of(id)
+            .filter(|seal| seal.get("status").is_some_and(|it| it == "stopped"));
+        if let Some(recording) = stopped
+            && let Err(cause) = self.seal_as_ready(&session, recording).await
+        {
+            error!(session:% = id; "the recording cannot be sealed and is tried again: {cause}");
+            return self.postpone_seal(id);
+        }
         if let Err(refused) = self.apply(id, Event::Sealed) {
             warn!(session:% = id; "{refused}");
         }
     }
+
+    async fn seal_as_ready(
+        &self,
+        session: &Session,
+        mut recording: Map<String, Value>,
+    ) -> Result<(), String> {
+        let take = self
+            .take_of(session)
+            .ok_or("its recorder did not say which take it recorded")?;
+        let info = join::info_json(&take.video()).map_err(|cause| cause.to_string())?;
+        let info = serde_json::from_str::<Value>(&info).map_err(|cause| cause.to_string())?;
+        let number = |name: &str| -> f64 {
+            let value = &info["format"][name];
+            let text = value.as_str().and_then(|text| text.parse().ok());
+            text.or_else(|| value.as_f64()).unwrap_or(0.0)
+        };
+        let (size, duration) = (number("size") as u64, number("duration"));
+        recording.insert("status".into(), json!("ready"));
+        recording.insert("size".into(), json!(size));
+        recording.insert("duration".into(), json!(duration));
+        let text = Value::Object(recording.clone()).to_string();
+        write_whole(&self.seal_path(&session.id), text.as_bytes())
+            .map_err(|cause| cause.to_string())?;
+        // As OpenVidu does once it has read it.
+        let _ = std::fs::remove_file(take.beside("info"));
+        info!(session:% = session.id, size, duration; "sealed as ready in OpenVidu's place");
+        self.tell_ready(session, &recording).await
+    }
+
+    /// The webhook that OpenVidu cannot send any more.
+    async fn tell_ready(
+        &self,
+        session: &Session,
+        recording: &Map<String, Value>,
+    ) -> Result<(), String> {
+        let now = self.0.clock.now();
+        let mut body = Map::new();
+        body.insert("event".into(), json!("recordingStatusChanged"));
+        body.insert("timestamp".into(), json!(now.millis()));
+        body.insert("startTime".into(), member(recording, "createdAt"));
+        body.insert("reason".into(), Value::Null);
+        for name in [
+            "sessionId",
+            "uniqueSessionId",
+            "id",
+            "name",
+            "outputMode",
+            "resolution",
+            "frameRate",
+            "recordingLayout",
+            "hasAudio",
+            "hasVideo",
+            "size",
+            "duration",
+            "status",
+        ] {
+            body.insert(name.into(), member(recording, name));
+        }
+        let lane = member(recording, "sessionId");
+        let lane = lane.as_str().unwrap_or(session.id.as_str()).to_owned();
+        let body = Bytes::from(Value::Object(body).to_string());
+        let event = outbox::Event {
+            name: Some("recordingStatusChanged".into()),
+            synthesized: true,
+            ..outbox::Event::new(now, lane, body)
+        };
+        let accepted = self.0.outbox.accept(event).await;
+        accepted.map(drop).map_err(|cause| cause.to_string())
+    }
+}
+
+fn member(recording: &Map<String, Value>, name: &str) -> Value {
+    recording.get(name).cloned().unwrap_or(Value::Null)
 }

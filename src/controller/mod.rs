@@ -9,6 +9,7 @@ mod cleanup;
 mod finish;
 mod jobs;
 pub mod relay;
+pub mod salvage;
 mod table;
 mod watch;
 
@@ -491,6 +492,11 @@ impl Controller {
             // An error means that the last listener has just left.
             let _ = self.0.changes.send(change());
         }
+    }
+
+    /// The ids, and not the lock: what is done for each may take it.
+    fn ids(&self, which: Which) -> Vec<RecordingId> {
+        self.table().ids(which)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -51,17 +51,6 @@ impl Known {
             .map(holder)
     }
 
-    pub(super) fn of(&self, recording: &RecordingId) -> Vec<Container> {
-        let mut found = self
-            .containers
-            .values()
-            .map(|it| it.container.clone())
-            .filter(|it| it.recording.as_ref() == Some(recording))
-            .collect::<Vec<_>>();
-        found.sort_by_key(|it| it.created_at);
-        found
-    }
-
     pub(super) fn show(&mut self, container: Container) {
         match self.containers.get_mut(&container.id) {
             Some(shown) => shown.container = container,
@@ -94,7 +83,7 @@ impl Known {
 impl Controller {
     /// Begins to watch: takes up what was in flight when the controller last ended, and follows runtime and time.
     pub fn start(&self) {
-        for id in self.table().ids(Which::Any) {
+        for id in self.ids(Which::Any) {
             self.take_up(&id);
         }
         let tasks = &self.0.tasks;
@@ -268,26 +257,22 @@ impl Controller {
 
     /// A container that recorded before anything registered from it is started again, as often as the policy allows.
     fn died_unregistered(&self, id: &ContainerId, code: i64) {
-        let now = self.0.clock.now();
-        let mut known = lock(&self.0.known);
-        let Some(shown) = known.containers.get_mut(id) else {
+        let container = lock(&self.0.known)
+            .containers
+            .get(id)
+            .map(|it| it.container.clone());
+        let Some((recording, container)) =
+            container.and_then(|it| Some((it.recording.clone()?, it)))
+        else {
             return;
         };
-        let Some(recording) = shown.container.recording.clone() else {
+        if self.belongs_to_a_session(&recording, &container) {
+            return;
+        }
+        let Some(earlier) = self.count_restart(id) else {
+            warn!(session:% = recording, container:% = id; "a recorder that never registered is given up");
             return;
         };
-        if self.belongs_to_a_session(&recording, &shown.container) {
-            return;
-        }
-        let window = self.0.policy.window;
-        shown.restarts.retain(|at| now.since(*at) < window);
-        let earlier = shown.restarts.len();
-        if earlier >= self.0.policy.max_attempts {
-            warn!(session:% = recording, container:% = id; "a recorder that never registered is given up after {earlier} restarts");
-            return;
-        }
-        shown.restarts.push(now);
-        drop(known);
         warn!(session:% = recording, container:% = id, code; "a recorder ended before it registered; it is started again");
         let (controller, id) = (self.clone(), id.clone());
         let delay = self.0.policy.delay(earlier);
@@ -297,6 +282,21 @@ impl Controller {
                 warn!(container:% = id; "{cause}");
             }
         });
+    }
+
+    /// How often the container was started again in the policy's window; `None` when that is enough.
+    fn count_restart(&self, id: &ContainerId) -> Option<usize> {
+        let now = self.0.clock.now();
+        let policy = &self.0.policy;
+        let mut known = lock(&self.0.known);
+        let restarts = &mut known.containers.get_mut(id)?.restarts;
+        restarts.retain(|at| now.since(*at) < policy.window);
+        let earlier = restarts.len();
+        if earlier >= policy.max_attempts {
+            return None;
+        }
+        restarts.push(now);
+        Some(earlier)
     }
 
     /// Whether a session answers for this container: one that is alive and held elsewhere, or one that ended after the
@@ -329,7 +329,8 @@ impl Controller {
             Some(shown) => shown.out_of_memory,
             None => false,
         };
-        if let Some(session) = self.table().of_container(id).cloned() {
+        let session = self.table().of_container(id).cloned();
+        if let Some(session) = session {
             self.mark(&session, seen);
         }
         out_of_memory
@@ -393,7 +394,7 @@ impl Controller {
             self.adopt(container);
             self.remember_blueprint(container).await;
         }
-        for id in self.table().ids(Which::Any) {
+        for id in self.ids(Which::Any) {
             self.compare(&id, &containers, before);
         }
     }

@@ -467,8 +467,8 @@ impl Session {
 
     fn stop_asked(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
         match self.state {
-            State::Completed { .. } | State::Inactive { .. } | State::Stopping { .. } => Ok(None),
-            State::Failed { .. } => {
+            State::Inactive { .. } | State::Stopping { .. } => Ok(None),
+            State::Completed { .. } | State::Failed { .. } => {
                 self.seal_at.get_or_insert(now.plus(SEAL_AFTER));
                 Ok(None)
             }

@@ -1,0 +1,269 @@
+//! Finishing a take without a recorder: what its runs left, in the recordings folder or in the chunk store, becomes the
+//! video at OpenVidu's path, with everything that OpenVidu expects beside it. Nothing is deleted here.
+
+use crate::join::{self, ChunkSource, GrowingFile, JoinError, Options};
+use crate::model::chunk::{ChunkKey, TakeKey};
+use crate::model::timeline::{GapMode, Timeline};
+use crate::store::{ChunkStore, StoreError};
+use crate::tasks::Tasks;
+use log::{info, warn};
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long making a thumbnail may take.
+const THUMBNAIL: Duration = Duration::from_secs(5);
+
+/// What is to be finished.
+#[derive(Clone, Debug)]
+pub struct Take {
+    /// Its chunks.
+    pub key: TakeKey,
+    /// The recording's folder.
+    pub folder: PathBuf,
+    /// The video's name without extension.
+    pub video_name: String,
+    /// What becomes of gaps.
+    pub gap_mode: GapMode,
+}
+
+/// A take that was finished.
+#[derive(Clone, Debug)]
+pub struct Salvaged {
+    /// The video.
+    pub video: PathBuf,
+    /// What it is made from, where that is known.
+    pub timeline: Option<Timeline>,
+}
+
+/// Why a take could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum SalvageError {
+    /// Nothing that could be shown is left of it.
+    #[error("nothing is left of take {0} that could be shown")]
+    Nothing(TakeKey),
+    /// Its chunks cannot be read from the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The video cannot be made.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Something cannot be written beside the video.
+    #[error("cannot write {}: {cause}", path.display())]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The work was cut short.
+    #[error("finishing take {0} was cut short; it is taken up again at the next start")]
+    CutShort(TakeKey),
+}
+
+impl Take {
+    /// Finishes the take. Harmless when it is finished already.
+    ///
+    /// # Errors
+    /// See [`SalvageError`]; what was there before stays.
+    pub async fn finish(
+        &self,
+        store: &Arc<dyn ChunkStore>,
+        tasks: &Tasks,
+    ) -> Result<Salvaged, SalvageError> {
+        let chunks = self.chunks(store).await?;
+        info!(session:% = self.key.recording, chunks = chunks.len(); "the video is finished by the controller");
+        let take = self.clone();
+        let work = tasks.spawn_blocking(format!("join {}", self.key), move || take.join(&chunks));
+        let salvaged = work
+            .await
+            .map_err(|_| SalvageError::CutShort(self.key.clone()))??;
+        self.thumbnail(&salvaged.video).await;
+        self.make_readable();
+        Ok(salvaged)
+    }
+
+    /// The video's path.
+    pub fn video(&self) -> PathBuf {
+        self.folder.join(format!("{}.mp4", self.video_name))
+    }
+
+    /// The path of `<id>.<ending>` beside the video.
+    pub fn beside(&self, ending: &str) -> PathBuf {
+        self.folder.join(format!("{}.{ending}", self.key.recording))
+    }
+
+    /// Every chunk of the take: the local file, or the stored object where that is all there is or holds more.
+    pub async fn chunks(
+        &self,
+        store: &Arc<dyn ChunkStore>,
+    ) -> Result<Vec<ChunkSource>, SalvageError> {
+        let local = self
+            .folder
+            .join(&self.key.folder)
+            .join(self.key.take.as_str());
+        let mut chunks = BTreeMap::new();
+        // No folder, or nothing in it, is not wrong: then the store has everything.
+        for chunk in join::find_chunks(&local).unwrap_or_default() {
+            chunks.insert(chunk.origin(), chunk);
+        }
+        for object in store.list(&self.key.to_string()).await? {
+            let Some(key) = ChunkKey::parse(&self.key, &object.key) else {
+                continue;
+            };
+            let path = local.join(format!("r{}", key.run)).join(key.file_name());
+            let here = fs::metadata(&path).map_or(0, |file| file.len());
+            if here < object.bytes {
+                self.fetch(store, &object.key, &path).await?;
+            }
+            let chunk = ChunkSource {
+                run: key.run,
+                index: key.index,
+                path,
+            };
+            chunks.insert(chunk.origin(), chunk);
+        }
+        Ok(chunks.into_values().collect())
+    }
+
+    async fn fetch(
+        &self,
+        store: &Arc<dyn ChunkStore>,
+        key: &str,
+        path: &Path,
+    ) -> Result<(), SalvageError> {
+        let part = path.with_extension("mp4.part");
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(at(folder))?;
+        }
+        // What an earlier attempt left is in the way.
+        let _ = fs::remove_file(&part);
+        store.fetch(key, &part).await?;
+        fs::rename(&part, path).map_err(at(path))
+    }
+
+    fn join(&self, chunks: &[ChunkSource]) -> Result<Salvaged, SalvageError> {
+        let video = self.video();
+        let salvaged = match self.grow(chunks) {
+            Ok(salvaged) => salvaged,
+            Err(cause) if chunks.is_empty() && video.is_file() => {
+                warn!(session:% = self.key.recording; "the video stays as it is: {cause}");
+                let timeline = None;
+                Salvaged { video, timeline }
+            }
+            Err(_) if chunks.is_empty() => return Err(SalvageError::Nothing(self.key.clone())),
+            Err(cause) => {
+                warn!(session:% = self.key.recording; "the video is joined anew: {cause}");
+                self.join_anew(chunks)?
+            }
+        };
+        if let Some(timeline) = &salvaged.timeline {
+            let text = serde_json::to_vec_pretty(timeline).unwrap_or_default();
+            let path = self.beside("timeline.json");
+            write_whole(&path, &text).map_err(at(&path))?;
+        }
+        let info = join::info_json(&salvaged.video)?;
+        let path = self.beside("info");
+        write_whole(&path, info.as_bytes()).map_err(at(&path))?;
+        Ok(salvaged)
+    }
+
+    /// Goes on with what the last recorder left at the video's path.
+    fn grow(&self, chunks: &[ChunkSource]) -> Result<Salvaged, SalvageError> {
+        let mut file = GrowingFile::open(self.video(), self.options())?;
+        let reports = file.catch_up(chunks)?;
+        if reports.iter().any(|report| report.late) {
+            return self.join_anew(chunks);
+        }
+        let finished = file.finish()?;
+        Ok(Salvaged {
+            video: finished.video,
+            timeline: Some(finished.timeline),
+        })
+    }
+
+    fn join_anew(&self, chunks: &[ChunkSource]) -> Result<Salvaged, SalvageError> {
+        let joined = join::join_chunks(chunks, &self.video(), self.options(), &mut |_| {})?;
+        Ok(Salvaged {
+            video: joined.video,
+            timeline: joined.timeline,
+        })
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            recording: self.key.recording.clone(),
+            take: self.key.take.clone(),
+            gap_mode: self.gap_mode,
+        }
+    }
+
+    /// The recorder's last preview, else a frame of the video where ffmpeg is at hand.
+    async fn thumbnail(&self, video: &Path) {
+        let thumbnail = self.beside("jpg");
+        if thumbnail.exists() || fs::rename(self.beside("preview.jpg"), &thumbnail).is_ok() {
+            return;
+        }
+        let frame = tokio::process::Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error", "-y", "-i"])
+            .arg(video)
+            .args([
+                "-frames:v",
+                "1",
+                "-vf",
+                "scale=480:-2",
+                "-f",
+                "image2",
+                "-update",
+                "1",
+            ])
+            .arg(format!("file:{}", thumbnail.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .status();
+        match tokio::time::timeout(THUMBNAIL, frame).await {
+            Ok(Ok(status)) if status.success() => {}
+            _ => {
+                warn!(session:% = self.key.recording; "there is no thumbnail: neither a preview nor ffmpeg is at hand")
+            }
+        }
+    }
+
+    /// OpenVidu's web server reads what lies here.
+    fn make_readable(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let mode = if path.is_dir() { 0o755 } else { 0o644 };
+            if let Err(cause) = fs::set_permissions(&path, Permissions::from_mode(mode)) {
+                warn!("{} cannot be made readable: {cause}", path.display());
+            }
+        }
+    }
+}
+
+/// Writes `bytes` under another name first, so that nobody reads half of them.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{}.part", name.trim_start_matches('.')));
+    let mut file = fs::File::create(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::set_permissions(&part, Permissions::from_mode(0o644))?;
+    fs::rename(&part, path)
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> SalvageError + '_ {
+    move |cause| SalvageError::Io {
+        path: path.to_owned(),
+        cause,
+    }
+}
