@@ -37,14 +37,23 @@ need_packages() {
   [ ${#missing[@]} = 0 ] && return
   command -v apt-get >/dev/null || die "these packages are needed and this is no Debian or Ubuntu: ${missing[*]}"
   as_root true 2>/dev/null || die "these packages are needed; run as root: apt-get install ${missing[*]}"
-  step "reading the list of packages" as_root apt-get update -qq || return
+  if [ -z "${LISTS_READ:-}" ]; then
+    step "reading the list of packages" as_root apt-get update -qq || return
+    LISTS_READ=yes
+  fi
   step "installing ${missing[*]}" as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get install -qq -y --no-install-recommends "${missing[@]}"
 }
 
-# Debian's chromium; Ubuntu has no package of it but a snap, which runs in no container.
-browser_packages() {
-  if apt-cache show chromium 2>/dev/null | grep -q '^Filename:'; then echo chromium "$@"; fi
+# need_browser [further packages]: Debian's chromium; Ubuntu has no package of it but a snap, which cannot be driven here.
+need_browser() {
+  if command -v chromium >/dev/null; then need_packages "$@"; return; fi
+  [ -n "${LISTS_READ:-}" ] || step "reading the list of packages" as_root apt-get update -qq
+  if apt-cache show chromium 2>/dev/null | grep -q '^Filename:.*chromium_'; then
+    need_packages chromium "$@"
+  else
+    say "note: this system has no package of Chromium; recorders run in Docker only"
+  fi
 }
 
 docker_answers() { docker version >/dev/null 2>&1; }
