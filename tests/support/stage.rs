@@ -62,7 +62,7 @@ impl Stage {
         folder: &Path,
         settings: &[(&str, &str)],
     ) -> Result<Self, String> {
-        let root = folder.join("controller/data/recorders");
+        let root = folder.join("controller/data/processes");
         let runtime = ProcessRuntime::open(&root, binary).map_err(|cause| cause.to_string())?;
         let ground = Ground::Processes { runtime, root };
         let all = [&[("HA_RUNTIME", "process")], settings].concat();
