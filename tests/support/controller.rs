@@ -80,7 +80,12 @@ impl Controller {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        // The tests' own settings must not win over the file's.
+        for setting in ov2_ha_recorder::config::TABLE {
+            command.env_remove(setting.name);
+        }
+        let child = command
             .arg("serve")
             .args(["--env-file", path_text(&self.folder.join("controller.env"))])
             .args(["--data-dir", path_text(&self.folder.join("data"))])
