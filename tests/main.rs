@@ -8,6 +8,7 @@ mod bench_store;
 mod join;
 mod readme;
 mod record;
+mod recover;
 mod s3server;
 mod store;
 mod story;

@@ -15,6 +15,7 @@ mod monitor;
 mod openvidu;
 mod package;
 mod record;
+mod recover;
 mod report;
 mod reset;
 mod restore;
@@ -24,6 +25,7 @@ mod supervise;
 mod system;
 mod test_api;
 mod test_recording;
+mod test_s3;
 mod uninstall;
 mod update;
 mod validate;
@@ -71,6 +73,8 @@ enum Action {
     Reset(reset::Reset),
     Update(update::Update),
     TestApi(test_api::TestApi),
+    TestS3(test_s3::TestS3),
+    Recover(recover::Recover),
     TestRecording(test_recording::TestRecording),
     /// Record a test page, kill the recorder in the middle, and count the seconds lost.
     TestFailover(test_recording::TestRecording),
@@ -201,6 +205,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Reset(command) => wait(command.run()),
         Action::Update(command) => command.run(),
         Action::TestApi(command) => wait(command.run()),
+        Action::TestS3(command) => wait(command.run()),
+        Action::Recover(command) => wait(command.run()),
         Action::TestRecording(command) => wait(command.run(test_recording::Fault::None)),
         Action::TestFailover(command) => wait(command.run(test_recording::Fault::Kill)),
         Action::Package(command) => command.run(),

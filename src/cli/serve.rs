@@ -11,6 +11,7 @@ use crate::http::{self, App, Listener, Tls};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{Runtime, RuntimeError};
+use crate::s3server;
 use crate::store::{self, StoreError};
 use crate::tasks::Tasks;
 use clap::Args;
@@ -19,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long tasks may take to end.
@@ -63,6 +65,10 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
     let runtime = runtime(&settings, data_dir).await?;
     let (tasks, keeper) = (Tasks::new(), Tasks::new());
     let db = Db::open(data_dir, &keeper)?;
+    if let Some((listener, objects)) = objects(&settings, data_dir).await? {
+        info!(port = settings.s3_server_port.0, bucket = settings.s3_bucket; "the built-in S3 server takes requests");
+        tasks.spawn("S3 server", objects.serve(listener, tasks.token()));
+    }
     let store = store::open(&settings, &settings.recording_path)?;
     let (outbox, due) = Outbox::open(&db, relay::targets(&settings), OUTBOX, clock.now())?;
     let controller = Controller::open(Parts {
@@ -134,6 +140,27 @@ async fn listen(settings: &Settings) -> Result<Listener, Failure> {
     let address = SocketAddr::new(settings.listen_address, settings.controller_port.0);
     let bound = Listener::bind(address, tls).await;
     bound.map_err(|cause| Failure::with(exit::UNAVAILABLE, cause))
+}
+
+/// The built-in S3 server and its port, where it is wanted.
+async fn objects(
+    settings: &Settings,
+    data_dir: &Path,
+) -> Result<Option<(TcpListener, s3server::Server)>, Failure> {
+    let Some(options) = s3server::Options::from_settings(settings, data_dir)? else {
+        return Ok(None);
+    };
+    let address = SocketAddr::new(settings.listen_address, settings.s3_server_port.0);
+    let bound = TcpListener::bind(address).await;
+    let listener = bound.map_err(|cause| {
+        let message = format!(
+            "cannot listen on {address} for the built-in S3 server: {cause}; set MINIO_API_PORT, or HA_S3_SERVER=off"
+        );
+        Failure::with(exit::UNAVAILABLE, message)
+    })?;
+    let server = s3server::Server::open(&options).await;
+    let server = server.map_err(|cause| Failure::with(exit::CANNOT_WRITE, cause))?;
+    Ok(Some((listener, server)))
 }
 
 async fn runtime(settings: &Settings, data_dir: &Path) -> Result<Arc<dyn Runtime>, Failure> {

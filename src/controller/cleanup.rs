@@ -32,6 +32,7 @@ impl Controller {
                 warn!("{cause}");
             }
         }
+        self.sweep_store(removed > 0).await;
         removed
     }
 

@@ -11,6 +11,7 @@ mod jobs;
 pub mod relay;
 pub mod salvage;
 mod table;
+pub mod takes;
 mod watch;
 
 pub use answers::{
@@ -88,6 +89,7 @@ struct Inner {
     blueprints: Mutex<HashMap<RecordingId, Blueprint>>,
     /// Recordings whose chunks stay because no video was verified to hold them.
     unverified: Mutex<BTreeSet<RecordingId>>,
+    sweep: Mutex<takes::Sweep>,
     /// What the runtime said of itself, and when.
     probed: Mutex<Option<(Timestamp, Result<RuntimeState, String>)>>,
     changes: broadcast::Sender<Change>,
@@ -121,6 +123,7 @@ impl Controller {
             known: Mutex::default(),
             blueprints: Mutex::default(),
             unverified: Mutex::default(),
+            sweep: Mutex::default(),
             probed: Mutex::default(),
             changes: broadcast::channel(CHANGES_KEPT).0,
             wake: Notify::new(),

@@ -19,6 +19,7 @@
 //! Killed between any two writes it is the one or the other, with at worst half a fragment at its end, which whoever goes
 //! on cuts off. Everything needed to go on is read from the file itself.
 
+pub mod beside;
 mod boxes;
 mod check;
 mod fragment;

@@ -21,6 +21,11 @@ impl TakeKey {
         format!("{self}/manifest.json")
     }
 
+    /// The key of the take's timeline, which is in the store once the video is finished.
+    pub fn finished(&self) -> String {
+        format!("{self}/timeline.json")
+    }
+
     /// The key of a chunk of this take.
     pub fn chunk(&self, run: RunNumber, index: u32) -> ChunkKey {
         ChunkKey {

@@ -14,7 +14,6 @@ mod chunks;
 mod contact;
 mod devtools;
 mod display;
-mod finish;
 pub mod order;
 mod preview;
 mod run;
@@ -28,6 +27,7 @@ mod workshop;
 use crate::child;
 use crate::clock::SystemClock;
 use crate::config::Settings;
+use crate::join::beside::{Beside, BesideError};
 use crate::join::{Finished, GrowingFile, JoinError, Options, Piece};
 use crate::model::chunk::TakeKey;
 use crate::model::manifest::{self, Manifest};
@@ -36,7 +36,6 @@ use crate::store::{self, ChunkStore, StoreError};
 use crate::tasks::Tasks;
 use chunks::Chunks;
 use contact::{Contact, Welcome};
-use finish::Beside;
 use order::{Order, Sound};
 use run::Run;
 use seen::Seen;
@@ -50,8 +49,6 @@ use tokio_util::sync::CancellationToken;
 use upload::Uploader;
 use video::{Close, Video};
 use workshop::Workshop;
-
-pub use finish::BesideError;
 
 /// Pieces that may wait for the disk.
 const WAITING: usize = 100;
@@ -222,7 +219,8 @@ impl Recorder {
         let tasks = &self.stage.tasks;
         let clock = Arc::clone(&self.stage.clock);
         let store = Arc::clone(&self.store);
-        let uploader = Uploader::new(store, self.take.clone(), tasks, clock);
+        let uploader = Uploader::new(store, self.take.clone(), tasks, clock)
+            .with_tails(self.settings.tail_upload_seconds.seconds());
         let first = run::chunks(&self.place.recordings, &self.take)
             .iter()
             .map(|chunk| chunk.index)
@@ -340,6 +338,10 @@ impl Recorder {
                 let left = uploader.drain(UPLOAD).await;
                 if !left.is_empty() {
                     log::info!(chunks = left.len(); "not stored in time; the video holds them");
+                }
+                let sealed = uploader.seal(&finished.timeline);
+                if let Ok(Err(cause)) = tokio::time::timeout(UPLOAD, sealed).await {
+                    log::warn!("the store was not told that the video is finished: {cause}");
                 }
             }
         };

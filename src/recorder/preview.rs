@@ -2,10 +2,10 @@
 //! second output of the capturing ffmpeg would hold the first one up.
 
 use super::display::Display;
-use super::finish::WIDTH;
 use super::order::Order;
 use super::supervise::{Stage, gone, there};
 use crate::child::Child;
+use crate::join::beside::WIDTH;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;

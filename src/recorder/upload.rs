@@ -7,6 +7,7 @@
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::model::chunk::{ChunkKey, TakeKey};
+use crate::model::timeline::Timeline;
 use crate::store::{ChunkStore, StoreError};
 use crate::tasks::Tasks;
 use futures_util::StreamExt;
@@ -51,6 +52,7 @@ struct Queue {
     /// Closed chunks on their way.
     flying: BTreeMap<u64, Job>,
     tail: Option<Job>,
+    tail_every: Duration,
     /// No tail before this uptime.
     tail_not_before: Duration,
     next: u64,
@@ -86,6 +88,23 @@ impl Uploader {
             tasks.spawn("chunk upload", worker.run());
         }
         Self { shared }
+    }
+
+    /// The same with at least `every` between two tails.
+    pub fn with_tails(self, every: Duration) -> Self {
+        self.shared.queue().tail_every = every;
+        self
+    }
+
+    /// Says in the store that the take's video is finished, and from what it was made.
+    ///
+    /// # Errors
+    /// When the store does not take it.
+    pub async fn seal(&self, timeline: &Timeline) -> Result<(), StoreError> {
+        // A timeline always has a JSON form.
+        let text = serde_json::to_vec_pretty(timeline).unwrap_or_default();
+        let key = self.shared.take.finished();
+        self.shared.store.put_bytes(&key, text.into()).await
     }
 
     /// Takes over a chunk that will not change any more and is in the growing file. Its local file is deleted once the
@@ -269,7 +288,7 @@ impl Worker {
         {
             let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
             let rest = Duration::from_millis(bytes * 1000 / TAIL_BYTES_PER_SECOND);
-            queue.tail_not_before = shared.clock.uptime() + rest;
+            queue.tail_not_before = shared.clock.uptime() + rest.max(queue.tail_every);
             self.tail_flies = true;
             self.flying.push(self.attempt(None, job));
         }

@@ -9,7 +9,7 @@ mod receive;
 use crate::config::{Faults, Secret, Settings};
 use crate::tasks::Tasks;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use log::{debug, info, warn};
+use log::{debug, warn};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3ErrorCode, S3Result};
@@ -79,7 +79,68 @@ pub enum S3ServerError {
     },
 }
 
-/// Serves until `token` is cancelled, then lets requests under way end for a few seconds.
+/// The server with its folder opened.
+pub struct Server {
+    service: Arc<S3Service>,
+    tasks: Tasks,
+}
+
+impl Server {
+    /// Opens the folder and sweeps what a kill left there.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub async fn open(options: &Options) -> Result<Self, S3ServerError> {
+        let tasks = Tasks::new();
+        let (root, max_bytes) = (options.root.clone(), options.max_bytes);
+        let open = move || folder::Folder::open(&root, max_bytes);
+        let opened = tasks.spawn_blocking("open the object folder", open).await;
+        let folder = opened
+            .unwrap_or_else(|cause| Err(io::Error::other(cause)))
+            .map_err(|cause| S3ServerError::Folder {
+                folder: options.root.clone(),
+                cause,
+            })?;
+        let bucket = protocol::Bucket::new(options.bucket.clone(), folder, tasks.clone());
+        let mut builder = S3ServiceBuilder::new(bucket);
+        builder.set_auth(Account {
+            access_key: options.access_key.clone(),
+            secret_key: options.secret_key.clone(),
+        });
+        Ok(Self {
+            service: Arc::new(builder.build()),
+            tasks,
+        })
+    }
+
+    /// Serves until `token` is cancelled, then lets requests under way end for a few seconds.
+    pub async fn serve(self, listener: TcpListener, token: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                () = token.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let service = Arc::clone(&self.service);
+                    let answer = connection(stream, service, self.tasks.token());
+                    self.tasks.spawn("S3 connection", answer);
+                }
+                Err(cause) => {
+                    // Out of descriptors, most often: the ones that end make room.
+                    warn!("cannot accept an S3 connection: {cause}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        let left = self.tasks.end(Duration::from_secs(3)).await;
+        if !left.is_empty() {
+            warn!(requests = left.len(); "S3 requests were cut off at the end");
+        }
+    }
+}
+
+/// Opens the folder and serves until `token` is cancelled.
 ///
 /// # Errors
 /// When the folder cannot be used.
@@ -88,51 +149,8 @@ pub async fn serve(
     options: Options,
     token: CancellationToken,
 ) -> Result<(), S3ServerError> {
-    let tasks = Tasks::new();
-    let service = Arc::new(service(&options, &tasks).await?);
-    info!(bucket = options.bucket; "the built-in S3 server takes requests");
-    loop {
-        let accepted = tokio::select! {
-            () = token.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let answer = connection(stream, Arc::clone(&service), tasks.token());
-                tasks.spawn("S3 connection", answer);
-            }
-            Err(cause) => {
-                // Out of descriptors, most often: the ones that end make room.
-                warn!("cannot accept an S3 connection: {cause}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    let left = tasks.end(Duration::from_secs(3)).await;
-    if !left.is_empty() {
-        warn!(requests = left.len(); "S3 requests were cut off at the end");
-    }
+    Server::open(&options).await?.serve(listener, token).await;
     Ok(())
-}
-
-async fn service(options: &Options, tasks: &Tasks) -> Result<S3Service, S3ServerError> {
-    let root = options.root.clone();
-    let max_bytes = options.max_bytes;
-    let open = move || folder::Folder::open(&root, max_bytes);
-    let opened = tasks.spawn_blocking("open the object folder", open).await;
-    let folder = opened
-        .unwrap_or_else(|cause| Err(io::Error::other(cause)))
-        .map_err(|cause| S3ServerError::Folder {
-            folder: options.root.clone(),
-            cause,
-        })?;
-    let bucket = protocol::Bucket::new(options.bucket.clone(), folder, tasks.clone());
-    let mut builder = S3ServiceBuilder::new(bucket);
-    builder.set_auth(Account {
-        access_key: options.access_key.clone(),
-        secret_key: options.secret_key.clone(),
-    });
-    Ok(builder.build())
 }
 
 /// The one who may use the server.

@@ -5,6 +5,7 @@ mod credentials;
 mod dispatch;
 pub mod local;
 pub mod s3;
+pub mod takes;
 
 use crate::config::{Settings, Storage};
 use async_trait::async_trait;

@@ -1,7 +1,7 @@
 //! The last second: what OpenVidu reads when the container has gone. The video itself is finished elsewhere; here `.info`,
 //! thumbnail and timeline are laid beside it, and everything is made readable for the one who serves it.
 
-use crate::join::{self, Finished};
+use super::{Finished, info_json};
 use crate::model::ids::RecordingId;
 use serde_json::Value;
 use std::fs::{self, File, Permissions};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// How long making a thumbnail from the video may take.
 const THUMBNAIL: Duration = Duration::from_secs(5);
 /// How wide a thumbnail is.
-pub(super) const WIDTH: u32 = 480;
+pub const WIDTH: u32 = 480;
 
 /// Why something could not be laid beside the video.
 #[derive(Debug, thiserror::Error)]
@@ -26,13 +26,14 @@ pub struct BesideError {
 
 /// The recording's folder and the names of what OpenVidu expects there.
 #[derive(Clone, Debug)]
-pub(super) struct Beside {
+pub struct Beside {
     folder: PathBuf,
     recording: RecordingId,
 }
 
 impl Beside {
-    pub(super) fn new(recordings: &Path, recording: &RecordingId) -> Self {
+    /// For `recording` below the folder `recordings`.
+    pub fn new(recordings: &Path, recording: &RecordingId) -> Self {
         Self {
             folder: recordings.join(recording.as_str()),
             recording: recording.clone(),
@@ -40,12 +41,12 @@ impl Beside {
     }
 
     /// The video of that name.
-    pub(super) fn video(&self, name: &str) -> PathBuf {
+    pub fn video(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.mp4"))
     }
 
     /// What the page looked like a moment ago.
-    pub(super) fn preview(&self) -> PathBuf {
+    pub fn preview(&self) -> PathBuf {
         self.named("preview.jpg")
     }
 
@@ -58,7 +59,7 @@ impl Beside {
     ///
     /// # Errors
     /// When the file system refuses.
-    pub(super) fn begin(&self, json: Option<&Value>) -> Result<(), BesideError> {
+    pub fn begin(&self, json: Option<&Value>) -> Result<(), BesideError> {
         let fault = |cause: io::Error| BesideError {
             path: self.folder.clone(),
             cause: cause.to_string(),
@@ -79,9 +80,9 @@ impl Beside {
     ///
     /// # Errors
     /// When `.info` or timeline cannot be written. A thumbnail that cannot be made is no error.
-    pub(super) async fn complete(&self, finished: &Finished) -> Result<(), BesideError> {
+    pub async fn complete(&self, finished: &Finished) -> Result<(), BesideError> {
         let info = self.named("info");
-        let text = join::info_json(&finished.video).map_err(|cause| BesideError {
+        let text = info_json(&finished.video).map_err(|cause| BesideError {
             path: info.clone(),
             cause: cause.to_string(),
         })?;
