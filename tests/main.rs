@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod api;
 mod architecture;
 #[path = "bench/store.rs"]
 mod bench_store;
@@ -14,3 +15,4 @@ mod store;
 mod story;
 mod support;
 mod upload;
+mod webhook;

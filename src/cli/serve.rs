@@ -26,12 +26,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// How long tasks may take to end.
 const LAST_WORK: Duration = Duration::from_secs(4);
 
-/// What the outbox may hold, and for how long it keeps what was delivered.
-const OUTBOX: Bounds = Bounds {
-    bytes: 1 << 30,
-    age: Duration::from_secs(7 * 24 * 3_600),
-};
-
 /// Run the controller: receive OpenVidu's webhooks, watch the recorders, replace lost ones.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -61,7 +55,8 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
     let mut signals = Signals::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // The address first: a second controller on this machine ends here and has touched nothing.
-    let listener = listen(&settings).await?;
+    let tls = tls(&settings)?;
+    let listener = listen(&settings, tls.clone()).await?;
     let runtime = runtime(&settings, data_dir).await?;
     let (tasks, keeper) = (Tasks::new(), Tasks::new());
     let db = Db::open(data_dir, &keeper)?;
@@ -70,7 +65,12 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
         tasks.spawn("S3 server", objects.serve(listener, tasks.token()));
     }
     let store = store::open(&settings, &settings.recording_path)?;
-    let (outbox, due) = Outbox::open(&db, relay::targets(&settings), OUTBOX, clock.now())?;
+    let (outbox, due) = Outbox::open(
+        &db,
+        relay::targets(&settings),
+        Bounds::of(&settings),
+        clock.now(),
+    )?;
     let controller = Controller::open(Parts {
         settings: Arc::clone(&settings),
         db: db.clone(),
@@ -106,7 +106,7 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
     info!(port = settings.controller_port.0; "the controller is ready");
 
     let outcome = tokio::select! {
-        () = signals.next() => Ok(()),
+        () = signals.end_while_reloading(tls.as_ref()) => Ok(()),
         ended = serving => match ended {
             Ok(Ok(())) => Err(Failure::new("the HTTP server ended by itself")),
             Ok(Err(faults)) => Err(faults.into()),
@@ -129,14 +129,16 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
     outcome
 }
 
-async fn listen(settings: &Settings) -> Result<Listener, Failure> {
-    let tls = match (&settings.tls_cert, &settings.tls_key) {
-        (Some(certificate), Some(key)) => {
-            let tls = Tls::load(certificate, key);
-            Some(tls.map_err(|cause| Failure::with(exit::CONFIG, cause))?)
-        }
-        _ => None,
+fn tls(settings: &Settings) -> Result<Option<Tls>, Failure> {
+    let (Some(certificate), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
+        return Ok(None);
     };
+    let tls = Tls::load(certificate, key);
+    tls.map(Some)
+        .map_err(|cause| Failure::with(exit::CONFIG, cause))
+}
+
+async fn listen(settings: &Settings, tls: Option<Tls>) -> Result<Listener, Failure> {
     let address = SocketAddr::new(settings.listen_address, settings.controller_port.0);
     let bound = Listener::bind(address, tls).await;
     bound.map_err(|cause| Failure::with(exit::UNAVAILABLE, cause))
@@ -182,10 +184,19 @@ async fn runtime(settings: &Settings, data_dir: &Path) -> Result<Arc<dyn Runtime
     }
 }
 
+fn reload(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        Some(Err(cause)) => error!("the old certificate stays in use: {cause}"),
+        Some(Ok(())) => {}
+        None => info!("nothing to read again: other settings are read at the start"),
+    }
+}
+
 /// The signals that end the service.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    reload: Signal,
 }
 
 impl Signals {
@@ -193,6 +204,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(Failure::new)?,
             interrupt: signal(SignalKind::interrupt()).map_err(Failure::new)?,
+            reload: signal(SignalKind::hangup()).map_err(Failure::new)?,
         })
     }
 
@@ -200,6 +212,17 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for the end; until then a hang-up reads the certificate again.
+    async fn end_while_reloading(&mut self, tls: Option<&Tls>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.reload.recv() => reload(tls),
+            }
         }
     }
 }

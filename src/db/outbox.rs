@@ -7,6 +7,7 @@
 
 use super::{Db, DbError};
 use crate::clock::Timestamp;
+use crate::config::Settings;
 use crate::random;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,16 @@ pub struct Bounds {
     pub bytes: u64,
     /// How long settled deliveries are kept.
     pub age: Duration,
+}
+
+impl Bounds {
+    /// What the settings say.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            bytes: settings.outbox_max_bytes,
+            age: Duration::from_secs(u64::from(settings.outbox_keep_days.get()) * 86_400),
+        }
+    }
 }
 
 /// Where events go: the first eight bytes of a digest of the address, so that it means the same after a restart.

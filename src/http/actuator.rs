@@ -178,8 +178,8 @@ fn recordings_folder(path: &Path) -> Component {
 fn disk(path: &Path) -> Component {
     match nix::sys::statvfs::statvfs(path) {
         Ok(disk) => {
-            let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
-            let total = disk.blocks() as u64 * disk.fragment_size() as u64;
+            let free = disk.blocks_available() * disk.fragment_size();
+            let total = disk.blocks() * disk.fragment_size();
             let part = up([
                 ("free", value!(free)),
                 ("total", value!(total)),

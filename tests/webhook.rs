@@ -1,0 +1,604 @@
+//! Webhooks from OpenVidu to the customer's endpoint: kept before they are answered, in order, whatever dies on the way.
+
+use crate::support::controller::{Controller, USER, free_port};
+use crate::support::wait::until;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// The customer's endpoint: answers as it is told and remembers what came.
+struct Target {
+    port: u16,
+    came: Arc<Mutex<Vec<Came>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Clone, Debug)]
+struct Came {
+    at: Instant,
+    method: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+/// What to answer to the delivery that comes as number `count`, from 0.
+type Manner = Arc<dyn Fn(usize, &Came) -> (u16, Option<&'static str>) + Send + Sync>;
+
+impl Target {
+    async fn start(
+        port: u16,
+        manner: impl Fn(usize, &Came) -> (u16, Option<&'static str>) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let came = Arc::new(Mutex::new(Vec::new()));
+        let (shared, manner): (_, Manner) = (Arc::clone(&came), Arc::new(manner));
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (came, manner) = (Arc::clone(&shared), Arc::clone(&manner));
+                let service = service_fn(move |request| {
+                    answer(request, Arc::clone(&came), Arc::clone(&manner))
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { port, came, task }
+    }
+
+    async fn agreeable() -> Self {
+        Self::start(0, |_, _| (200, None)).await
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/hook", self.port)
+    }
+
+    fn came(&self) -> Vec<Came> {
+        self.came.lock().unwrap().clone()
+    }
+
+    async fn has(&self, count: usize) -> Vec<Came> {
+        until(
+            &format!("{count} deliveries"),
+            Duration::from_secs(30),
+            || async {
+                let came = self.came();
+                (came.len() >= count).then_some(came)
+            },
+        )
+        .await
+        .1
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(
+    request: hyper::Request<Incoming>,
+    came: Arc<Mutex<Vec<Came>>>,
+    manner: Manner,
+) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let headers = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    let one = Came {
+        at: Instant::now(),
+        method: parts.method.to_string(),
+        headers: headers.collect(),
+        body: body
+            .collect()
+            .await
+            .map(|body| body.to_bytes().to_vec())
+            .unwrap_or_default(),
+    };
+    let (status, after) = {
+        let mut came = came.lock().unwrap();
+        came.push(one.clone());
+        manner(came.len() - 1, &one)
+    };
+    let mut response = hyper::Response::builder().status(status);
+    if let Some(after) = after {
+        response = response.header("retry-after", after);
+    }
+    Ok(response.body(Full::default()).unwrap())
+}
+
+struct House {
+    _folder: TempDir,
+    controller: Controller,
+}
+
+impl House {
+    async fn relaying(targets: &str, more: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = [
+            ("HA_RUNTIME", "process"),
+            ("OPENVIDU_WEBHOOK", "true"),
+            ("OPENVIDU_WEBHOOK_ENDPOINT", targets),
+        ];
+        let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
+        let (state, recordings) = (
+            folder.path().join("state"),
+            folder.path().join("recordings"),
+        );
+        let controller =
+            Controller::start(binary, &state, &recordings, &[&relay, more].concat()).await;
+        Self {
+            _folder: folder,
+            controller,
+        }
+    }
+
+    async fn send(&self, body: &Value) -> String {
+        let sent = client()
+            .post(self.controller.url("/openvidu/webhook"))
+            .json(body)
+            .send()
+            .await
+            .unwrap();
+        let (status, answer) = (sent.status(), sent.json::<Value>().await.unwrap());
+        assert_eq!(
+            (status.as_u16(), &answer["status"]),
+            (200, &json!("received")),
+            "{answer}"
+        );
+        answer["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn list(&self, state: &str) -> Vec<Value> {
+        let list = self
+            .controller
+            .get(&format!("/api/webhooks?state={state}"))
+            .await;
+        list["webhooks"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{list}"))
+            .clone()
+    }
+
+    async fn has(&self, state: &str, count: usize) -> Vec<Value> {
+        until(
+            &format!("{count} {state} webhooks"),
+            Duration::from_secs(30),
+            || async {
+                let list = self.list(state).await;
+                (list.len() == count).then_some(list)
+            },
+        )
+        .await
+        .1
+    }
+}
+
+fn client() -> reqwest::Client {
+    ov2_ha_recorder::outbound::client(Duration::from_secs(2), Duration::from_secs(30)).unwrap()
+}
+
+fn event(session: &str, number: usize) -> Value {
+    json!({"event": "participantJoined", "timestamp": 1, "sessionId": session, "number": number})
+}
+
+fn number(came: &Came) -> u64 {
+    serde_json::from_slice::<Value>(&came.body).unwrap()["number"]
+        .as_u64()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_webhook_is_relayed_byte_for_byte_with_its_headers_and_signed() {
+    let target = Target::agreeable().await;
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let house = House::relaying(
+        &target.url(),
+        &[
+            ("OPENVIDU_WEBHOOK_HEADERS", "{\"X-Mine\":\"yes\"}"),
+            ("HA_WEBHOOK_SIGNING_SECRET", secret),
+        ],
+    )
+    .await;
+    let body = "{ \"event\":\"signalSent\",\n \"sessionId\" : \"s\", \"x\":1e3 }";
+    let sent = client()
+        .put(house.controller.url("/openvidu/webhook"))
+        .header("content-type", "application/json; charset=UTF-8")
+        .header("user-agent", "Apache-HttpClient/4.5")
+        .header("x-openvidu-one", "1")
+        .header("openvidu-two", "2")
+        .header("x-other", "3")
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    let answer: Value = sent.json().await.unwrap();
+    assert_eq!(answer["method"], "PUT");
+    let came = target.has(1).await.remove(0);
+    assert_eq!(
+        (came.method.as_str(), came.body.as_slice()),
+        ("PUT", body.as_bytes())
+    );
+    let header = |name: &str| came.headers.get(name).map(String::as_str);
+    assert_eq!(
+        header("content-type"),
+        Some("application/json; charset=UTF-8")
+    );
+    assert_eq!(
+        header("user-agent"),
+        Some("OpenVidu-Relay/Apache-HttpClient/4.5")
+    );
+    assert_eq!(
+        (
+            header("x-openvidu-one"),
+            header("openvidu-two"),
+            header("x-other")
+        ),
+        (Some("1"), Some("2"), None)
+    );
+    assert_eq!(
+        (header("x-mine"), header("x-relay-source")),
+        (Some("yes"), Some("OpenVidu-HA-Controller"))
+    );
+    assert!(header("x-relay-timestamp").unwrap().parse::<u64>().unwrap() > 1_700_000_000_000);
+    assert_eq!(header("webhook-id"), answer["id"].as_str());
+    assert!(header("webhook-signature").unwrap().starts_with("v1,"));
+    let status = house.controller.get("/openvidu/webhook/status").await;
+    for member in [
+        "enabled",
+        "endpoint",
+        "totalRequests",
+        "successfulRequests",
+        "failedRequests",
+        "successRate",
+        "lastRequestTime",
+        "lastSuccessTime",
+        "lastFailureTime",
+        "configuration",
+        "timestamp",
+    ] {
+        assert!(status.get(member).is_some(), "{member}: {status}");
+    }
+    assert!(
+        !house
+            .controller
+            .log()
+            .contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    );
+    assert!(!house.controller.log().contains(&house.controller.password));
+}
+
+#[tokio::test]
+async fn a_session_keeps_its_order_over_failures_and_holds_up_nobody_else() {
+    let refusals = Mutex::new(0);
+    let target = Target::start(0, move |_, came| {
+        let told = serde_json::from_slice::<Value>(&came.body).unwrap();
+        let first_of_slow = told["sessionId"] == "slow" && told["number"] == 0;
+        let mut refusals = refusals.lock().unwrap();
+        if first_of_slow && *refusals < 2 {
+            *refusals += 1;
+            return (503, Some("1"));
+        }
+        (200, None)
+    })
+    .await;
+    let house = House::relaying(&target.url(), &[]).await;
+    for number in 0..3 {
+        house.send(&event("slow", number)).await;
+    }
+    for number in 0..20 {
+        house.send(&event("quick", number)).await;
+    }
+    let came = target.has(21).await;
+    let quick = came
+        .iter()
+        .filter(|came| came.body.windows(5).any(|it| it == b"quick"))
+        .map(number);
+    assert_eq!(quick.collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+    let slow = came
+        .iter()
+        .filter(|came| came.body.windows(4).any(|it| it == b"slow"))
+        .map(number);
+    assert!(
+        slow.collect::<BTreeSet<_>>()
+            .iter()
+            .all(|number| *number == 0),
+        "the others wait for the first"
+    );
+    // Two refusals, then the first, the second and the third.
+    let again = target.has(25).await;
+    let tries = again
+        .iter()
+        .filter(|came| came.body.windows(4).any(|it| it == b"slow"))
+        .collect::<Vec<_>>();
+    assert!(
+        tries[1].at - tries[0].at >= Duration::from_millis(900),
+        "Retry-After is honoured"
+    );
+    assert_eq!(
+        tries[0].headers["webhook-id"], tries[1].headers["webhook-id"],
+        "the id is the same over retries"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_webhook_is_a_dead_letter_and_can_be_replayed() {
+    let target = Target::start(
+        0,
+        |count, _| if count == 0 { (404, None) } else { (200, None) },
+    )
+    .await;
+    let house = House::relaying(&target.url(), &[]).await;
+    let id = house.send(&event("s", 0)).await;
+    let dead = house.has("dead", 1).await;
+    assert_eq!(dead[0]["id"], id);
+    assert!(
+        dead[0]["lastError"].as_str().unwrap().contains("404"),
+        "{dead:?}"
+    );
+    house.send(&event("s", 1)).await;
+    target.has(2).await;
+    let (status, answer) = house
+        .controller
+        .ask(
+            reqwest::Method::POST,
+            &format!("/api/webhooks/{id}/replay"),
+            None,
+        )
+        .await;
+    assert_eq!(
+        (status.as_u16(), &answer["replayed"]),
+        (202, &json!(1)),
+        "{answer}"
+    );
+    let came = target.has(3).await;
+    assert_eq!(came[0].headers["webhook-id"], came[2].headers["webhook-id"]);
+    house.has("delivered", 2).await;
+    assert!(house.list("dead").await.is_empty());
+    let since = json!({"since": "2020-01-01T00:00:00Z"});
+    let (_, answer) = house
+        .controller
+        .ask(reqwest::Method::POST, "/api/webhooks/replay", Some(&since))
+        .await;
+    assert_eq!(answer["replayed"], 2);
+    target.has(5).await;
+    let (status, _) = house
+        .controller
+        .ask(reqwest::Method::POST, "/api/webhooks/msg_none/replay", None)
+        .await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn a_target_that_is_away_gets_everything_when_it_is_back_and_another_waits_for_nothing() {
+    let away = free_port();
+    let other = Target::agreeable().await;
+    let targets = format!("http://127.0.0.1:{away}/a, {}", other.url());
+    let mut house = House::relaying(&targets, &[]).await;
+    for number in 0..5 {
+        house.send(&event(&format!("s{number}"), number)).await;
+    }
+    let begin = Instant::now();
+    other.has(5).await;
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_eq!(house.list("pending").await.len(), 5);
+    // What waits outlives the program.
+    house.controller.kill().await;
+    let back = Target::start(away, |_, _| (200, None)).await;
+    house.controller.resume().await;
+    let came = back.has(5).await;
+    assert_eq!(came.iter().map(number).collect::<BTreeSet<_>>().len(), 5);
+    house.has("pending", 0).await;
+    // A delivery whose result was not yet on disk is made again, under the same id.
+    let ids = other.came();
+    let ids = ids.iter().map(|came| &came.headers["webhook-id"]);
+    assert_eq!(ids.collect::<BTreeSet<_>>().len(), 5);
+}
+
+#[tokio::test]
+async fn a_relay_to_oneself_is_refused_at_the_start() {
+    let port = free_port();
+    let folder = tempfile::tempdir().unwrap();
+    let started = tokio::process::Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(folder.path())
+        .env("HA_RUNTIME", "process")
+        .env("HA_CONTROLLER_PORT", port.to_string())
+        .env("HA_CONTROLLER_USERNAME", "u")
+        .env("HA_CONTROLLER_PASSWORD", "p")
+        .env("OPENVIDU_RECORDING_PATH", folder.path())
+        .env("OPENVIDU_WEBHOOK", "true")
+        .env(
+            "OPENVIDU_WEBHOOK_ENDPOINT",
+            format!("http://localhost:{port}/openvidu/webhook"),
+        )
+        .current_dir(folder.path())
+        .kill_on_drop(true)
+        .output();
+    let ended = tokio::time::timeout(Duration::from_secs(20), started)
+        .await
+        .expect("it runs")
+        .unwrap();
+    let message = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(78), "{message}");
+    assert!(message.contains("this controller itself"), "{message}");
+}
+
+#[tokio::test]
+async fn what_openvidu_reports_ends_in_the_right_state_twice_and_out_of_order() {
+    let target = Target::agreeable().await;
+    let house = House::relaying(&target.url(), &[]).await;
+    let report = |id: &str, status: &str| json!({"event": "recordingStatusChanged", "timestamp": 1, "sessionId": "s", "id": id, "status": status});
+    house.send(&report("ses_A", "stopped")).await;
+    let register = json!({"sessionId": "ses_A", "clientId": "c"});
+    let (status, _) = house
+        .controller
+        .ask(reqwest::Method::POST, "/api/sessions", Some(&register))
+        .await;
+    assert_eq!(status, 201);
+    for status in [
+        "started", "started", "stopped", "stopped", "started", "ready", "ready", "stopped",
+    ] {
+        house.send(&report("ses_A", status)).await;
+    }
+    until(
+        "the session is completed",
+        Duration::from_secs(10),
+        || async {
+            let session = house.controller.get("/api/sessions/ses_A").await;
+            (session["status"] == "COMPLETED").then_some(())
+        },
+    )
+    .await;
+    assert_eq!(target.has(9).await.len(), 9, "every one is relayed");
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_where_one_is_set() {
+    let target = Target::agreeable().await;
+    let house = House::relaying(&target.url(), &[("HA_WEBHOOK_TOKEN", "t0ken-of-tests")]).await;
+    let url = house.controller.url("/openvidu/webhook");
+    let bare = client()
+        .post(&url)
+        .json(&event("s", 0))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(bare.status(), 401);
+    let given = client()
+        .post(&url)
+        .header("x-webhook-token", "t0ken-of-tests")
+        .json(&event("s", 1))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(given.status(), 200);
+    let bearer = client()
+        .post(&url)
+        .bearer_auth("t0ken-of-tests")
+        .json(&event("s", 2))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(bearer.status(), 200);
+    assert_eq!(target.has(2).await.len(), 2);
+    assert!(!house.controller.log().contains("t0ken-of-tests"));
+}
+
+/// Kills the controller again and again under webhooks and registrations; `OV2_KILLS` says how often.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_was_answered_survives_every_kill_and_is_delivered() {
+    let kills: usize = std::env::var("OV2_KILLS")
+        .ok()
+        .and_then(|it| it.parse().ok())
+        .unwrap_or(20);
+    let target = Target::agreeable().await;
+    let mut house = House::relaying(&target.url(), &[]).await;
+    let mut answered = BTreeSet::new();
+    let mut registered = BTreeSet::new();
+    for kill in 0..kills {
+        let url = house.controller.url("");
+        let password = house.controller.password.clone();
+        let writers = (0..8).map(|writer| {
+            tokio::spawn(write_until_cut(url.clone(), password.clone(), kill, writer))
+        });
+        let writers = writers.collect::<Vec<_>>();
+        tokio::time::sleep(Duration::from_millis(30 + (kill as u64 * 37) % 90)).await;
+        house.controller.kill().await;
+        for writer in writers {
+            let (ids, sessions) = writer.await.unwrap();
+            answered.extend(ids);
+            registered.extend(sessions);
+        }
+        house.controller.resume().await;
+    }
+    assert!(
+        answered.len() > kills,
+        "only {} webhooks were answered",
+        answered.len()
+    );
+    until(
+        "every answered webhook is delivered",
+        Duration::from_secs(60),
+        || async {
+            let came = target.came();
+            let came = came
+                .iter()
+                .map(|came| came.headers["webhook-id"].as_str())
+                .collect::<BTreeSet<_>>();
+            answered
+                .iter()
+                .all(|id| came.contains(id.as_str()))
+                .then_some(())
+        },
+    )
+    .await;
+    for id in &registered {
+        let session = house.controller.get(&format!("/api/sessions/{id}")).await;
+        assert_eq!(session["sessionId"], json!(id), "{session}");
+    }
+    println!(
+        "{kills} kills: {} webhooks and {} registrations answered, none lost",
+        answered.len(),
+        registered.len()
+    );
+}
+
+/// Sends until the connection is cut; what was answered by then.
+async fn write_until_cut(
+    url: String,
+    password: String,
+    kill: usize,
+    writer: usize,
+) -> (Vec<String>, Vec<String>) {
+    let client = client();
+    let (mut ids, mut sessions) = (Vec::new(), Vec::new());
+    for number in 0.. {
+        let id = format!("s{kill}-{writer}-{number}");
+        let hook = client
+            .post(format!("{url}/openvidu/webhook"))
+            .json(&event(&id, number))
+            .send()
+            .await;
+        let Ok(hook) = hook else { break };
+        let Ok(told) = hook.json::<Value>().await else {
+            break;
+        };
+        ids.push(told["id"].as_str().unwrap().to_owned());
+        if number % 4 != 0 {
+            continue;
+        }
+        let register = json!({"sessionId": id, "clientId": "c"});
+        let made = client
+            .post(format!("{url}/api/sessions"))
+            .basic_auth(USER, Some(&password))
+            .json(&register)
+            .send()
+            .await;
+        match made {
+            Ok(made) if made.status() == 201 => sessions.push(id),
+            _ => break,
+        }
+    }
+    (ids, sessions)
+}
