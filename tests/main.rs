@@ -7,6 +7,7 @@ mod architecture;
 #[path = "bench/store.rs"]
 mod bench_store;
 mod join;
+mod lost;
 mod readme;
 mod record;
 mod recover;

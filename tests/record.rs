@@ -214,21 +214,24 @@ async fn killed(id: &str, name: &str, mark: &str) -> (Footage, Stage) {
 }
 
 /// A place to record, and what is ordered there.
-struct Stage {
+pub struct Stage {
+    /// Settings beside the usual ones.
+    pub settings: Vec<(&'static str, String)>,
     _turn: Option<MutexGuard<'static, ()>>,
     page: std::sync::Arc<Page>,
-    folder: std::sync::Arc<tempfile::TempDir>,
-    order: Order,
+    pub folder: std::sync::Arc<tempfile::TempDir>,
+    pub order: Order,
     created_at: u64,
 }
 
 impl Stage {
-    async fn set(id: &str) -> Self {
+    pub async fn set(id: &str) -> Self {
         let turn = TURN.lock().await;
         let page = Page::serve().await;
         Self {
             order: Order::of(id, &page.url()),
             page: page.into(),
+            settings: Vec::new(),
             _turn: Some(turn),
             folder: tempfile::tempdir().unwrap().into(),
             created_at: 1_795_577_569_120,
@@ -237,6 +240,7 @@ impl Stage {
 
     fn beside(&self, id: &str) -> Self {
         Self {
+            settings: self.settings.clone(),
             _turn: None,
             page: self.page.clone(),
             folder: self.folder.clone(),
@@ -261,7 +265,7 @@ impl Stage {
         self.folder.path().join(format!("{}.log", self.order.id))
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
@@ -284,6 +288,7 @@ impl Stage {
                 ("CHUNK_TIME_SIZE", "4"),
                 ("RUST_LOG", "debug"),
             ])
+            .envs(self.settings.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -297,7 +302,7 @@ impl Stage {
     }
 
     /// Starts a recorder and waits until the video is there, and grows.
-    async fn start(&self) -> Recorder {
+    pub async fn start(&self) -> Recorder {
         let recorder = self.spawn();
         let before = fs::metadata(self.video()).map_or(0, |data| data.len());
         let took = wait::until_true("the video", Duration::from_secs(30), || {
@@ -308,7 +313,7 @@ impl Stage {
         recorder
     }
 
-    fn footage(&self) -> Footage {
+    pub fn footage(&self) -> Footage {
         Footage::read(&self.video())
     }
 
@@ -317,7 +322,7 @@ impl Stage {
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 
-    fn is_what_openvidu_expects(&self) {
+    pub fn is_what_openvidu_expects(&self) {
         let info = self.file(&format!("{}.info", self.order.id));
         let info: Value = serde_json::from_slice(&fs::read(info).unwrap()).unwrap();
         assert_eq!(info["streams"].as_array().unwrap().len(), 2);
@@ -338,7 +343,7 @@ impl Stage {
     }
 
     /// The address's secret is in no file and no log.
-    fn keeps_the_secret(&self) {
+    pub fn keeps_the_secret(&self) {
         let found = Command::new("grep")
             .args(["-rl", SECRET])
             .arg(self.folder.path())
@@ -349,15 +354,15 @@ impl Stage {
 }
 
 /// A recorder that runs; ended by force when dropped.
-struct Recorder {
-    process: Child,
+pub struct Recorder {
+    pub process: Child,
     video: PathBuf,
     stop_file: PathBuf,
 }
 
 impl Recorder {
     /// Waits until `more` seconds of wall clock have been recorded.
-    async fn grows_for(&mut self, more: Duration) {
+    pub async fn grows_for(&mut self, more: Duration) {
         let begin = Instant::now();
         while begin.elapsed() < more {
             let before = fs::metadata(&self.video).map_or(0, |data| data.len());
@@ -371,7 +376,7 @@ impl Recorder {
         }
     }
 
-    async fn stop(&mut self) -> (ExitStatus, Duration) {
+    pub async fn stop(&mut self) -> (ExitStatus, Duration) {
         let begin = Instant::now();
         fs::write(&self.stop_file, "q\n").unwrap();
         let status = tokio::task::block_in_place(|| self.process.wait()).unwrap();

@@ -239,15 +239,13 @@ async fn a_full_server_says_so_and_takes_more_once_there_is_room() {
 /// `OV2_KILLS` kills (100 unless set) of a server of its own process, in the middle of writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_object_is_lost_or_torn_by_a_kill() {
-    let kills = std::env::var("OV2_KILLS").map_or(100, |text| text.parse().unwrap());
+    let kills = std::env::var("OV2_KILLS").map_or(100u32, |text| text.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let acknowledged = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
-    let mut version = 0;
-    for _ in 0..kills {
+    for version in 1..=kills {
         let mut child = ChildServer::start(folder.path());
         let store = Arc::new(client(&child.endpoint, &[]));
-        check(&*store, &acknowledged, 40).await;
-        version += 1;
+        check(&store, &acknowledged, 40).await;
         let writers = (0..4).map(|writer| {
             let (store, acknowledged) = (Arc::clone(&store), Arc::clone(&acknowledged));
             async move {

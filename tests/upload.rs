@@ -49,7 +49,7 @@ impl Scene {
         let key = take().chunk(RunNumber(1), index);
         let path = self.recordings.path().join(key.to_string());
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &noise(bytes)).unwrap();
+        std::fs::write(&path, noise(bytes)).unwrap();
         (key, path)
     }
 

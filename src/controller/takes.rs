@@ -9,7 +9,6 @@ use crate::join::{self, ChunkSource, Finished, GrowingFile, JoinError, Options};
 use crate::model::chunk::ChunkKey;
 use crate::model::ids::RecordingId;
 use crate::model::manifest::Manifest;
-use crate::model::session::Status;
 use crate::model::timeline::{GapMode, Timeline};
 use crate::store::takes::{StoredTake, takes};
 use crate::store::{ChunkStore, StoreError};
@@ -307,14 +306,10 @@ impl Controller {
         }
     }
 
-    /// Whether no session looks after the take, or one that gave it up.
+    /// Whether no session looks after the take; one that does concludes it, and clears it in the end.
     fn is_free(&self, take: &StoredTake) -> bool {
         let session = self.session(&take.key.recording);
-        session.is_none_or(|session| {
-            let other = session.take.as_ref().is_some_and(|t| *t != take.key.take);
-            let status = session.state.status();
-            other || matches!(status, Status::Failed | Status::Inactive)
-        })
+        session.is_none_or(|session| session.take.is_some_and(|t| t != take.key.take))
     }
 
     /// Longer than a recorder that lives could be silent, also one that still looks for its controller.

@@ -1,0 +1,153 @@
+//! Recording into a bucket: the disk keeps nothing that is stored, a dead store delays no stop, and a machine that is lost
+//! with its disk costs seconds.
+
+use crate::record::Stage;
+use crate::s3server::{BUCKET, KEY, SECRET, Server, client};
+use crate::support::faults::{Fault, Proxy};
+use crate::support::frames::Footage;
+use crate::support::stage::seconds_now;
+use ov2_ha_recorder::store::ChunkStore;
+use ov2_ha_recorder::store::s3::S3Store;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Slack for machines that are busy with other things.
+const SLACK: f64 = 1.0;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_chunks_leave_the_disk_and_the_video_is_whole() {
+    let bucket = Bucket::set().await;
+    let stage = bucket.stage("ses_s3").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(11)).await;
+    let closed = files(stage.folder.path(), "mp4");
+    assert!(
+        closed <= 3,
+        "video, running chunk and one on its way: {closed}"
+    );
+    let (status, took) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    assert!(took.as_secs_f64() < 1.5 + SLACK, "stop took {took:?}");
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert_eq!(footage.missing(), 0.0);
+    stage.is_what_openvidu_expects();
+    stage.keeps_the_secret();
+    let keys = bucket.keys().await;
+    let has = |end: &str| keys.iter().any(|key| key.ends_with(end));
+    assert!(
+        has("manifest.json") && has("timeline.json") && has("0003.mp4"),
+        "{keys:?}"
+    );
+    assert_eq!(
+        files(stage.folder.path(), "mp4"),
+        1,
+        "only the video is left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_at_the_stop_delays_nothing() {
+    let bucket = Bucket::set().await;
+    let stage = bucket.stage("ses_away").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(5)).await;
+    bucket.proxy.usually(Fault::Away);
+    recorder.grows_for(Duration::from_secs(6)).await;
+    let (status, took) = recorder.stop().await;
+    println!("stop without a store took {took:?}");
+    assert!(status.success(), "{}", stage.log());
+    assert!(took.as_secs_f64() < 2.5 + SLACK, "stop took {took:?}");
+    assert_eq!(stage.footage().missing(), 0.0);
+    stage.is_what_openvidu_expects();
+    assert!(
+        files(stage.folder.path(), "mp4") > 1,
+        "what is not stored stays on the disk"
+    );
+    assert!(stage.log().contains("not stored"), "{}", stage.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_lost_with_its_disk_costs_seconds() {
+    let bucket = Bucket::set().await;
+    let stage = bucket.stage("ses_lost").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(13)).await;
+    recorder.process.kill().unwrap();
+    let lost_at = seconds_now();
+    recorder.process.wait().unwrap();
+    std::fs::remove_dir_all(stage.folder.path().join("ses_lost")).unwrap();
+
+    let out = tempfile::tempdir().unwrap();
+    let recovered = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+        .args(["recover", "-o"])
+        .arg(out.path())
+        .envs(bucket.settings())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&recovered.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&recovered.stderr);
+    assert!(recovered.status.success(), "{said}{errors}");
+    let folder = out.path().join("ses_lost");
+    let footage = Footage::read(&folder.join(format!("{}.mp4", stage.order.name)));
+    let missing = lost_at - footage.last_clock();
+    println!("machine lost: {missing:.2} s missing at the end; {said}");
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert_eq!(footage.missing(), 0.0);
+    assert!(missing < 4.0 + SLACK, "{missing:.2} s missing at the end");
+    assert!(folder.join("ses_lost.timeline.json").is_file());
+}
+
+/// A bucket with a proxy before it.
+struct Bucket {
+    proxy: Proxy,
+    direct: S3Store,
+    _server: Server,
+    _objects: tempfile::TempDir,
+}
+
+impl Bucket {
+    async fn set() -> Self {
+        let objects = tempfile::tempdir().unwrap();
+        let server = Server::start(objects.path(), None).await;
+        Self {
+            proxy: Proxy::before(&server.endpoint).await,
+            direct: client(&server.endpoint, &[]),
+            _server: server,
+            _objects: objects,
+        }
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("HA_RECORDING_STORAGE", "s3".into()),
+            ("HA_AWS_S3_SERVICE_ENDPOINT", self.proxy.endpoint.clone()),
+            ("HA_AWS_S3_BUCKET", BUCKET.into()),
+            ("HA_AWS_ACCESS_KEY", KEY.into()),
+            ("HA_AWS_SECRET_KEY", SECRET.into()),
+        ]
+    }
+
+    async fn stage(&self, id: &str) -> Stage {
+        let mut stage = Stage::set(id).await;
+        stage.settings = self.settings();
+        stage
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        let list = self.direct.list("").await.unwrap();
+        list.into_iter().map(|object| object.key).collect()
+    }
+}
+
+/// Files below `folder` whose name ends so.
+fn files(folder: &Path, ending: &str) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.path() {
+            path if path.is_dir() => files(&path, ending),
+            path => usize::from(path.extension().is_some_and(|kind| kind == ending)),
+        })
+        .sum()
+}
