@@ -10,6 +10,7 @@ mod env_text;
 mod failovers;
 mod health;
 mod install;
+mod join;
 mod logging;
 mod monitor;
 mod openvidu;
@@ -26,6 +27,7 @@ mod system;
 mod test_api;
 mod test_recording;
 mod test_s3;
+mod timeline;
 mod uninstall;
 mod update;
 mod validate;
@@ -78,6 +80,8 @@ enum Action {
     TestRecording(test_recording::TestRecording),
     /// Record a test page, kill the recorder in the middle, and count the seconds lost.
     TestFailover(test_recording::TestRecording),
+    Join(join::Join),
+    Timeline(timeline::Show),
     #[command(hide = true)]
     Package(package::Package),
 }
@@ -209,6 +213,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Recover(command) => wait(command.run()),
         Action::TestRecording(command) => wait(command.run(test_recording::Fault::None)),
         Action::TestFailover(command) => wait(command.run(test_recording::Fault::Kill)),
+        Action::Join(command) => command.run(),
+        Action::Timeline(command) => command.run(),
         Action::Package(command) => command.run(),
     }
 }

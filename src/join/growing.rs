@@ -322,20 +322,27 @@ impl Finished {
     /// # Errors
     /// When the file system refuses.
     pub fn write_timeline(&self, path: &Path) -> Result<(), JoinError> {
-        let fault = JoinError::io("write the timeline", path);
-        let mut text =
-            serde_json::to_vec_pretty(&self.timeline).map_err(|cause| fault(cause.into()))?;
-        text.push(b'\n');
-        let part = beside(path, "part");
-        let write = || {
-            let mut file = File::create(&part)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&part, path)?;
-            settle(path)
-        };
-        write().map_err(&fault)
+        write_timeline(&self.timeline, path)
     }
+}
+
+/// Writes a timeline as JSON, under a temporary name first.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn write_timeline(timeline: &Timeline, path: &Path) -> Result<(), JoinError> {
+    let fault = JoinError::io("write the timeline", path);
+    let mut text = serde_json::to_vec_pretty(timeline).map_err(|cause| fault(cause.into()))?;
+    text.push(b'\n');
+    let part = beside(path, "part");
+    let write = || {
+        let mut file = File::create(&part)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&part, path)?;
+        settle(path)
+    };
+    write().map_err(&fault)
 }
 
 /// `.<name>.<suffix>` in the same folder.
