@@ -3,13 +3,15 @@
 
 use ov2_ha_recorder::join::{
     ChunkSource, Fragment, GrowingFile, Init, Options, Origin, Piece, Splitter, info_json,
+    join_chunks, timeline_of, verify,
 };
 use ov2_ha_recorder::model::ids::{RecordingId, RunNumber, TakeId};
 use ov2_ha_recorder::model::timeline::GapMode;
+use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 
 /// The wall clock of the recordings made here.
@@ -382,11 +384,578 @@ fn the_info_says_what_ffprobe_says() {
     for (number, member) in (0..2).flat_map(|number| members.map(|member| (number, member))) {
         let known = &theirs["streams"][number][member];
         let is_audio = theirs["streams"][number]["codec_type"] == "audio";
-        if !known.is_null() && !(is_audio && member == "profile") {
+        let apart = is_audio && member == "profile";
+        if !known.is_null() && !apart {
             assert_eq!(
                 &ours["streams"][number][member], known,
                 "{member} of stream {number}"
             );
         }
+    }
+}
+
+/// Six seconds that many tests share.
+fn usual() -> &'static (Arc<Init>, Vec<Fragment>) {
+    static USUAL: OnceLock<(Arc<Init>, Vec<Fragment>)> = OnceLock::new();
+    USUAL.get_or_init(|| Recording::default().pieces())
+}
+
+fn later(at: f64) -> (Arc<Init>, Vec<Fragment>) {
+    Recording {
+        at,
+        ..Recording::default()
+    }
+    .pieces()
+}
+
+/// Decode times of a track in seconds.
+fn stamps(path: &Path, stream: &str) -> Vec<f64> {
+    let out = Command::new("ffprobe")
+        .args([
+            "-v",
+            "error",
+            "-of",
+            "csv=p=0",
+            "-select_streams",
+            stream,
+            "-show_entries",
+            "packet=dts_time",
+        ])
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines()
+        .filter_map(|line| line.trim_matches(',').parse().ok())
+        .collect()
+}
+
+fn append(file: &mut GrowingFile, pieces: &(Arc<Init>, Vec<Fragment>), run: u32, index: u32) {
+    for fragment in &pieces.1 {
+        file.append(&pieces.0, fragment, origin(run, index))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_failover_is_cut_out_and_told() {
+    let folder = TempDir::new().unwrap();
+    let path = video(&folder);
+    let mut first = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    append(&mut first, usual(), 1, 1);
+    drop(first);
+    let mut second = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    assert_eq!(second.covers().unwrap().millis(), 1_795_577_575_000);
+    second.explain("the container was killed");
+    append(&mut second, &later(9.0), 2, 2);
+    let finished = second.finish().unwrap();
+    assert_eq!(frames(&path).len(), 300);
+    assert!((finished.duration.as_secs_f64() - 12.0).abs() < 0.001);
+    let gap = &finished.timeline.gaps[0];
+    assert_eq!((gap.seconds, gap.at_seconds), (3.0, 6.0));
+    assert_eq!(gap.cause, "the container was killed");
+    assert_eq!(finished.timeline.runs.len(), 2);
+    assert_eq!(
+        timeline_of(&path).unwrap(),
+        finished.timeline,
+        "read back from the file"
+    );
+    // one after the other, without a hole in either track
+    let even = |stamps: &[f64], step: f64| {
+        stamps
+            .windows(2)
+            .all(|two| (two[1] - two[0] - step).abs() < 1e-3)
+    };
+    assert!(even(&stamps(&path, "v:0"), 0.04));
+    assert!(even(&stamps(&path, "a:0"), 1024.0 / 48_000.0));
+}
+
+#[test]
+fn a_failover_can_be_held_so_that_the_video_keeps_the_clock() {
+    let folder = TempDir::new().unwrap();
+    let path = video(&folder);
+    let mut file = GrowingFile::open(&path, options(GapMode::Hold)).unwrap();
+    append(&mut file, usual(), 1, 1);
+    append(&mut file, &later(9.0), 2, 2);
+    let finished = file.finish().unwrap();
+    assert!((finished.duration.as_secs_f64() - 15.0).abs() < 0.001);
+    assert!((probe(&path, "format=duration")[0] - 15.0).abs() < 0.03);
+    let held = stamps(&path, "v:0")
+        .windows(2)
+        .map(|two| two[1] - two[0])
+        .fold(0.0, f64::max);
+    assert!((held - 3.04).abs() < 0.001, "{held}");
+    let sound = samples(&path).len() as f64 / 48_000.0;
+    assert!(
+        (sound - 15.0).abs() < 0.05,
+        "silence stands in for three seconds: {sound}"
+    );
+}
+
+#[test]
+fn a_step_back_of_the_clock_never_reaches_the_stamps() {
+    for mode in [GapMode::Cut, GapMode::Hold] {
+        let folder = TempDir::new().unwrap();
+        let path = video(&folder);
+        let mut file = GrowingFile::open(&path, options(mode)).unwrap();
+        append(&mut file, usual(), 1, 1);
+        append(&mut file, &later(5.0), 2, 2);
+        let growing = stamps(&path, "v:0");
+        assert!(growing.windows(2).all(|two| two[0] < two[1]), "{mode:?}");
+        let finished = file.finish().unwrap();
+        assert_eq!(finished.timeline.gaps, []);
+        assert_eq!(frames(&path).len(), 300, "{mode:?}");
+        for stream in ["v:0", "a:0"] {
+            let stamps = stamps(&path, stream);
+            assert!(
+                stamps.windows(2).all(|two| two[0] < two[1]),
+                "{mode:?} {stream}"
+            );
+        }
+    }
+}
+
+#[test]
+fn cut_at_any_byte_the_file_is_taken_up_and_comes_out_the_same() {
+    let folder = TempDir::new().unwrap();
+    let sources = {
+        let mut sources = chunks(folder.path(), 1, 1, &usual().0, &usual().1);
+        let (init, fragments) = later(9.4);
+        sources.extend(chunks(folder.path(), 2, 4, &init, &fragments));
+        sources
+    };
+    let path = video(&folder);
+    let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    file.catch_up(&sources).unwrap();
+    let grown = fs::read(&path).unwrap();
+    let timeline = file.finish().unwrap().timeline;
+    let whole = fs::read(&path).unwrap();
+    drop(file);
+    // the moov is appended, then sixteen bytes at the front are changed
+    let mut unswitched = whole.clone();
+    unswitched[..grown.len()].copy_from_slice(&grown);
+    let places = |len: usize, step: usize| (0..len).step_by(step).chain([len]);
+    let states = places(grown.len(), 2_503).map(|cut| &grown[..cut]);
+    let ends = places(whole.len() - grown.len(), 701).map(|more| &unswitched[..grown.len() + more]);
+    for state in states.chain(ends).chain([whole.as_slice()]) {
+        fs::write(&path, state).unwrap();
+        let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+        file.catch_up(&sources).unwrap();
+        assert_eq!(
+            file.finish().unwrap().timeline,
+            timeline,
+            "cut at {}",
+            state.len()
+        );
+        assert!(fs::read(&path).unwrap() == whole, "cut at {}", state.len());
+    }
+}
+
+#[test]
+fn a_finished_video_can_be_gone_on_with() {
+    let folder = TempDir::new().unwrap();
+    let path = video(&folder);
+    let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    append(&mut file, usual(), 1, 1);
+    file.finish().unwrap();
+    drop(file);
+    let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    append(&mut file, &later(6.0), 2, 2);
+    assert_eq!(frames(&path).len(), 300);
+    assert_eq!(file.finish().unwrap().timeline.gaps, []);
+    assert_eq!(frames(&path).len(), 300);
+}
+
+#[test]
+fn a_recorder_that_was_replaced_writes_into_no_ones_file() {
+    let folder = TempDir::new().unwrap();
+    let path = video(&folder);
+    let (init, fragments) = usual();
+    let mut old = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    for fragment in &fragments[..6] {
+        old.append(init, fragment, origin(1, 1)).unwrap();
+    }
+    let mut new = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    append(&mut new, &later(9.0), 2, 2);
+    old.append(init, &fragments[6], origin(1, 1)).unwrap();
+    old.finish().unwrap();
+    new.finish().unwrap();
+    assert_eq!(
+        frames(&path).len(),
+        fragments[..6].iter().map(Fragment::frames).sum::<usize>() + 150
+    );
+}
+
+#[test]
+fn a_file_of_an_earlier_recording_is_put_aside() {
+    let folder = TempDir::new().unwrap();
+    let path = video(&folder);
+    fs::write(&path, "not a video").unwrap();
+    let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    assert!(!path.exists());
+    append(&mut file, usual(), 1, 1);
+    drop(file);
+    let other = Options {
+        take: TakeId::parse("another").unwrap(),
+        ..options(GapMode::Cut)
+    };
+    let mut file = GrowingFile::open(&path, other).unwrap();
+    assert!(file.covers().is_none());
+    append(&mut file, usual(), 1, 1);
+    let aside = fs::read_dir(folder.path()).unwrap().count() - 1;
+    assert_eq!(aside, 2);
+}
+
+#[test]
+fn sound_that_begins_early_or_late_starts_with_the_picture() {
+    for sound in [
+        Sound::Early(0.73),
+        Sound::Early(1.9),
+        Sound::Late(0.31),
+        Sound::None,
+    ] {
+        let folder = TempDir::new().unwrap();
+        let path = video(&folder);
+        let pieces = Recording {
+            sound,
+            seconds: 3.0,
+            ..Recording::default()
+        }
+        .pieces();
+        let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+        append(&mut file, &pieces, 1, 1);
+        file.finish().unwrap();
+        let starts = probe(&path, "stream=start_time");
+        assert_eq!(starts.len(), if sound == Sound::None { 1 } else { 2 });
+        assert!(
+            starts.iter().all(|start| start.abs() < 0.0005),
+            "{sound:?}: {starts:?}"
+        );
+        if sound == Sound::None {
+            continue;
+        }
+        let samples = samples(&path);
+        let silent = samples
+            .iter()
+            .take_while(|sample| sample.abs() < 300)
+            .count() as f64
+            / 48_000.0;
+        let late = if let Sound::Late(by) = sound { by } else { 0.0 };
+        assert!(
+            (silent - late).abs() < 0.012,
+            "{sound:?}: {silent} s of silence"
+        );
+    }
+}
+
+#[test]
+fn another_encoding_plays_on_and_is_told() {
+    let folder = TempDir::new().unwrap();
+    let path = video(&folder);
+    let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    append(&mut file, usual(), 1, 1);
+    let other = Recording {
+        at: 7.0,
+        size: "480x270",
+        rate: 30,
+        ..Recording::default()
+    };
+    let pieces = other.pieces();
+    append(&mut file, &pieces, 2, 2);
+    let shown = |path: &Path| {
+        let out = Command::new("ffmpeg")
+            .args(["-v", "error", "-i"])
+            .arg(path)
+            .args(["-map", "0:v", "-f", "null", "-progress", "-", "-"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        let complaints = String::from_utf8_lossy(&out.stderr);
+        let decoding = complaints
+            .lines()
+            .filter(|line| !line.contains("to muxer"))
+            .count();
+        assert_eq!(decoding, 0, "{}", &complaints[..complaints.len().min(600)]);
+        text.lines()
+            .rev()
+            .find_map(|line| {
+                line.strip_prefix("frame=")
+                    .map(|n| n.trim().parse::<u32>().unwrap())
+            })
+            .unwrap()
+    };
+    assert!(shown(&path) >= 330, "growing");
+    let finished = file.finish().unwrap();
+    assert!(shown(&path) >= 330, "finished");
+    assert!((finished.duration.as_secs_f64() - 12.0).abs() < 0.01);
+    assert_eq!(
+        finished.timeline.notes.len(),
+        1,
+        "{:?}",
+        finished.timeline.notes
+    );
+    assert_eq!(timeline_of(&path).unwrap(), finished.timeline);
+    let sources = chunks(folder.path(), 2, 2, &pieces.0, &pieces.1);
+    assert!(verify(&path, &sources).unwrap().bytes > 0);
+}
+
+#[test]
+fn broken_chunks_are_named_and_the_rest_is_joined() {
+    let folder = TempDir::new().unwrap();
+    let sources = chunks(folder.path(), 1, 1, &usual().0, &usual().1);
+    let whole = fs::read(&sources[1].path).unwrap();
+    fs::write(&sources[1].path, &whole[..whole.len() - 1_000]).unwrap();
+    let odd = ChunkSource {
+        run: RunNumber(2),
+        index: 9,
+        path: folder.path().join("odd.mp4"),
+    };
+    fs::write(&odd.path, "<html>not found</html>").unwrap();
+    let gone = ChunkSource {
+        run: RunNumber(2),
+        index: 10,
+        path: folder.path().join("gone.mp4"),
+    };
+    let all: Vec<_> = [gone, odd]
+        .into_iter()
+        .chain(sources.iter().rev().cloned())
+        .collect();
+    let out = folder.path().join("out.mp4");
+    let mut steps = 0;
+    let joined = join_chunks(&all, &out, options(GapMode::Cut), &mut |_| steps += 1).unwrap();
+    assert_eq!(steps, 5);
+    let [one, two, three, odd, gone] = joined.chunks.as_slice() else {
+        panic!()
+    };
+    assert!(one.fault.is_none() && three.fault.is_none());
+    assert!(two.lost_bytes > 0 && two.fragments > 0);
+    assert!(odd.fault.is_some() && gone.fault.is_some());
+    let timeline = joined.timeline.unwrap();
+    assert_eq!(timeline.gaps.len(), 1);
+    assert_eq!(timeline.gaps[0].cause, "the end of chunk 2 was lost");
+    let checked = verify(&out, &sources).unwrap();
+    assert_eq!(
+        checked.fragments as u32,
+        one.fragments + two.fragments + three.fragments
+    );
+    // one byte of media that is other than in the chunk
+    let mut bytes = fs::read(&out).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&out, bytes).unwrap();
+    assert!(verify(&out, &sources).is_err());
+}
+
+#[test]
+fn plain_chunks_of_the_earlier_recorder_are_joined_by_ffmpeg() {
+    let folder = TempDir::new().unwrap();
+    let sources: Vec<ChunkSource> = (1..=2)
+        .map(|index| {
+            let path = folder.path().join(format!("{index:04}.mp4"));
+            let made = Command::new("ffmpeg")
+                .args([
+                    "-v",
+                    "error",
+                    "-f",
+                    "lavfi",
+                    "-i",
+                    "testsrc2=s=160x90:r=25:d=1",
+                    "-c:v",
+                    "libx264",
+                    "-preset",
+                    "ultrafast",
+                ])
+                .arg(&path)
+                .status();
+            assert!(made.unwrap().success());
+            ChunkSource {
+                run: RunNumber(1),
+                index,
+                path,
+            }
+        })
+        .collect();
+    let out = folder.path().join("out.mp4");
+    let joined = join_chunks(&sources, &out, options(GapMode::Cut), &mut |_| {}).unwrap();
+    assert!(joined.timeline.is_none());
+    assert_eq!(frames(&out).len(), 50);
+}
+
+/// A recording that flashes and beeps on every whole second of the wall clock.
+fn clockwork(folder: &Path, at: f64, seconds: f64) -> (Arc<Init>, Vec<Fragment>) {
+    let path = folder.join("clockwork.mp4");
+    let (start, phase) = (EPOCH + at, at.fract());
+    let beep =
+        format!("aevalsrc=0.8*sin(2*PI*1000*t)*lt(mod(t+{phase}\\,1)\\,0.1):s=48000:d={seconds}");
+    let flash = format!(
+        "color=black:s=64x64:r=25:d={seconds},drawbox=c=white:t=fill:enable=lt(mod(t+{phase}+0.0001\\,1)\\,0.04)"
+    );
+    let ffmpeg = Command::new("ffmpeg")
+        .args([
+            "-v",
+            "error",
+            "-y",
+            "-itsoffset",
+            &start.to_string(),
+            "-f",
+            "lavfi",
+            "-i",
+            &beep,
+        ])
+        .args([
+            "-itsoffset",
+            &start.to_string(),
+            "-f",
+            "lavfi",
+            "-i",
+            &flash,
+        ])
+        .args([
+            "-map",
+            "1:v",
+            "-map",
+            "0:a",
+            "-copyts",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-g",
+            "1000",
+        ])
+        .args([
+            "-pix_fmt",
+            "yuv420p",
+            "-fps_mode",
+            "passthrough",
+            "-c:a",
+            "aac",
+            "-b:a",
+            "128k",
+            "-f",
+            "mp4",
+        ])
+        .args([
+            "-movflags",
+            "+frag_keyframe+empty_moov+default_base_moof+frag_discont+negative_cts_offsets",
+        ])
+        .args(["-frag_duration", "500000"])
+        .arg(&path)
+        .status();
+    assert!(ffmpeg.unwrap().success());
+    pieces(&fs::read(&path).unwrap())
+}
+
+#[test]
+fn sound_and_picture_stay_together_over_ten_failovers() {
+    for mode in [GapMode::Cut, GapMode::Hold] {
+        let folder = TempDir::new().unwrap();
+        let path = video(&folder);
+        let mut file = GrowingFile::open(&path, options(mode)).unwrap();
+        let mut at = 0.0;
+        for run in 1..=11 {
+            append(&mut file, &clockwork(folder.path(), at, 2.52), run, run);
+            at += 2.52 + 0.76 + 0.04 * f64::from(run % 4);
+        }
+        let finished = file.finish().unwrap();
+        assert_eq!(finished.timeline.gaps.len(), 10);
+        let raw = Command::new("ffmpeg")
+            .args(["-v", "error", "-i"])
+            .arg(&path)
+            .args([
+                "-map",
+                "0:v",
+                "-vf",
+                "fps=25,scale=1:1,format=gray",
+                "-f",
+                "rawvideo",
+                "-",
+            ])
+            .output()
+            .unwrap();
+        let flashes =
+            rises(raw.stdout.iter().map(|light| *light > 120), 10).map(|frame| frame as f64 / 25.0);
+        let beeps = rises(
+            samples(&path)
+                .into_iter()
+                .map(|sample| sample.abs() > 4_000),
+            9_600,
+        );
+        let beeps: Vec<f64> = beeps.map(|sample| sample as f64 / 48_000.0).collect();
+        let mut seen = 0;
+        for flash in flashes {
+            let off = beeps
+                .iter()
+                .map(|beep| (beep - flash).abs())
+                .fold(f64::MAX, f64::min);
+            assert!(off <= 0.040, "{mode:?}: {off} s apart at {flash} s");
+            seen += 1;
+        }
+        assert!(seen >= 20, "{mode:?}: {seen} flashes seen");
+    }
+}
+
+/// Where a signal comes on after it was off for a while.
+fn rises(signal: impl Iterator<Item = bool>, quiet: usize) -> impl Iterator<Item = usize> {
+    let mut off = quiet;
+    let rises = signal.enumerate().filter_map(move |(place, on)| {
+        let rise = on && off >= quiet;
+        off = if on { 0 } else { off + 1 };
+        rise.then_some(place)
+    });
+    rises.collect::<Vec<_>>().into_iter()
+}
+
+fn one_chunk() -> Vec<u8> {
+    let (init, fragments) = usual();
+    let mut bytes = init.bytes().to_vec();
+    fragments[..4]
+        .iter()
+        .for_each(|fragment| bytes.extend_from_slice(&fragment.bytes));
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_chunk_cut_at_any_byte_is_kept_to_its_last_whole_fragment(part in 0.0f64..1.0) {
+        let (init, fragments) = usual();
+        let whole = one_chunk();
+        let cut = (part * whole.len() as f64) as usize;
+        let mut end = init.bytes().len();
+        let ends = fragments[..4].iter().map(|fragment| { end += fragment.bytes.len(); end });
+        let kept = ends.filter(|end| *end <= cut).count();
+        let folder = TempDir::new().unwrap();
+        let source = ChunkSource { run: RunNumber(1), index: 1, path: folder.path().join("0001.mp4") };
+        fs::write(&source.path, &whole[..cut]).unwrap();
+        let mut file = GrowingFile::open(video(&folder), options(GapMode::Cut)).unwrap();
+        let report = file.catch_up(&[source]).unwrap().remove(0);
+        prop_assert_eq!(report.fragments as usize, kept);
+        prop_assert_eq!(file.finish().is_ok(), kept > 0);
+    }
+
+    #[test]
+    fn broken_bytes_are_an_answer_and_no_accident(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = one_chunk();
+        let begin = bytes.len().min(6_000);
+        for (place, value) in changes {
+            bytes[place.index(begin)] = value;
+        }
+        bytes.truncate(cut.index(bytes.len()).max(1_000));
+        let mut splitter = Splitter::new();
+        splitter.push(&bytes);
+        while let Ok(Some(_)) = splitter.next() {}
+        let folder = TempDir::new().unwrap();
+        let source = ChunkSource { run: RunNumber(1), index: 1, path: folder.path().join("0001.mp4") };
+        fs::write(&source.path, &bytes).unwrap();
+        let mut file = GrowingFile::open(video(&folder), options(GapMode::Hold)).unwrap();
+        let _ = file.catch_up(&[source]);
+        let _ = file.finish();
+        let _ = timeline_of(file.path());
+        let _ = info_json(file.path());
     }
 }

@@ -113,7 +113,16 @@ impl Cursor<'_> {
             if lies.origin.is_some_and(|its| its > origin) {
                 break;
             }
-            if lies.len == found.media_len() && same(self.video, lies, chunk, found.media_at())? {
+            // parameters may stand before what the chunk has
+            let more = lies.len.checked_sub(found.media_len());
+            let payload = more.map(|more| Lies {
+                at: lies.at + more + HEADER,
+                len: found.media_len().saturating_sub(HEADER),
+                ..*lies
+            });
+            if let Some(payload) = payload
+                && same(self.video, &payload, chunk, found.media_at() + HEADER)?
+            {
                 self.next += ahead + 1;
                 return Ok(true);
             }
@@ -122,6 +131,8 @@ impl Cursor<'_> {
     }
 }
 
+/// The header of an `mdat` box.
+const HEADER: u64 = 8;
 const PIECE: usize = 256 << 10;
 
 fn same(video: &File, lies: &Lies, chunk: &File, at: u64) -> io::Result<bool> {

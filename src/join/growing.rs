@@ -446,6 +446,46 @@ impl Payload<'_> {
             Self::File { len, .. } => *len,
         }
     }
+
+    /// Without its first `skipped` bytes.
+    fn from(self, skipped: u64) -> Self {
+        match self {
+            Self::Memory(bytes) => Self::Memory(bytes.get(skipped as usize..).unwrap_or(&[])),
+            Self::File { file, at, len } => {
+                let skipped = skipped.min(len);
+                Self::File {
+                    file,
+                    at: at + skipped,
+                    len: len - skipped,
+                }
+            }
+        }
+    }
+}
+
+/// The length of a box's header when its length fits into 32 bits.
+const SHORT_HEADER: u64 = 8;
+
+/// The parameter sets of a sample description as they stand in the stream.
+fn parameter_sets(entry: &bytes::Bytes) -> Option<Vec<u8>> {
+    let avc1: mp4_atom::Avc1 = match entry.get(4..8)? {
+        b"avc1" => boxes::decode(&entry[8..]).ok()?,
+        _ => return None,
+    };
+    let config = avc1.avcc;
+    if config.length_size != 4 {
+        return None;
+    }
+    let sets = config
+        .sequence_parameter_sets
+        .iter()
+        .chain(&config.picture_parameter_sets);
+    let mut out = Vec::new();
+    for set in sets {
+        out.extend_from_slice(&(set.len() as u32).to_be_bytes());
+        out.extend_from_slice(set);
+    }
+    Some(out)
 }
 
 /// The file on disk and what is known of it.
@@ -503,6 +543,8 @@ struct Unit {
     entered: Option<Entered>,
     descriptions: [u32; 2],
     silence: Vec<(u64, Stretch)>,
+    /// How many bytes of the media's front `bytes` has already.
+    replaced: u64,
 }
 
 impl Open {
@@ -576,6 +618,7 @@ impl Open {
             return Ok(false);
         };
         self.unfinish(path)?;
+        let media = media.from(unit.replaced);
         let written = write(&self.file, self.end, &unit.bytes, media);
         if let Err(cause) = written {
             // half a fragment at the end does no harm, but room is what is short
@@ -788,6 +831,7 @@ impl State {
             let cause = cause.unwrap_or_else(|| self.ledger.guess(origin));
             Mark::Gap { cause }.write(&mut bytes)?;
         }
+        let repeated = self.repeat_parameters(&mut placement, descriptions[0], &head, media_len);
         let mut entered = None;
         if let Some(video) = &placement.video {
             let starts = video.start as i64 + next.reel.shift;
@@ -797,7 +841,10 @@ impl State {
                 starts,
                 at: video.start,
                 ticks: video.duration(),
-                bytes: media_len,
+                bytes: media_len
+                    + repeated
+                        .as_ref()
+                        .map_or(0, |(front, was)| front.len() as u64 - was),
             });
         }
         next.sequence += 1;
@@ -808,6 +855,8 @@ impl State {
             descriptions,
             head.moof_len,
         )?;
+        let (front, replaced) = repeated.unwrap_or_default();
+        bytes.extend_from_slice(&front);
         Ok(Some(Unit {
             bytes,
             placement,
@@ -815,7 +864,47 @@ impl State {
             entered,
             descriptions,
             silence,
+            replaced,
         }))
+    }
+
+    /// Where the encoding changed within the video, its parameters go into the stream itself too, at the start of every
+    /// keyframe: players that do not look for another sample description within fragments (ffmpeg is one) need them
+    /// there. Answers how many bytes of the media's front are written with that.
+    fn repeat_parameters(
+        &self,
+        placement: &mut Placement,
+        description: u32,
+        head: &Head,
+        media_len: u64,
+    ) -> Option<(Vec<u8>, u64)> {
+        let track = self
+            .tracks
+            .iter()
+            .find(|track| track.media == Media::Video)?;
+        let entry = track
+            .entries
+            .get(description as usize)
+            .filter(|_| track.entries.len() > 1)?;
+        let video = placement.video.as_mut()?;
+        let first = video.samples.first_mut().filter(|first| first.sync)?;
+        if first.at != u64::from(head.moof_len) + SHORT_HEADER {
+            return None;
+        }
+        let parameters = parameter_sets(entry)?;
+        let more = parameters.len() as u64;
+        first.size += parameters.len() as u32;
+        let others = video.samples.iter_mut().skip(1);
+        let sound = placement
+            .audio
+            .iter_mut()
+            .flat_map(|audio| &mut audio.samples);
+        others.chain(sound).for_each(|sample| sample.at += more);
+        let mut front = Vec::with_capacity(parameters.len() + 8);
+        front.extend_from_slice(&u32::try_from(media_len + more).ok()?.to_be_bytes());
+        front.extend_from_slice(b"mdat");
+        front.extend_from_slice(&parameters);
+        Some((front, SHORT_HEADER))
     }
 
     fn in_our_scales(&self, head: &Head) -> Head {
@@ -1083,6 +1172,10 @@ impl<'a> Scan<'a> {
                     at: found.media_at(),
                     len: found.media_len(),
                 });
+                self.whole = self.at;
+            }
+            b"free" => {
+                self.at = at + header.len;
                 self.whole = self.at;
             }
             _ => return Ok(None),
@@ -1391,4 +1484,170 @@ fn write_silence(
         description,
         samples: samples.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{RecordingId, RunNumber, TakeId};
+    use crate::model::timeline::GapMode;
+
+    /// A stream of one-second fragments with one frame each, without an encoder: what the frames show does not matter here.
+    fn stream() -> Init {
+        let avc1 = mp4_atom::Avc1 {
+            visual: mp4_atom::Visual {
+                width: 64,
+                height: 64,
+                data_reference_index: 1,
+                ..Default::default()
+            },
+            avcc: mp4_atom::Avcc::new(&[0x67, 0x42, 0xc0, 0x0a], &[0x68, 0xce]).unwrap(),
+            ..Default::default()
+        };
+        let mut entry = Vec::new();
+        boxes::encode(&mut entry, &avc1).unwrap();
+        let track = TrackOut {
+            media: Media::Video,
+            timescale: 12_800,
+            size: (64, 64),
+            lead: 0,
+            entries: vec![entry.into()],
+        };
+        Init::read(bytes::Bytes::new(), moov::growing(&[track]).unwrap().into()).unwrap()
+    }
+
+    fn fragment(at: u64) -> (Head, Vec<u8>) {
+        let sample = Sample {
+            at: 8,
+            size: 4,
+            duration: 12_800,
+            shown: 0,
+            sync: true,
+        };
+        let stretch = Stretch {
+            start: at * 12_800,
+            timescale: 12_800,
+            description: 0,
+            samples: vec![sample],
+        };
+        let head = Head {
+            moof_len: 0,
+            len: 12,
+            video: Some(stretch),
+            audio: None,
+        };
+        (head, b"\0\0\0\x0cmdatabcd".to_vec())
+    }
+
+    fn options(gap_mode: GapMode) -> Options {
+        Options {
+            recording: RecordingId::parse("ses_A").unwrap(),
+            take: TakeId::parse("1").unwrap(),
+            gap_mode,
+        }
+    }
+
+    const NOW: u64 = 1_795_577_569;
+    const ONE: Origin = Origin {
+        run: RunNumber(1),
+        index: 1,
+    };
+
+    fn add(file: &mut GrowingFile, init: &Init, at: u64) {
+        let (head, media) = fragment(at);
+        assert!(file.add(init, &head, Payload::Memory(&media), ONE).unwrap());
+    }
+
+    /// The body of the last box of `kind` near the end of the file.
+    fn table(path: &Path, kind: &[u8; 4]) -> Vec<u8> {
+        let mut file = File::open(path).unwrap();
+        let len = file.metadata().unwrap().len();
+        file.seek(SeekFrom::Start(len.saturating_sub(8 << 10)))
+            .unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        let at = bytes.windows(4).rposition(|four| four == kind).unwrap();
+        bytes[at + 4..].to_vec()
+    }
+
+    #[test]
+    fn a_video_over_four_gibibytes_names_its_places_in_64_bits_and_is_taken_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("video.mp4");
+        let init = stream();
+        let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+        add(&mut file, &init, NOW);
+        // five gibibytes that take no room on the disk
+        let open = file.open.as_mut().unwrap();
+        let skipped = 5u64 << 30;
+        let mut header = moov::media_header(skipped);
+        header[4..8].copy_from_slice(b"free");
+        open.file.write_all_at(&header, open.end).unwrap();
+        open.end += skipped;
+        add(&mut file, &init, NOW + 1);
+        drop(file);
+        let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+        add(&mut file, &init, NOW + 2);
+        let finished = file.finish().unwrap();
+        assert!(finished.bytes > skipped);
+        assert_eq!(finished.duration.as_secs(), 3);
+        let places = table(&path, b"co64");
+        assert_eq!(boxes::be32(&places, 4), Some(3));
+        assert!(boxes::be64(&places, 16).unwrap() > skipped);
+        super::super::verify(&path, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_video_of_days_has_the_length_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("video.mp4");
+        let init = stream();
+        let mut file = GrowingFile::open(&path, options(GapMode::Hold)).unwrap();
+        let hours = 11;
+        for number in 0..10 {
+            add(&mut file, &init, NOW + number * hours * 3600);
+        }
+        let finished = file.finish().unwrap();
+        let seconds = 9 * hours * 3600 + 1;
+        assert_eq!(
+            finished.duration.as_secs(),
+            seconds,
+            "more than 32 bits of ticks"
+        );
+        let info = super::super::info_json(&path).unwrap();
+        assert!(
+            info.contains(&format!("\"duration\": \"{seconds}.000000\"")),
+            "{info}"
+        );
+        drop(file);
+        assert_eq!(super::super::timeline_of(&path).unwrap(), finished.timeline);
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_by_years_makes_no_video_of_years() {
+        let folder = tempfile::tempdir().unwrap();
+        let init = stream();
+        let path = folder.path().join("video.mp4");
+        let mut file = GrowingFile::open(path, options(GapMode::Hold)).unwrap();
+        add(&mut file, &init, 1_000);
+        add(&mut file, &init, NOW);
+        add(&mut file, &init, NOW + 3);
+        assert_eq!(file.finish().unwrap().duration.as_secs(), 5);
+    }
+
+    #[test]
+    fn the_wall_clock_is_read_back_to_the_tick_also_after_2036() {
+        for seconds in [
+            0,
+            1_795_577_569,
+            2_085_978_496,
+            2_085_978_495,
+            4_000_000_000,
+        ] {
+            for part in [0, 1, 512, 12_799] {
+                let ticks = seconds * 12_800 + part;
+                assert_eq!(wall(&reference(ticks, 7, 12_800), 12_800), ticks);
+            }
+        }
+    }
 }

@@ -204,7 +204,7 @@ fn plain_report(source: ChunkSource) -> CaughtUp {
 fn concat_line(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     format!(
-        "file '{}'\n",
+        "file 'file:{}'\n",
         whole.to_string_lossy().replace('\'', r"'\''")
     )
 }
