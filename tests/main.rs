@@ -6,6 +6,8 @@ mod api;
 mod architecture;
 #[path = "bench/store.rs"]
 mod bench_store;
+mod controller;
+mod failover;
 mod join;
 mod lost;
 mod readme;

@@ -9,5 +9,6 @@ pub mod frames;
 pub mod openvidu;
 pub mod page;
 pub mod stage;
+pub mod standin;
 pub mod vessel;
 pub mod wait;

@@ -1,0 +1,324 @@
+//! The controller's doors and its start: both runtimes pass one suite, and what is wrong at the start is one sentence.
+
+use crate::support::docker::{Container as Docked, docker};
+use crate::support::standin::{self, StandIn};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use ov2_ha_recorder::model::ids::{ContainerId, RecordingId};
+use ov2_ha_recorder::runtime::docker::DockerRuntime;
+use ov2_ha_recorder::runtime::process::ProcessRuntime;
+use ov2_ha_recorder::runtime::{
+    BackupSpec, ContainerStatus, Environment, HappeningKind, Runtime, RuntimeError, RuntimeEvent,
+    Stop,
+};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What a runtime's suite does from outside: OpenVidu's part, and fate's.
+trait World {
+    fn make(&self, recording: &str) -> ContainerId;
+    fn kill_first_process(&self, id: &ContainerId);
+    fn freeze(&self, id: &ContainerId);
+}
+
+struct Events(BoxStream<'static, RuntimeEvent>);
+
+impl Events {
+    /// The next thing that happens to `id` and is `wanted`; others are passed over.
+    async fn until(
+        &mut self,
+        id: &ContainerId,
+        wanted: impl Fn(&HappeningKind) -> bool,
+    ) -> HappeningKind {
+        let search = async {
+            loop {
+                if let Some(RuntimeEvent::Happened(it)) = self.0.next().await
+                    && it.container == *id
+                    && wanted(&it.kind)
+                {
+                    return it.kind;
+                }
+            }
+        };
+        tokio::time::timeout(SOON, search)
+            .await
+            .expect("the event did not come")
+    }
+}
+
+/// What the controller relies on, whatever recorders run in.
+async fn suite(runtime: impl Runtime, world: impl World) {
+    runtime.probe().await.unwrap();
+    let mut events = Events(runtime.events());
+    assert_eq!(events.0.next().await, Some(RuntimeEvent::Connected));
+    let status = async |id: &ContainerId| runtime.inspect(id).await.unwrap().unwrap().status;
+
+    // It is seen, with its recording.
+    let id = world.make("suite");
+    events
+        .until(&id, |kind| *kind == HappeningKind::Started)
+        .await;
+    let listed = runtime.list().await.unwrap();
+    let listed = listed.iter().find(|it| it.id == id).unwrap();
+    assert_eq!(listed.recording, Some(RecordingId::parse("suite").unwrap()));
+    assert_eq!(listed.status, ContainerStatus::Running);
+
+    // Killed, it is started again: the same id. Starting it twice is harmless.
+    world.kill_first_process(&id);
+    events
+        .until(&id, |kind| *kind == HappeningKind::Died(137))
+        .await;
+    assert_eq!(status(&id).await, ContainerStatus::Exited(137));
+    runtime.start(&id).await.unwrap();
+    events
+        .until(&id, |kind| *kind == HappeningKind::Started)
+        .await;
+    runtime.start(&id).await.unwrap();
+    assert_eq!(status(&id).await, ContainerStatus::Running);
+
+    // Frozen, it is fenced all the same.
+    world.freeze(&id);
+    events
+        .until(&id, |kind| *kind == HappeningKind::Paused)
+        .await;
+    assert_eq!(status(&id).await, ContainerStatus::Paused);
+    runtime.stop(&id, Stop::Fence).await.unwrap();
+    assert!(matches!(status(&id).await, ContainerStatus::Exited(_)));
+    runtime.stop(&id, Stop::Fence).await.unwrap();
+    events
+        .until(&id, |kind| matches!(kind, HappeningKind::Died(_)))
+        .await;
+
+    // Told to finish, it ends well.
+    runtime.start(&id).await.unwrap();
+    events
+        .until(&id, |kind| *kind == HappeningKind::Started)
+        .await;
+    runtime.stop(&id, Stop::Drain(SOON)).await.unwrap();
+    assert_eq!(status(&id).await, ContainerStatus::Exited(0));
+    events
+        .until(&id, |kind| *kind == HappeningKind::Died(0))
+        .await;
+
+    // With a restart policy it comes back by itself, and a fence still holds.
+    runtime.start(&id).await.unwrap();
+    runtime.restart_on_failure(&id).await.unwrap();
+    events
+        .until(&id, |kind| *kind == HappeningKind::Started)
+        .await;
+    world.kill_first_process(&id);
+    events
+        .until(&id, |kind| *kind == HappeningKind::Died(137))
+        .await;
+    events
+        .until(&id, |kind| *kind == HappeningKind::Started)
+        .await;
+    runtime.stop(&id, Stop::Fence).await.unwrap();
+    assert!(matches!(status(&id).await, ContainerStatus::Exited(_)));
+
+    // A backup is made after it, replacing an earlier one of that name.
+    let blueprint = runtime.blueprint(&id).await.unwrap();
+    assert!(blueprint.environment.0.contains_key("VIDEO_ID"));
+    let spec = BackupSpec {
+        recording: RecordingId::parse("suite").unwrap(),
+        name: format!("backup_{}", ov2_ha_recorder::random::hex::<4>()),
+        labels: BTreeMap::from([("created.by".into(), "ha-controller".into())]),
+        blueprint,
+    };
+    let first = runtime.start_backup(spec.clone()).await.unwrap();
+    let backup = runtime.start_backup(spec).await.unwrap();
+    assert_ne!(backup.id, first.id);
+    assert_eq!(runtime.inspect(&first.id).await.unwrap(), None);
+    assert_eq!(backup.labels["created.by"], "ha-controller");
+    assert_eq!(status(&backup.id).await, ContainerStatus::Running);
+    runtime.stop(&backup.id, Stop::Drain(SOON)).await.unwrap();
+    runtime.remove(&backup.id).await.unwrap();
+    runtime.remove(&backup.id).await.unwrap();
+    events
+        .until(&backup.id, |kind| *kind == HappeningKind::Removed)
+        .await;
+
+    // What is gone is said to be gone.
+    let gone = runtime.start(&backup.id).await;
+    assert!(matches!(gone, Err(RuntimeError::NotFound(_))), "{gone:?}");
+    let gone = runtime.stop(&backup.id, Stop::Fence).await;
+    assert!(matches!(gone, Err(RuntimeError::NotFound(_))), "{gone:?}");
+    runtime.remove(&id).await.unwrap();
+}
+
+impl World for StandIn {
+    fn make(&self, recording: &str) -> ContainerId {
+        ContainerId::parse(self.run(recording, &[]).0).unwrap()
+    }
+
+    fn kill_first_process(&self, id: &ContainerId) {
+        Docked(id.to_string()).signal_first_process("KILL");
+    }
+
+    fn freeze(&self, id: &ContainerId) {
+        docker(&["pause", id.as_str()]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn docker_does_what_the_controller_relies_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = StandIn::image(folder.path()).unwrap();
+    let runtime = DockerRuntime::connect(&image.name, StandIn::TAG)
+        .await
+        .unwrap();
+    runtime.prepare().await.unwrap();
+    suite(runtime, image).await;
+}
+
+struct Processes {
+    runtime: ProcessRuntime,
+    folder: PathBuf,
+}
+
+impl Processes {
+    fn below(folder: &Path) -> Self {
+        let program = folder.join("record");
+        standin::write_program(&program);
+        Self {
+            runtime: ProcessRuntime::open(&folder.join("processes"), &program).unwrap(),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// The recorder under the shell, by the note of its last start.
+    fn recorder(&self, id: &ContainerId) -> String {
+        let notes = self
+            .folder
+            .join("processes")
+            .join(id.as_str())
+            .join("events");
+        let notes = std::fs::read_to_string(notes).unwrap();
+        let last = notes
+            .lines()
+            .rfind(|line| line.starts_with("start "))
+            .unwrap();
+        last.rsplit(' ').next().unwrap().to_owned()
+    }
+
+    fn signal(&self, id: &ContainerId, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.recorder(id)])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl World for Processes {
+    fn make(&self, recording: &str) -> ContainerId {
+        let environment = Environment(standin::environment(recording, &[]));
+        let recordings = self.folder.join("recordings");
+        let made =
+            self.runtime
+                .launch("recording_suite", environment, &recordings, BTreeMap::new());
+        made.unwrap()
+    }
+
+    fn kill_first_process(&self, id: &ContainerId) {
+        self.signal(id, "-KILL");
+    }
+
+    fn freeze(&self, id: &ContainerId) {
+        self.signal(id, "-STOP");
+    }
+}
+
+#[tokio::test]
+async fn processes_do_what_the_controller_relies_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = Processes::below(folder.path());
+    suite(world.runtime.clone(), world).await;
+}
+
+/// `serve` with these settings over good ones: its exit code and what it said.
+fn refusal(folder: &Path, settings: &[(&str, &str)], data: &Path) -> (i32, String) {
+    let output = Command::new(BINARY)
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(data)
+        .current_dir(folder)
+        .env("HA_RUNTIME", "process")
+        .env("HA_LISTEN_ADDRESS", "127.0.0.1")
+        .env("HA_CONTROLLER_USERNAME", "someone")
+        .env("HA_CONTROLLER_PASSWORD", "a secret of this test")
+        .env("OPENVIDU_RECORDING_PATH", folder)
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), said)
+}
+
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
+#[test]
+fn what_is_wrong_at_the_start_is_one_sentence_and_nothing_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let port = free_port();
+
+    let (code, said) = refusal(
+        folder.path(),
+        &[
+            ("HA_TYPO", "1"),
+            ("HEARTBEAT_INTERVAL", "soon"),
+            ("HA_CONTROLLER_PASSWORD", ""),
+        ],
+        &data,
+    );
+    assert_eq!(code, 78, "{said}");
+    assert!(
+        said.contains("HA_TYPO") && said.contains("HEARTBEAT_INTERVAL=soon"),
+        "{said}"
+    );
+    let (code, said) = refusal(folder.path(), &[("HA_CONTROLLER_PASSWORD", "")], &data);
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("HA_CONTROLLER_PASSWORD: required"), "{said}");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken
+        .local_addr()
+        .map(|it| (it.port().to_string(), taken))
+        .unwrap();
+    let (code, said) = refusal(folder.path(), &[("HA_CONTROLLER_PORT", &taken.0)], &data);
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains("HA_CONTROLLER_PORT") && said.lines().count() == 1,
+        "{said}"
+    );
+
+    let at = [("HA_CONTROLLER_PORT", port.as_str())];
+    let file = folder.path().join("a file");
+    std::fs::write(&file, b"").unwrap();
+    let (code, said) = refusal(folder.path(), &at, &file.join("below"));
+    assert_eq!(code, 73, "{said}");
+    assert!(said.contains("--data-dir"), "{said}");
+
+    let docker = [
+        ("HA_RUNTIME", "docker"),
+        ("DOCKER_HOST", "unix:///nowhere/docker.sock"),
+        ("HA_CONTROLLER_PORT", port.as_str()),
+    ];
+    let (code, said) = refusal(folder.path(), &docker, &data);
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains("HA_RUNTIME=process") && said.lines().count() == 1,
+        "{said}"
+    );
+    assert!(!data.join("db").exists(), "a refused start left a database");
+}
