@@ -178,7 +178,12 @@ async fn runtime(settings: &Settings, data_dir: &Path) -> Result<Arc<dyn Runtime
         }
         RuntimeKind::Process => {
             let program = std::env::current_exe().map_err(Failure::new)?;
-            let processes = ProcessRuntime::open(&data_dir.join("processes"), &program)?;
+            let no_folder = |cause: RuntimeError| {
+                let advice = "give it to this user or name another one with --data-dir";
+                Failure::with(exit::CANNOT_WRITE, format!("{cause}; {advice}"))
+            };
+            let processes = ProcessRuntime::open(&data_dir.join("processes"), &program);
+            let processes = processes.map_err(no_folder)?;
             Ok(Arc::new(processes))
         }
     }
