@@ -1,6 +1,8 @@
 //! Recorder, controller and their disks are gone; the bucket is left. And the other end: when chunks may leave it.
 
 use crate::s3server::{Server, client, settings};
+use crate::support::controller::Controller;
+use crate::support::wait;
 use ov2_ha_recorder::clock::Timestamp;
 use ov2_ha_recorder::controller::takes::Takes;
 use ov2_ha_recorder::join::{self, Piece, Splitter};
@@ -14,6 +16,7 @@ use ov2_ha_recorder::tasks::Tasks;
 use serde_json::json;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 const EPOCH: u64 = 1_795_577_600;
 
@@ -104,6 +107,39 @@ async fn chunks_leave_the_store_only_when_the_video_holds_them() {
     store.delete(&take.run(RunNumber(3))).await.unwrap();
     assert!(takes.clear(&find().await).await.unwrap() > 5);
     assert_eq!(store.list("ses_B").await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_finishes_a_take_that_nobody_looks_after_and_clears_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let recordings = folder.path().join("recordings");
+    let port = crate::s3server::free_port().to_string();
+    let mut settings = variables("");
+    settings.retain(|(name, _)| *name != "HA_AWS_S3_SERVICE_ENDPOINT");
+    settings.extend([
+        ("MINIO_API_PORT", port.as_str()),
+        ("HA_RUNTIME", "process"),
+        ("HEARTBEAT_INTERVAL", "1"),
+        ("HA_MAX_MISSED_HEARTBEATS", "1"),
+        ("CHUNK_TIME_SIZE", "1"),
+        ("HA_SESSION_CLEANUP_INTERVAL", "1"),
+        ("HA_SESSION_MAX_INACTIVE_TIME", "1"),
+    ]);
+    let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
+    let controller = Controller::start(binary, folder.path(), &recordings, &settings).await;
+    let store = client(&format!("http://127.0.0.1:{port}"), &[]);
+    record(&store, "ses_C", "1").await;
+
+    let video = recordings.join("ses_C/My recording.mp4");
+    let bound = Duration::from_secs(60);
+    wait::until("the chunks' end", bound, || async {
+        let left = store.list("ses_C").await.ok()?;
+        left.is_empty().then_some(())
+    })
+    .await;
+    assert!(probed(&video) > 7.9);
+    assert!(recordings.join("ses_C/ses_C.info").is_file());
+    drop(controller);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -288,10 +288,12 @@ async fn check(
     most: usize,
 ) {
     let known = acknowledged.lock().unwrap().clone();
-    let listed = store.list("kill").await.unwrap();
-    let listed: std::collections::BTreeSet<_> = listed.into_iter().map(|o| o.key).collect();
-    for key in known.keys() {
-        assert!(listed.contains(key), "{key} was acknowledged and is gone");
+    if most > known.len() {
+        let listed = store.list("kill").await.unwrap();
+        let listed: std::collections::BTreeSet<_> = listed.into_iter().map(|o| o.key).collect();
+        for key in known.keys() {
+            assert!(listed.contains(key), "{key} was acknowledged and is gone");
+        }
     }
     let mut newest: Vec<_> = known.iter().collect();
     newest.sort_by_key(|(_, version)| std::cmp::Reverse(**version));
@@ -312,13 +314,13 @@ fn stamped(version: u32) -> Bytes {
 }
 
 /// The server in a process of its own: this test binary, told to be one.
-struct ChildServer {
+pub struct ChildServer {
     process: Child,
-    endpoint: String,
+    pub endpoint: String,
 }
 
 impl ChildServer {
-    fn start(root: &Path) -> Self {
+    pub fn start(root: &Path) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -376,10 +378,7 @@ impl Moto {
         if !runs("moto_server", &["--help"]) {
             return None;
         }
-        let port = {
-            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            free.local_addr().unwrap().port()
-        };
+        let port = free_port();
         let process = Command::new("moto_server")
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
@@ -400,6 +399,86 @@ impl Drop for Moto {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Garage 2.5, a store that shares no code with ours.
+pub struct Garage {
+    process: Child,
+    _folder: tempfile::TempDir,
+    pub endpoint: String,
+}
+
+impl Garage {
+    /// Its key as it wants one: `GK` and 24 hexadecimal digits, and a secret of 64.
+    pub const KEY: &str = "GK0123456789abcdef01234567";
+    pub const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    pub const REGION: &str = "garage";
+
+    /// `None` where it is neither on the path nor in the cache folder, as `cargo install garage --version 2.5.0 --locked
+    /// --root ~/.cache/ov2/tools` puts it there.
+    pub async fn start() -> Option<Self> {
+        let home = std::env::var_os("HOME").unwrap_or_default();
+        let cached = Path::new(&home).join(".cache/ov2/tools/bin/garage");
+        let program = [PathBuf::from("garage"), cached]
+            .into_iter()
+            .find(|path| runs(&path.display().to_string(), &["--version"]))?;
+        let folder = tempfile::tempdir().unwrap();
+        let [rpc, api] = [free_port(), free_port()];
+        let place = folder.path().display();
+        let config = format!(
+            "metadata_dir = \"{place}/meta\"\ndata_dir = \"{place}/data\"\ndb_engine = \"sqlite\"\n\
+             replication_factor = 1\nrpc_bind_addr = \"127.0.0.1:{rpc}\"\nrpc_public_addr = \"127.0.0.1:{rpc}\"\n\
+             rpc_secret = \"{}\"\n[s3_api]\ns3_region = \"{}\"\napi_bind_addr = \"127.0.0.1:{api}\"\n",
+            Self::SECRET,
+            Self::REGION
+        );
+        let path = folder.path().join("garage.toml");
+        std::fs::write(&path, config).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let process = Command::new(program)
+            .arg("-c")
+            .arg(&path)
+            .args(["server", "--single-node", "--default-bucket"])
+            .env("GARAGE_DEFAULT_ACCESS_KEY", Self::KEY)
+            .env("GARAGE_DEFAULT_SECRET_KEY", Self::SECRET)
+            .env("GARAGE_DEFAULT_BUCKET", BUCKET)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let garage = Self {
+            process,
+            _folder: folder,
+            endpoint: format!("http://127.0.0.1:{api}"),
+        };
+        wait::until("Garage's bucket", Duration::from_secs(60), || async {
+            garage.client(&[]).probe().await.ok()
+        })
+        .await;
+        Some(garage)
+    }
+
+    pub fn client(&self, more: &[(&str, &str)]) -> S3Store {
+        let own = [
+            ("HA_AWS_REGION", Self::REGION),
+            ("HA_AWS_ACCESS_KEY", Self::KEY),
+            ("HA_AWS_SECRET_KEY", Self::SECRET),
+        ];
+        let all: Vec<_> = own.iter().chain(more).copied().collect();
+        client(&self.endpoint, &all)
+    }
+}
+
+impl Drop for Garage {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

@@ -731,7 +731,8 @@ fn judge(act: String, status: u16, code: &str, said: &str) -> StoreError {
         (_, "ExpiredToken" | "BadDigest" | "IncompleteBody" | "RequestTimeout") => {
             StoreError::Unavailable { act, cause }
         }
-        (301 | 307, _) | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
+        // The answer to a HEAD has no body to say more.
+        (301 | 307, _) | (400, "") | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
             StoreError::Invalid {
                 act,
                 cause: format!("{cause}; is HA_AWS_REGION the bucket's region?"),
