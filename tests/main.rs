@@ -10,6 +10,8 @@ mod controller;
 mod failover;
 mod join;
 mod lost;
+mod operator;
+mod package;
 mod readme;
 mod record;
 mod recover;

@@ -1,0 +1,424 @@
+//! The operator's commands as a person runs them: the real program, its words and its exit codes.
+
+use crate::support::controller::{Controller, USER};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
+
+/// An OpenVidu folder as its installer of that version leaves it, as far as we read it.
+fn openvidu(folder: &Path, image: &str, webhook: &str) -> PathBuf {
+    let (path, recordings) = (folder.join("openvidu"), folder.join("recordings"));
+    fs::create_dir_all(&path).unwrap();
+    fs::create_dir_all(&recordings).unwrap();
+    let compose = format!(
+        "version: '3.1'\n\nservices:\n\n    openvidu-server:\n        image: {image}\n        network_mode: host\n        env_file:\n            - .env\n    kms:\n        image: ${{KMS_IMAGE:-kurento/kurento-media-server:6.18.0}}\n"
+    );
+    let env = format!(
+        "# OpenVidu configuration\nDOMAIN_OR_PUBLIC_IP=198.51.100.1\nOPENVIDU_SECRET=ov-hidden\nOPENVIDU_RECORDING=true\nOPENVIDU_RECORDING_PATH={}\n\n{webhook}\nOPENVIDU_WEBHOOK_EVENTS=[sessionCreated,recordingStatusChanged]\n",
+        recordings.display()
+    );
+    fs::write(path.join("docker-compose.yml"), compose).unwrap();
+    fs::write(path.join(".env"), env).unwrap();
+    path
+}
+
+/// What the three versions differ in: how the image is written, and how the webhook is set or not.
+const SHAPES: [(&str, &str, &str); 3] = [
+    (
+        "2.22.0",
+        "openvidu/openvidu-server:2.22.0",
+        "OPENVIDU_WEBHOOK=false\n#OPENVIDU_WEBHOOK_ENDPOINT=\n#OPENVIDU_WEBHOOK_HEADERS=",
+    ),
+    (
+        "2.29.0",
+        "docker.io/openvidu/openvidu-server-pro:2.29.0",
+        "OPENVIDU_WEBHOOK=true\nOPENVIDU_WEBHOOK_ENDPOINT=https://app.example.com/hook?key=url-hidden\nOPENVIDU_WEBHOOK_HEADERS=[\"Authorization: Basic header-hidden\"]",
+    ),
+    (
+        "2.32.2",
+        "${OPENVIDU_SERVER_IMAGE:-openvidu/openvidu-server:2.32.2}",
+        "OPENVIDU_WEBHOOK=true\nOPENVIDU_WEBHOOK_ENDPOINT=http://10.0.0.9:15443/openvidu/webhook",
+    ),
+];
+
+struct Machine {
+    folder: tempfile::TempDir,
+    openvidu: PathBuf,
+}
+
+impl Machine {
+    fn new(shape: (&str, &str, &str)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let openvidu = openvidu(folder.path(), shape.1, shape.2);
+        Self { folder, openvidu }
+    }
+
+    fn env_file(&self) -> PathBuf {
+        self.folder.path().join("etc/own.env")
+    }
+
+    fn recorders_copy(&self) -> PathBuf {
+        self.folder.path().join("recordings/.env")
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let data = self.folder.path().join("data");
+        program()
+            .args(arguments)
+            .args([
+                "--env-file",
+                self.env_file().to_str().unwrap(),
+                "--data-dir",
+                data.to_str().unwrap(),
+            ])
+            .output()
+            .unwrap()
+    }
+
+    fn install(&self, more: &[&str]) -> Output {
+        let path = self.openvidu.to_str().unwrap();
+        let all = [
+            "install",
+            "--auto",
+            "--without-image",
+            "--without-service",
+            path,
+        ];
+        self.run(&[&all, more].concat())
+    }
+
+    /// Every file with its text, but for the record of what was changed.
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().flatten() {
+                match entry.path() {
+                    path if path.is_dir() => folders.push(path),
+                    path => found.push((path.clone(), fs::read_to_string(path).unwrap())),
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    command
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {}", text(output)))
+}
+
+#[test]
+fn install_reads_every_openvidu_changes_nothing_twice_and_uninstall_puts_all_back() {
+    for shape in SHAPES {
+        let machine = Machine::new(shape);
+        let before = machine.files();
+        let dry = machine.install(&["--dry-run"]);
+        assert!(
+            dry.status.success() && text(&dry).contains("would"),
+            "{}",
+            text(&dry)
+        );
+        assert_eq!(machine.files(), before, "a dry run changes nothing");
+
+        let first = machine.install(&[]);
+        assert!(first.status.success(), "{}", text(&first));
+        assert!(
+            text(&first).contains(&format!("OpenVidu {}", shape.0)),
+            "{}",
+            text(&first)
+        );
+        assert!(
+            text(&first).contains("OPENVIDU_WEBHOOK_ENDPOINT=http://"),
+            "{}",
+            text(&first)
+        );
+        assert!(!text(&first).contains("hidden"), "{}", text(&first));
+        let env = fs::read_to_string(machine.env_file()).unwrap();
+        assert!(env.contains(&format!("IMAGE_TAG={}\n", shape.0)), "{env}");
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(
+            (mode(machine.env_file()), mode(machine.recorders_copy())),
+            (0o640, 0o600)
+        );
+
+        let after = machine.files();
+        let second = json(&machine.install(&["--json"]));
+        let changed = second["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|step| step["changed"] == true);
+        assert_eq!(
+            (changed.count(), machine.files()),
+            (0, after),
+            "run twice it changes nothing"
+        );
+
+        let back = machine.run(&["uninstall", "--without-image", "--without-service"]);
+        assert!(back.status.success(), "{}", text(&back));
+        assert_eq!(machine.files(), before);
+    }
+}
+
+#[test]
+fn the_webhook_in_use_becomes_the_relay_s_target_unless_it_is_already_this_service() {
+    let read = |shape| {
+        let machine = Machine::new(shape);
+        assert!(machine.install(&[]).status.success());
+        fs::read_to_string(machine.env_file()).unwrap()
+    };
+    assert!(!read(SHAPES[0]).contains("OPENVIDU_WEBHOOK"));
+    let env = read(SHAPES[1]);
+    assert!(env.contains("OPENVIDU_WEBHOOK=true\nOPENVIDU_WEBHOOK_ENDPOINT=https://app.example.com/hook?key=url-hidden\n"), "{env}");
+    assert!(
+        env.contains("OPENVIDU_WEBHOOK_HEADERS=[\"Authorization: Basic header-hidden\"]\n"),
+        "{env}"
+    );
+    assert!(!read(SHAPES[2]).contains("OPENVIDU_WEBHOOK"));
+}
+
+#[test]
+fn reconfigure_writes_the_two_lines_into_openvidu_s_env_and_uninstall_takes_them_out() {
+    let machine = Machine::new(SHAPES[1]);
+    assert!(machine.install(&[]).status.success());
+    let before = fs::read_to_string(machine.openvidu.join(".env")).unwrap();
+    let path = machine.openvidu.to_str().unwrap();
+    let done = machine.run(&["reconfigure", "--without-service", path]);
+    assert!(done.status.success(), "{}", text(&done));
+    let env = fs::read_to_string(machine.openvidu.join(".env")).unwrap();
+    assert!(
+        env.contains(":15443/openvidu/webhook\n") && !env.contains("app.example.com"),
+        "{env}"
+    );
+    assert!(
+        machine
+            .run(&["uninstall", "--without-image", "--without-service"])
+            .status
+            .success()
+    );
+    assert_eq!(
+        fs::read_to_string(machine.openvidu.join(".env")).unwrap(),
+        before
+    );
+}
+
+#[test]
+fn a_folder_without_openvidu_is_one_sentence_and_changes_nothing() {
+    let machine = Machine::new(SHAPES[0]);
+    fs::remove_file(machine.openvidu.join("docker-compose.yml")).unwrap();
+    let failed = machine.install(&[]);
+    assert_eq!(failed.status.code(), Some(69));
+    assert!(
+        text(&failed).contains("name the folder in which OpenVidu 2 is installed"),
+        "{}",
+        text(&failed)
+    );
+    assert!(!machine.env_file().exists());
+}
+
+#[test]
+fn config_hides_secrets_and_wrong_settings_end_with_all_faults_and_code_78() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = folder.path().join("a.env");
+    fs::write(&env, "HA_CONTROLLER_PASSWORD=hidden\nOPENVIDU_WEBHOOK_ENDPOINT=https://u:hidden@x/y?k=hidden\nCHUNK_TIME_SIZE=0\nHA_NO_SUCH=1\n").unwrap();
+    let run = |arguments: &[&str]| {
+        program()
+            .args(arguments)
+            .arg("--env-file")
+            .arg(&env)
+            .output()
+            .unwrap()
+    };
+    let shown = run(&["config"]);
+    assert_eq!(shown.status.code(), Some(78));
+    assert!(
+        !text(&shown).contains("hidden") && !text(&shown).contains('\u{1b}'),
+        "{}",
+        text(&shown)
+    );
+    assert!(
+        text(&shown).contains("CHUNK_TIME_SIZE=0") && text(&shown).contains("HA_NO_SUCH"),
+        "{}",
+        text(&shown)
+    );
+    let rows = json(&run(&["config", "--json"]));
+    assert_eq!(
+        rows.as_array().unwrap().len(),
+        ov2_ha_recorder::config::TABLE.len()
+    );
+    let checked = run(&["validate", "--json"]);
+    assert_eq!(
+        (
+            checked.status.code(),
+            json(&checked)["checks"][0]["outcome"].clone()
+        ),
+        (Some(1), Value::from("bad"))
+    );
+}
+
+#[test]
+fn the_earlier_project_s_env_is_taken_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = folder.path().join("earlier.env");
+    fs::write(&env, EARLIER).unwrap();
+    let done = program()
+        .args(["config", "--json", "--env-file"])
+        .arg(&env)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", text(&done));
+}
+
+/// Every documented variable of the earlier project, written as its example file writes them.
+const EARLIER: &str = r#"
+HA_RECORDING_STORAGE=s3
+CHUNK_FOLDER=/chunks
+CHUNK_TIME_SIZE=10
+HA_AWS_S3_SERVICE_ENDPOINT=http://localhost:9000
+HA_AWS_S3_BUCKET=ov-recordings
+HA_AWS_S3_HEADERS={"x-amz-acl":"private"}
+HA_AWS_ACCESS_KEY=minioadmin
+HA_AWS_SECRET_KEY=minioadmin
+HA_AWS_REGION=us-east-1
+MINIO_API_PORT=9000
+MINIO_CONSOLE_PORT=9001
+HA_CONTROLLER_HOST=localhost
+HA_CONTROLLER_PORT=15443
+HA_CONTROLLER_USERNAME=recorder
+HA_CONTROLLER_PASSWORD=recorder
+HEARTBEAT_INTERVAL=10
+HA_MAX_MISSED_HEARTBEATS=3
+HA_FAILOVER_CHECK_INTERVAL=15
+HA_SESSION_CLEANUP_INTERVAL=30
+HA_SESSION_MAX_INACTIVE_TIME=600
+HA_S3_CLEANUP_ENABLED=true
+HA_S3_CLEANUP_BATCH_SIZE=1000
+OPENVIDU_WEBHOOK=true
+OPENVIDU_WEBHOOK_ENDPOINT=http://localhost:8080/webhook
+OPENVIDU_WEBHOOK_HEADERS=Authorization:Bearer x,X-Custom:y
+IMAGE_NAME=openvidu/openvidu-recording
+IMAGE_TAG=2.31.0
+OPENVIDU_RECORDING_PATH=/opt/openvidu/recordings
+SPRING_PROFILES_ACTIVE=prod
+SWAGGER_ENABLED=false
+SWAGGER_UI_ENABLED=false
+DEBUG_MODE=false
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let recordings = folder.path().join("recordings");
+    let own = folder.path().join("own");
+    let mut controller = Controller::start(
+        Path::new(PROGRAM),
+        &own,
+        &recordings,
+        &[("HA_RUNTIME", "process")],
+    )
+    .await;
+    let run = |arguments: &[&str]| {
+        let (env, data) = (own.join("controller.env"), own.join("data"));
+        program()
+            .args(arguments)
+            .arg("--env-file")
+            .arg(env)
+            .arg("--data-dir")
+            .arg(data)
+            .output()
+            .unwrap()
+    };
+    let tried = program()
+        .args(["test-api", "--json", "--env-file"])
+        .arg(own.join("controller.env"))
+        .output()
+        .unwrap();
+    assert!(tried.status.success(), "{}", text(&tried));
+    let healthy = program()
+        .args(["health", "--env-file"])
+        .arg(own.join("controller.env"))
+        .output()
+        .unwrap();
+    assert!(healthy.status.success(), "{}", text(&healthy));
+
+    let body =
+        serde_json::json!({ "sessionId": "kept", "clientId": "someone", "status": "paused" });
+    let client = ov2_ha_recorder::outbound::client(
+        std::time::Duration::from_secs(1),
+        std::time::Duration::from_secs(5),
+    )
+    .unwrap();
+    let register = client
+        .post(controller.url("/api/sessions"))
+        .basic_auth(USER, Some(&controller.password))
+        .json(&body);
+    assert_eq!(register.send().await.unwrap().status(), 201);
+
+    let archive = folder.path().join("backup.tar.gz");
+    let made = run(&["backup", "--json", "-o", archive.to_str().unwrap()]);
+    assert!(made.status.success(), "{}", text(&made));
+    assert!(
+        json(&made)["records"].as_u64().unwrap() >= 2,
+        "{}",
+        text(&made)
+    );
+    assert_eq!(
+        fs::metadata(&archive).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+
+    let held = run(&["restore", archive.to_str().unwrap()]);
+    assert_eq!(held.status.code(), Some(1));
+    assert!(
+        text(&held).contains("stop the service first"),
+        "{}",
+        text(&held)
+    );
+    controller.stop().await;
+    assert_eq!(
+        run(&["reset"]).status.code(),
+        Some(1),
+        "without the word nothing happens"
+    );
+    assert!(run(&["reset", "reset-everything"]).status.success());
+
+    let cut = folder.path().join("cut.tar.gz");
+    let bytes = fs::read(&archive).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let refused = run(&["restore", cut.to_str().unwrap()]);
+    assert!(
+        !refused.status.success() && text(&refused).contains("nothing was changed"),
+        "{}",
+        text(&refused)
+    );
+    assert!(!own.join("data/db").exists());
+
+    let restored = run(&["restore", archive.to_str().unwrap()]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    controller.resume().await;
+    let kept = client
+        .get(controller.url("/api/sessions/kept"))
+        .basic_auth(USER, Some(&controller.password))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(kept.status(), 200);
+    controller.stop().await;
+}
