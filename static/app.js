@@ -53,7 +53,8 @@ function render() {
   waiting = false;
   const ids = changed;
   changed = new Set();
-  if (known.overview || known.sessions.size) list.update(known.sessions, ids, context());
+  $("columns").hidden &&= !known.overview;
+  list.update(known.sessions, ids, context());
   if (known.overview) side.health(known.overview);
   side.history(known.sessions);
   aged();

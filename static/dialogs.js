@@ -9,10 +9,10 @@ const at = (id) => encodeURIComponent(id);
 export const ACTIONS = {
   failover: {
     name: "Fail over now",
-    means: "The recorder is ended and another goes on. Some seconds will be missing in the video.",
+    means: "The recorder is ended and another goes on. Some seconds will be missing.",
     reason: true,
     send: (id, reason) => act("POST", `/api/failover/${at(id)}`, { reason: reason || "asked for on the status page" }),
-    done: "Another recorder takes over.",
+    done: "another recorder takes over.",
   },
   stop: {
     name: "Stop",
@@ -22,19 +22,19 @@ export const ACTIONS = {
   },
   deactivate: {
     name: "Deactivate",
-    means: "The controller does not watch this session any more: a lost recorder will not be replaced. Recording itself goes on.",
+    means: "A lost recorder will not be replaced any more. Recording itself goes on.",
     send: (id) => act("PUT", `/api/sessions/${at(id)}/deactivate`),
     done: "Not watched any more.",
   },
   remove: {
     name: "Remove",
-    means: "The controller forgets this session. The video stays; chunks that it was verified to hold are deleted.",
+    means: "The controller forgets this session. The video stays.",
     send: (id) => act("DELETE", `/api/sessions/${at(id)}`),
     done: "Removed.",
   },
   check: {
     name: "Check now",
-    means: "Every session is checked at once instead of at the next scheduled time. A recorder that was lost is replaced.",
+    means: "Every session is checked at once. A recorder that was lost is replaced.",
     send: () => act("POST", "/api/failover/check"),
     done: "All sessions were checked.",
   },
@@ -99,11 +99,11 @@ export function say(text, bad = false) {
   fading = setTimeout(() => (toast.textContent = ""), bad ? 15_000 : 6_000);
 }
 
-/** Plays a recording in place; one that is still being made plays up to where it was when it was opened. */
+/** Plays a recording in place, also one that is still being made. */
 export function play(id, name, running) {
   const video = $("video");
   $("player-title").textContent = name;
-  $("player-note").textContent = running ? "This recording is still running; open it again for what came since." : "";
+  $("player-note").textContent = running ? "Still running; open it again for what came since." : "";
   video.src = `/api/recordings/${at(id)}/video`;
   const dialog = $("player");
   dialog.showModal();

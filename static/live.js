@@ -1,5 +1,5 @@
-// The line to the controller. A stream of server-sent events where it can be had, else a question every few seconds; when
-// neither answers it says so and since when, and tries on. Everything told is a snapshot or changes; see `/api/events`.
+// The line to the controller: server-sent events where they can be had, else a question every few seconds. When neither
+// answers it says so and since when, and tries on.
 
 const SILENCE = 20_000; // longest pause between events, pings included
 const POLL = 3_000;
@@ -21,7 +21,6 @@ export class Live {
     setInterval(() => {
       if (this.#source && performance.now() - this.#heard > SILENCE) this.#failed();
     }, 5_000);
-    addEventListener("online", () => this.#lostAt && this.#again(0));
   }
 
   #open() {
@@ -56,7 +55,7 @@ export class Live {
       if (!answer.ok) throw new Error(answer.statusText);
       this.#on.news("snapshot", await answer.json());
       this.#up("polling");
-      this.#again(this.#failures % 20 < 3 ? 500 : POLL, this.#failures % 20 < 3);
+      this.#again(POLL, this.#failures % 20 < 3);
     } catch {
       this.#lostAt ??= Date.now();
       this.#on.link({ state: "lost", since: this.#lostAt });

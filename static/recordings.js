@@ -1,5 +1,4 @@
-// What lies in the recordings folder: each video with how long it plays and what is missing, to play here, to download, and
-// with its timeline to unfold.
+// What lies in the recordings folder: to play here, to download, with its timeline to unfold.
 
 import { ask } from "./live.js";
 import { draw, ofFile } from "./timeline.js";

@@ -1,5 +1,5 @@
-// The list of sessions. A row is made once and only what changed in it is written; rows out of sight are not touched at
-// all until they come into view, so that five hundred sessions cost what a screenful does.
+// The list of sessions. A row is made once and only what changed in it is written; rows out of sight are left alone, so
+// that five hundred sessions cost what a screenful does.
 
 import { condition, over, since, weight, word } from "./judge.js";
 import { draw, ofSession } from "./timeline.js";
@@ -23,6 +23,7 @@ const SORTS = {
 const rows = new Map();
 const seen = new Set();
 let filter = "all";
+let width = 600;
 let context = { now: Date.now(), overview: undefined };
 
 const eye = new IntersectionObserver((entries) => {
@@ -51,7 +52,8 @@ export function start() {
     if (more) unfold(rows.get(more.closest(".row").dataset.id));
   });
   new ResizeObserver(() => {
-    for (const row of rows.values()) row.strip.width = undefined;
+    // Measured once for all rows: to ask each one would cost a layout each.
+    width = [...seen][0]?.strip.clientWidth || width;
     seen.forEach(paint);
   }).observe($("rows"));
 }
@@ -84,7 +86,8 @@ export function tick(next) {
 
 function take(session) {
   let row = rows.get(session.sessionId);
-  if (!row) {
+  const fresh = !row;
+  if (fresh) {
     row = stencil("t-session", session.sessionId);
     rows.set(session.sessionId, row);
     eye.observe(row.node);
@@ -95,7 +98,7 @@ function take(session) {
   row.beat = ms(session.lastHeartbeat);
   row.words = [row.name, session.sessionId, session.clientHost, session.clientId, session.originalSessionId].join(" ").toLowerCase();
   assess(row);
-  if (seen.has(row)) paint(row);
+  if (fresh || seen.has(row)) paint(row);
 }
 
 function drop(id) {
@@ -133,7 +136,7 @@ function arrange() {
   if (document.activeElement !== focus) focus.focus({ preventScroll: true });
   for (const [i, [, , fits]] of FILTERS.entries()) put($("chips").children[i].lastChild, String(order.filter(fits).length));
   $("rows-empty").hidden = shown > 0;
-  put($("rows-empty"), rows.size ? "No session matches." : "No session. One appears here as soon as a recorder registers.");
+  put($("rows-empty"), rows.size ? "No session matches." : "A session appears here as soon as a recorder registers.");
 }
 
 function paint(row) {
@@ -152,7 +155,7 @@ function paint(row) {
   put(fields.chunk, String(report.chunk || (session.lastChunk ? parseInt(session.lastChunk, 10) : "") || "–"));
   put(fields.bytes, report.bytes ? bytes(report.bytes) : "–");
   put(fields.stored, report.chunksStored ? count(report.chunksStored, "chunk") : "–");
-  draw(row.strip, ofSession(session, now, ended), overview?.chunkSeconds ?? 10);
+  draw(row.strip, ofSession(session, now, ended), overview?.chunkSeconds ?? 10, width);
   troubles(fields.troubles, ended ? [] : (report.troubles ?? []));
   shoot(row, ended);
   if (!row.fields.detail.hidden) detail(row);
@@ -169,7 +172,7 @@ function troubles(list, found) {
 /** A new picture every few seconds, of rows in view only. */
 function shoot(row, ended) {
   const turn = ended ? "last" : Math.floor(Date.now() / SHOT);
-  if (row.turn === turn || document.hidden) return;
+  if (row.turn === turn || !seen.has(row) || document.hidden) return;
   row.turn = turn;
   row.fields.image.src = `/api/recordings/${encodeURIComponent(row.session.sessionId)}/preview.jpg?live=${turn}`;
 }
@@ -211,7 +214,6 @@ function facts(session) {
     ["Registered", clock(ms(session.createdAt))],
     ["Newest frame on disk", report.newestFrameAt && clock(ms(report.newestFrameAt))],
     ["Frames", report.frames && `${report.frames}${report.lateFrames ? `, ${report.lateFrames} late` : ""}`],
-    ["Behind the clock", report.behindMs > 0 && `${report.behindMs} ms`],
     ["Restarted in place", restarts.map(([child, times]) => `${child} ${times}×`).join(", ")],
     ["File", session.recordingPath],
     ["Chunks in", context.overview?.storage],

@@ -1,5 +1,5 @@
-// A recording as a strip of time: each run a band whose cells are its chunks, each gap a red piece with its seconds, each
-// failover a mark that tells its cause. Drawn from what the controller knows while it records, from the timeline file after.
+// A recording as a strip of time: each run a band whose cells are its chunks, each gap red with a mark that tells its
+// seconds and cause. Drawn from what the controller knows while it records, from the timeline file after.
 
 import { cause, clock, count, make, missing, ms, put } from "./format.js";
 
@@ -50,13 +50,15 @@ function says(gap) {
 }
 
 /** Draws `strip` into `box`, touching only what is not there yet. */
-export function draw(box, strip, chunkSeconds) {
+export function draw(box, strip, chunkSeconds, width = box.clientWidth || 600) {
   const whole = strip.to - strip.from;
   const share = (at) => Math.min(100, Math.max(0, ((at - strip.from) / whole) * 100));
   const kept = box.strip ?? fresh(box);
   fit(kept.band, strip.runs.length + strip.gaps.length, () => make("span"));
   fit(kept.marks, strip.gaps.length, () => make("button", { className: "mark" }, make("span"), make("span", { className: "tip" })));
-  const cell = cells(box, whole / 1000, chunkSeconds);
+  // A cell is one chunk, or several where one would be too narrow to see.
+  let cell = chunkSeconds;
+  while (((cell * 1000) / whole) * width < NARROWEST) cell *= 2;
   strip.runs.forEach((run, i) => {
     const piece = kept.band.children[i];
     place(piece, share(run.from), share(run.to) - share(run.from), `run ${run.run % 2 ? "odd" : "even"}${run.live ? " live" : ""}`);
@@ -92,14 +94,6 @@ function fresh(box) {
   const end = make("span");
   box.replaceChildren(marks, band, make("div", { className: "scale" }, begin, end));
   return (box.strip = { marks, band, begin, end });
-}
-
-/** Seconds of a cell: one chunk, or several where one would be too narrow to see. */
-function cells(box, whole, chunkSeconds) {
-  const width = (box.width ??= box.clientWidth || 600);
-  let cell = chunkSeconds;
-  while ((cell / whole) * width < NARROWEST) cell *= 2;
-  return cell;
 }
 
 function fit(parent, count, child) {

@@ -12,6 +12,7 @@ mod join;
 mod lost;
 mod operator;
 mod package;
+mod page;
 mod readme;
 mod record;
 mod recover;
