@@ -217,20 +217,40 @@ async fn watch_page(
         if lived {
             backoff.reset();
         }
+        let fault = match fault {
+            Fault::Page(fault) if backoff.attempt() < MOST_FAILURES => fault,
+            Fault::Page(fault) | Fault::Chrome(fault) => return fault,
+        };
         // What a page says of its failure may name its address.
-        let fault = stage.hidden.clean(&fault);
-        if matches!(fault.as_str(), CLOSED) || backoff.attempt() >= MOST_FAILURES {
-            return fault;
-        }
-        stage.seen.trouble(TroubleKind::Page, fault.as_str());
+        stage
+            .seen
+            .trouble(TroubleKind::Page, stage.hidden.clean(&fault));
         tokio::time::sleep(backoff.next_delay()).await;
         log::info!("the page is loaded again");
         stage.seen.restarted(Part::Page);
     }
 }
 
-/// Said when Chrome's pipe ends, which its process's end follows.
-const CLOSED: &str = "Chrome closed its pipe";
+/// What is wrong, and what helps.
+enum Fault {
+    /// Loading the page again may help.
+    Page(String),
+    /// Only another Chrome helps.
+    Chrome(String),
+}
+
+impl Fault {
+    fn of(cause: &DevToolsError) -> Self {
+        match cause {
+            DevToolsError::Closed => Self::Chrome(cause.to_string()),
+            // A page that hangs would hang the next one in its process too.
+            DevToolsError::TimedOut { .. } => Self::Chrome("the page does not answer".into()),
+            DevToolsError::Refused { .. } => {
+                Self::Page(format!("the page cannot be loaded: {cause}"))
+            }
+        }
+    }
+}
 
 /// Finds the one page and listens to it.
 async fn attach(devtools: &DevTools) -> Result<String, DevToolsError> {
@@ -283,7 +303,7 @@ impl Tab<'_> {
         order: &Order,
         ground: &Ground,
         events: &mut mpsc::UnboundedReceiver<Event>,
-    ) -> (String, bool) {
+    ) -> (Fault, bool) {
         while events.try_recv().is_ok() {} // of the page before
         if let Err(fault) = self.navigate(order).await {
             return (fault, false);
@@ -306,23 +326,20 @@ impl Tab<'_> {
         }
     }
 
-    async fn navigate(&self, order: &Order) -> Result<(), String> {
+    async fn navigate(&self, order: &Order) -> Result<(), Fault> {
         let to = json!({"url": order.url.expose()});
         let answer = self.call("Page.navigate", to, NAVIGATION).await;
-        match answer {
-            Ok(answer) => match answer["errorText"].as_str() {
-                None | Some("") => Ok(()),
-                Some(fault) => Err(format!("the page cannot be loaded: {fault}")),
-            },
-            Err(DevToolsError::Closed) => Err(CLOSED.into()),
-            Err(cause) => Err(format!("the page cannot be loaded: {cause}")),
+        let answer = answer.map_err(|cause| Fault::of(&cause))?;
+        match answer["errorText"].as_str() {
+            None | Some("") => Ok(()),
+            Some(fault) => Err(Fault::Page(format!("the page cannot be loaded: {fault}"))),
         }
     }
 
-    async fn on(&self, event: Option<Event>, ground: &Ground) -> Option<String> {
+    async fn on(&self, event: Option<Event>, ground: &Ground) -> Option<Fault> {
         let event = match event {
             Some(event) => event,
-            None => return Some(CLOSED.into()),
+            None => return Some(Fault::of(&DevToolsError::Closed)),
         };
         match event.method.as_str() {
             "Page.loadEventFired" => {
@@ -339,23 +356,26 @@ impl Tab<'_> {
             }
             "Inspector.targetCrashed" | "Target.targetCrashed" => {
                 let status = event.params["status"].as_str().unwrap_or("crashed");
-                Some(format!("the page's process has ended ({status})"))
+                let fault = format!("the page's process has ended ({status})");
+                Some(Fault::Page(fault))
             }
             _ => None,
         }
     }
 
-    async fn ping(&self) -> Option<String> {
+    async fn ping(&self) -> Option<Fault> {
         let ask = json!({"expression": ALIVE, "returnByValue": true});
         match self.call("Runtime.evaluate", ask, PATIENCE).await {
             Ok(answer) => match answer["result"]["value"].as_u64() {
-                Some(status @ 400..) => Some(format!("the page's server answered {status}")),
+                Some(status @ 400..) => {
+                    let fault = format!("the page's server answered {status}");
+                    Some(Fault::Page(fault))
+                }
                 _ => None,
             },
-            Err(DevToolsError::Closed) => Some(CLOSED.into()),
-            Err(DevToolsError::TimedOut { .. }) => Some("the page does not answer".into()),
             // Between two documents there is nothing to ask.
             Err(DevToolsError::Refused { .. }) => None,
+            Err(cause) => Some(Fault::of(&cause)),
         }
     }
 

@@ -32,6 +32,8 @@ const FIRST: Duration = Duration::from_secs(6);
 const DRAIN: Duration = Duration::from_secs(2);
 /// Fragments later than this mean that the machine is too slow.
 const LATE: Duration = Duration::from_millis(1500);
+/// Without sound for so long, something is wrong; silence is sound too.
+const SILENT: Duration = Duration::from_secs(2);
 /// What ffmpeg can write ahead of us, in bytes.
 const PIPE: i32 = 1 << 20;
 /// How much video one fragment holds, in microseconds: what a kill may cost.
@@ -219,6 +221,8 @@ struct Flow<'a> {
     last: Instant,
     patience: Duration,
     frame: Duration,
+    /// When sound came last; `None` when none is ordered.
+    heard: Option<Instant>,
 }
 
 impl<'a> Flow<'a> {
@@ -229,6 +233,7 @@ impl<'a> Flow<'a> {
             last: Instant::now(),
             patience: FIRST,
             frame: Duration::from_secs(1) / order.frame_rate,
+            heard: (order.sound == Sound::Recorded).then(Instant::now),
         }
     }
 
@@ -252,7 +257,14 @@ impl<'a> Flow<'a> {
                 () = tokio::time::sleep_until(silence) => {
                     let message = "ffmpeg gives no new frames";
                     self.stage.seen.trouble(TroubleKind::Capture, message);
-                    return if told { Ended::Told } else { Ended::Died(message.into()) };
+                    if told {
+                        return Ended::Told;
+                    }
+                    if self.patience == FIRST {
+                        // This ffmpeg is a new one: it is not the one that hangs.
+                        self.stage.suspect();
+                    }
+                    return Ended::Died(message.into());
                 }
             };
             match read {
@@ -292,12 +304,27 @@ impl<'a> Flow<'a> {
             }
         });
         seen.well(TroubleKind::Capture);
+        self.listen(fragment);
+        let seen = &self.stage.seen;
         if behind > LATE {
             let seconds = behind.as_secs_f64().ceil();
             let message = format!("the machine is too slow: frames come over {seconds} s late");
             seen.trouble(TroubleKind::Starved, message);
         } else if behind + self.frame < LATE / 2 {
             seen.well(TroubleKind::Starved);
+        }
+    }
+}
+
+impl Flow<'_> {
+    fn listen(&mut self, fragment: &Fragment) {
+        let Some(heard) = &mut self.heard else { return };
+        let seen = &self.stage.seen;
+        if fragment.has_sound() {
+            *heard = Instant::now();
+            seen.well(TroubleKind::Audio);
+        } else if heard.elapsed() > SILENT {
+            seen.trouble(TroubleKind::Audio, "no sound comes from the sound server");
         }
     }
 }

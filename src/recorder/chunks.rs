@@ -43,6 +43,8 @@ pub(super) struct Chunks<A> {
     open: Option<Open>,
     /// A fragment was lost: nothing can be shown before one that begins with a whole picture.
     torn: bool,
+    /// The disk took nothing when it was last tried.
+    full: bool,
 }
 
 struct Open {
@@ -73,6 +75,7 @@ impl<A: Audience> Chunks<A> {
             init: None,
             open: None,
             torn: false,
+            full: false,
         }
     }
 
@@ -109,8 +112,9 @@ impl<A: Audience> Chunks<A> {
                 let folder = self.run.folder.display();
                 let message = format!("cannot write chunks to {folder}: {cause}; free some space");
                 self.seen.trouble(TroubleKind::Disk, message);
+                self.seen.explain("the disk took nothing");
                 self.lost(&fragment);
-                self.torn = true;
+                (self.torn, self.full) = (true, true);
                 self.close();
             }
         }
@@ -118,7 +122,9 @@ impl<A: Audience> Chunks<A> {
 
     fn written(&mut self, init: &Arc<Init>, fragment: Fragment, origin: Origin) {
         self.torn = false;
-        self.seen.well(TroubleKind::Disk);
+        if std::mem::take(&mut self.full) {
+            self.seen.well(TroubleKind::Disk);
+        }
         let bytes = fragment.bytes.len() as u64;
         let end = fragment.end();
         let note = |report: &mut crate::model::wire::Report| {

@@ -153,6 +153,7 @@ impl Recorder {
             workshop: Arc::new(workshop),
             ending,
             curtain: CancellationToken::new(),
+            suspicion: watch::Sender::new(0),
         };
         child::reap_orphans(&stage.tasks);
         stop::watch(&stage, &place.stop_file);
@@ -221,11 +222,6 @@ impl Recorder {
         let store = Arc::clone(&self.store);
         let uploader = Uploader::new(store, self.take.clone(), tasks, clock)
             .with_tails(self.settings.tail_upload_seconds.seconds());
-        let first = run::chunks(&self.place.recordings, &self.take)
-            .iter()
-            .map(|chunk| chunk.index)
-            .max()
-            .unwrap_or(0);
         let (video, feed) = Video::open(
             self.stage.clone(),
             run.clone(),
@@ -234,9 +230,12 @@ impl Recorder {
             self.options(),
             uploader.clone(),
         )?;
+        let on_disk = run::chunks(&self.place.recordings, &self.take);
+        let on_disk = on_disk.iter().map(|chunk| chunk.index).max();
+        let last = on_disk.unwrap_or(0).max(video.last_index());
         let chunks = Chunks::new(
             run.clone(),
-            first + 1,
+            last + 1,
             self.settings.chunk_seconds.seconds(),
             self.stage.seen.clone(),
             Arc::clone(&scene.refresh),
@@ -247,7 +246,7 @@ impl Recorder {
         if let Some(pieces) = scene.pieces() {
             tasks.spawn_blocking("the chunks", move || drop(chunks.write_all(pieces)));
         }
-        let current = self.take.chunk(run.number, first);
+        let current = self.take.chunk(run.number, last);
         let beat =
             self.contact
                 .clone()

@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 pub(super) struct Seen {
     report: Arc<Mutex<Report>>,
     urgent: Arc<Notify>,
+    /// Why the next gap in the video, if there is one, has come about.
+    cause: Arc<Mutex<Option<String>>>,
 }
 
 impl Seen {
@@ -73,6 +75,22 @@ impl Seen {
         if better {
             self.urgent.notify_one();
         }
+    }
+
+    /// Something happened that will show as a gap.
+    pub(super) fn explain(&self, cause: &str) {
+        // What a child said last is for the log.
+        let cause = cause.split("; it said").next().unwrap_or(cause);
+        *self.cause() = Some(cause.to_owned());
+    }
+
+    /// Why there is a gap; once.
+    pub(super) fn cause_of_gap(&self) -> Option<String> {
+        self.cause().take()
+    }
+
+    fn cause(&self) -> MutexGuard<'_, Option<String>> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until something is to be told at once.

@@ -80,9 +80,24 @@ pub(super) struct Stage {
     pub(super) ending: mpsc::UnboundedSender<End>,
     /// Display, audio and browser end when this is cancelled.
     pub(super) curtain: CancellationToken,
+    /// Counts how often capture got nothing at all from display and sound server, which run but may hang.
+    pub(super) suspicion: watch::Sender<u32>,
 }
 
 impl Stage {
+    /// Display and sound server give nothing: both are to begin anew.
+    pub(super) fn suspect(&self) {
+        self.suspicion.send_modify(|times| *times += 1);
+    }
+
+    /// Waits until what runs is suspected to hang.
+    pub(super) async fn suspected(&self) -> String {
+        let mut times = self.suspicion.subscribe();
+        // The sender is ours: this cannot end before we do.
+        let _ = times.changed().await;
+        "capture gets nothing from it".to_owned()
+    }
+
     /// Asks for the end of the run; the first one who asks is heard.
     pub(super) fn end(&self, why: End) {
         // Nobody listens when the run is ending already.
@@ -112,6 +127,9 @@ impl Stage {
                 return;
             };
             log::warn!("{part} is started again: {how}");
+            if part == Part::Capture {
+                self.seen.explain(&how);
+            }
             self.seen.restarted(part);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}

@@ -4,7 +4,6 @@
 
 use super::chunks::Audience;
 use super::run::{Fence, Run, chunks};
-use super::seen::Seen;
 use super::supervise::{End, Stage};
 use super::upload::Uploader;
 use crate::clock::Timestamp;
@@ -97,6 +96,10 @@ pub(super) struct Video {
     closed: Vec<(ChunkKey, PathBuf)>,
     /// The video misses something that is in a chunk.
     behind: bool,
+    /// It could not be written when it was last tried.
+    failing: bool,
+    /// How the last fragment is to be read.
+    init: Option<Arc<Init>>,
     /// What is before this is in the video, though it may still come as a fragment.
     caught_up: Option<Timestamp>,
 }
@@ -133,9 +136,16 @@ impl Video {
             waiting,
             closed: Vec::new(),
             behind: true,
+            failing: false,
+            init: None,
             caught_up: None,
         };
         Ok((video, feed))
+    }
+
+    /// The number of the last chunk that is in the video; its file may be gone.
+    pub(super) fn last_index(&self) -> u32 {
+        self.file.last().map_or(0, |origin| origin.index)
     }
 
     /// Appends until the chunks end; then does what `close` says. `None`: left as it is.
@@ -189,16 +199,23 @@ impl Video {
         }
     }
 
-    fn append(&mut self, init: &Init, fragment: &Fragment, origin: Origin) {
+    fn append(&mut self, init: &Arc<Init>, fragment: &Fragment, origin: Origin) {
         if let Some(until) = self.caught_up {
             if fragment.start().plus(ROUNDING) < until {
                 return;
             }
             self.caught_up = None;
         }
-        match self.file.append(init, fragment, origin) {
-            Ok(_) => self.stage.seen.well(TroubleKind::Disk),
-            Err(cause) => self.failed(&cause),
+        if !self
+            .init
+            .as_ref()
+            .is_some_and(|last| Arc::ptr_eq(last, init))
+        {
+            self.init = Some(Arc::clone(init));
+            self.explain();
+        }
+        if let Err(cause) = self.file.append(init, fragment, origin) {
+            self.failed(&cause);
         }
     }
 
@@ -206,7 +223,18 @@ impl Video {
         self.behind = true;
         match cause {
             JoinError::Media { .. } => log::error!("a fragment is not in the video: {cause}"),
-            _ => trouble(&self.stage.seen, cause),
+            _ => {
+                self.failing = true;
+                let message = format!("the video does not grow, its chunks do: {cause}");
+                self.stage.seen.trouble(TroubleKind::Disk, message);
+            }
+        }
+    }
+
+    /// Another ffmpeg writes: why, if it is known, goes into the video with the gap before it.
+    fn explain(&mut self) {
+        if let Some(cause) = self.stage.seen.cause_of_gap() {
+            self.file.explain(cause);
         }
     }
 
@@ -223,6 +251,7 @@ impl Video {
             .into_iter()
             .filter(|chunk| last.is_none_or(|last| chunk.origin() >= last))
             .collect();
+        self.explain();
         match self.file.catch_up(&missed) {
             Ok(caught) => {
                 for chunk in caught {
@@ -233,7 +262,9 @@ impl Video {
                 }
                 self.behind = false;
                 self.caught_up = self.file.covers();
-                self.stage.seen.well(TroubleKind::Disk);
+                if std::mem::take(&mut self.failing) {
+                    self.stage.seen.well(TroubleKind::Disk);
+                }
             }
             Err(cause) => self.failed(&cause),
         }
@@ -248,11 +279,4 @@ impl Video {
             self.uploader.chunk_closed(key, path);
         }
     }
-}
-
-fn trouble(seen: &Seen, cause: &JoinError) {
-    seen.trouble(
-        TroubleKind::Disk,
-        format!("the video does not grow, its chunks do: {cause}"),
-    );
 }
