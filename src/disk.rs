@@ -143,7 +143,7 @@ pub fn parent(path: &Path) -> &Path {
 /// When the path does not exist.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let found = nix::sys::statvfs::statvfs(path)?;
-    Ok(u64::from(found.blocks_available()) * u64::from(found.fragment_size()))
+    Ok(found.blocks_available() * found.fragment_size())
 }
 
 #[cfg(test)]

@@ -267,7 +267,10 @@ async fn the_page_outlives_the_controller_and_comes_back_by_itself() {
     browser
         .sees("#verdict-more", |text| text.starts_with("Since "))
         .await;
-    eprintln!("{}", desk.controller.log()); let watch = tokio::time::timeout(Duration::from_secs(8), desk.controller.resume()).await; eprintln!("{}", desk.controller.log()); watch.unwrap();
+    eprintln!("{}", desk.controller.log());
+    let watch = tokio::time::timeout(Duration::from_secs(8), desk.controller.resume()).await;
+    eprintln!("{}", desk.controller.log());
+    watch.unwrap();
     browser.sees("#link-text", |text| text == "Live").await;
     browser
         .sees("#verdict", |text| text == "All is well.")

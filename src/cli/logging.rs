@@ -7,7 +7,7 @@ use serde_json::{Map, json};
 use std::io::Write;
 
 /// Starts logging to standard error; `RUST_LOG` overrides the levels. Harmless when called again.
-pub fn start(format: LogFormat, debug: bool) {
+pub(super) fn start(format: LogFormat, debug: bool) {
     let level = if debug { "debug" } else { "info" };
     let quiet = "s3s=warn,hyper=warn,reqwest=warn,tracing::span=off,sled=warn,bollard=warn,tokio_cron_scheduler=warn";
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{level},{quiet}"));

@@ -558,10 +558,11 @@ impl Session {
     }
 
     fn held_by(&mut self, holder: Holder) {
-        if let Some(old) = self.container.take() {
-            if old.id != holder.id && !old.backup {
-                self.original.get_or_insert(old.id);
-            }
+        if let Some(old) = self.container.take()
+            && old.id != holder.id
+            && !old.backup
+        {
+            self.original.get_or_insert(old.id);
         }
         self.container = Some(holder);
     }

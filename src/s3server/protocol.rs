@@ -106,7 +106,6 @@ impl S3 for Bucket {
         // It is there from the start, and making it again is harmless.
         Ok(S3Response::new(CreateBucketOutput {
             location: Some(format!("/{name}")),
-            ..Default::default()
         }))
     }
 
