@@ -227,10 +227,17 @@ mod tests {
     #[tokio::test]
     async fn a_database_of_another_version_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(folder.path(), &Tasks::new()).unwrap();
+        let tasks = Tasks::new();
+        let db = Db::open(folder.path(), &tasks).unwrap();
         db.sled.insert(VERSION_KEY, b"99".as_slice()).unwrap();
         db.durable().await.unwrap();
         drop(db);
+        assert!(
+            tasks
+                .end(std::time::Duration::from_secs(5))
+                .await
+                .is_empty()
+        );
         let refused = Db::open(folder.path(), &Tasks::new()).err().unwrap();
         assert!(refused.to_string().contains("has version 99"), "{refused}");
     }

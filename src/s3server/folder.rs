@@ -338,10 +338,10 @@ impl Walk<'_> {
         // A folder's key ends in a slash, so this is the order of all keys below too.
         keys.sort_unstable();
         for key in keys {
-            if !self.wanted(&key) {
+            let name = &key[base.len()..];
+            if !self.wanted(&key, name.ends_with('/')) {
                 continue;
             }
-            let name = &key[base.len()..];
             let flow = match name.strip_suffix('/') {
                 Some(name) => self.descend(&folder.join(escape(name) + "%"), &key)?,
                 None => match (self.visit)(&key, &folder.join(object_name(name)?))? {
@@ -360,11 +360,12 @@ impl Walk<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn wanted(&self, key: &str) -> bool {
+    /// An object's key may end in a slash too; its name, the part below its folder, is empty then.
+    fn wanted(&self, key: &str, folder: bool) -> bool {
         if self.skip.as_ref().is_some_and(|skip| key.starts_with(skip)) {
             return false;
         }
-        if key.ends_with('/') {
+        if folder {
             let below = key.starts_with(self.prefix) || self.prefix.starts_with(key);
             below && (self.after < key || self.after.starts_with(key))
         } else {
