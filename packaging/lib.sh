@@ -99,13 +99,88 @@ mount_cgroups() {
   as_root mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null || true
 }
 
+id_of() { docker image inspect --format '{{.Id}}' "$1" 2>/dev/null || true; }
+exists() { [ -n "$(id_of "$1")" ]; }
+
+# need_debian: sets DEBIAN to an image of a minimal Debian, made from the mirror that this machine's own apt uses.
+need_debian() {
+  DEBIAN=ov2-ha-recorder-debian:bookworm
+  exists "$DEBIAN" || make_debian "$DEBIAN"
+}
+
+make_debian() {
+  need_packages debootstrap debian-archive-keyring
+  local root mirror security; root=$(mktemp -d)
+  mirror=$(mirror_of bookworm http://deb.debian.org/debian)
+  security=$(mirror_of bookworm-security http://deb.debian.org/debian-security)
+  step "making a minimal Debian with debootstrap" as_root debootstrap --variant=minbase \
+    --include=ca-certificates --keyring=/usr/share/keyrings/debian-archive-keyring.gpg bookworm "$root/debian" "$mirror"
+  printf 'deb %s bookworm main\ndeb %s bookworm-updates main\ndeb %s bookworm-security main\n' \
+    "$mirror" "$mirror" "$security" | as_root tee "$root/debian/etc/apt/sources.list" >/dev/null
+  as_root sh -c "rm -rf '$root'/debian/var/cache/apt/archives/*.deb '$root'/debian/var/lib/apt/lists/*"
+  as_root tar -C "$root/debian" -c . | docker import -c 'CMD ["bash"]' - "$1" >/dev/null
+  as_root rm -rf "$root"
+}
+
+mirror_of() {
+  local found
+  found=$(apt-get indextargets --format '$(CODENAME) $(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    awk -v suite="$1" '$1 == suite && $2 == "Debian" { print $3; exit }')
+  found=${found%/}
+  echo "${found:-$2}"
+}
+
+proxies() {
+  local name
+  for name in http_proxy https_proxy no_proxy; do
+    [ -z "${!name:-}" ] || printf -- '--build-arg %s=%s ' "$name" "${!name}"
+  done
+}
+
+# Tools that the tests need and Debian has no package of; kept between runs.
+TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/ov2-ha-recorder/tools
+export PATH="$TOOLS/bin:$PATH"
+
+# need_crate name version [what it is for]: a program from crates.io, built once.
+need_crate() {
+  "$TOOLS/bin/$1" --version 2>/dev/null | grep -qF "$2" && return
+  step "building $1 $2, once" cargo install "$1" --version "$2" --locked --root "$TOOLS"
+}
+
+# need_python program package==version…: Python programs in an environment of their own, linked beside the other tools.
+need_python() {
+  local program=$1 packages=("${@:2}") place
+  place=$TOOLS/python-$program
+  [ "$(cat "$place/packages" 2>/dev/null)" = "${packages[*]}" ] && return
+  need_packages python3-venv || return
+  rm -rf "$place"
+  step "installing $program from PyPI" sh -c '
+    place=$1; shift
+    /usr/bin/python3 -m venv "$place" && "$place/bin/pip" --quiet --disable-pip-version-check install "$@"' \
+    - "$place" "${packages[@]}" || return
+  mkdir -p "$TOOLS/bin"
+  ln -sf "$place/bin/$program" "$TOOLS/bin/$program"
+  printf '%s' "${packages[*]}" >"$place/packages"
+}
+
 # need_musl: the target that the recording image's binary is built for; where it cannot be had the usual one is taken.
 need_musl() {
-  TARGET=$(uname -m)-unknown-linux-musl
+  TARGET=${TARGET:-$(uname -m)-unknown-linux-musl}
   need_packages musl-tools || return
   command -v rustup >/dev/null || { TARGET=; return; }
   rustup target list --installed | grep -qx "$TARGET" && return
   step "adding the Rust target $TARGET" rustup target add "$TARGET" || TARGET=
+}
+
+# reproducible: the same commit gives the same bytes, for no path of this machine and no time goes into a binary.
+reproducible() {
+  local home=${CARGO_HOME:-$HOME/.cargo} maps=() map flags=()
+  maps=("${CARGO_TARGET_DIR:-$ROOT/target}=/target" "$home=/cargo" "$(rustc --print sysroot)=/rust")
+  for map in "${maps[@]}"; do flags+=("--remap-path-prefix=$map"); done
+  CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf '%s' "${flags[*]}")
+  SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct 2>/dev/null || echo 0)}
+  OV2_COMMIT=$(git -C "$ROOT" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+  export OV2_COMMIT CARGO_ENCODED_RUSTFLAGS SOURCE_DATE_EPOCH CFLAGS="${maps[*]/#/-ffile-prefix-map=}" CARGO_INCREMENTAL=0 TZ=UTC LC_ALL=C
 }
 
 # build_binary [cargo's further arguments]: sets BINARY. A static binary runs in every recording image; one of the usual
@@ -115,9 +190,11 @@ build_binary() {
   need_musl
   [ -n "$TARGET" ] || say "note: no musl target for Rust; the binary will need an image as new as this machine"
   folder=$profile; [ "$profile" = dev ] && folder=debug
+  [ "$profile" = dev ] || reproducible
   step "building ov2-ha-recorder ($profile; the first time some minutes)" \
     cargo build --manifest-path "$ROOT/Cargo.toml" --locked --profile "$profile" ${TARGET:+--target "$TARGET"} \
     --bin ov2-ha-recorder "$@" || return
+  unset CARGO_ENCODED_RUSTFLAGS CFLAGS
   BUILT=${CARGO_TARGET_DIR:-$ROOT/target}/${TARGET:+$TARGET/}$folder
   BINARY=$BUILT/ov2-ha-recorder
 }

@@ -926,7 +926,12 @@ async fn the_interfaces_description_is_that_of_the_program_and_the_collection_co
         .await
         .unwrap();
     assert_eq!(page.status(), 200);
-    assert!(page.text().await.unwrap().contains("swagger"));
+    assert_eq!(page.headers()["content-encoding"], "gzip");
+    let mut text = String::new();
+    let packed = page.bytes().await.unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&packed[..]), &mut text)
+        .unwrap();
+    assert!(text.contains("swagger"));
 }
 
 /// Requests with their path as the description writes it; each must assert something.

@@ -136,6 +136,9 @@ async fn suite(runtime: impl Runtime, world: impl World) {
     assert_ne!(backup.id, first.id);
     assert_eq!(runtime.inspect(&first.id).await.unwrap(), None);
     assert_eq!(backup.labels["created.by"], "ha-controller");
+    events
+        .until(&backup.id, |kind| *kind == HappeningKind::Started)
+        .await;
     assert_eq!(status(&backup.id).await, ContainerStatus::Running);
     runtime.stop(&backup.id, Stop::Drain(SOON)).await.unwrap();
     runtime.remove(&backup.id).await.unwrap();

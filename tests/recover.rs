@@ -126,9 +126,11 @@ async fn serve_finishes_a_take_that_nobody_looks_after_and_clears_it() {
         ("HA_SESSION_MAX_INACTIVE_TIME", "1"),
     ]);
     let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
-    let controller = Controller::start(binary, folder.path(), &recordings, &settings).await;
+    let mut controller = Controller::start(binary, folder.path(), &recordings, &settings).await;
     let store = client(&format!("http://127.0.0.1:{port}"), &[]);
     record(&store, "ses_C", "1").await;
+    controller.kill().await;
+    controller.resume().await;
 
     let video = recordings.join("ses_C/My recording.mp4");
     let bound = Duration::from_secs(60);

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Without anything to do the store is looked through this often.
+/// With nothing to do the store is looked through this often.
 const IDLE: Duration = Duration::from_secs(3600);
 /// Chunks fetched at once to be held against a video.
 const ABREAST: usize = 16;
@@ -257,7 +257,8 @@ impl Drop for Brought {
 /// What the controller remembers between two looks through the store.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
-    swept_at: Option<Timestamp>,
+    /// When there will be something to do, as far as is known; `None` before the first look.
+    next: Option<Timestamp>,
     /// Takes that nobody finished: their bytes, and since when these have not grown.
     quiet: BTreeMap<String, (u64, Timestamp)>,
 }
@@ -267,23 +268,24 @@ impl Controller {
     /// clears finished ones.
     pub(super) async fn sweep_store(&self, something_ended: bool) {
         let now = self.0.clock.now();
-        let due = {
-            let sweep = lock(&self.0.sweep);
-            let idle = sweep.swept_at.is_none_or(|at| now.since(at) >= IDLE);
-            something_ended || idle || !sweep.quiet.is_empty()
-        };
-        if !due {
+        let next = lock(&self.0.sweep).next;
+        if !something_ended && next.is_some_and(|at| now < at) {
             return;
         }
         let found = match self.takes().all().await {
             Ok(found) => found,
             Err(cause) => return warn!("the chunk store was not looked through: {cause}"),
         };
+        let mut next = now.plus(IDLE);
         let mut quiet = BTreeMap::new();
         for take in found.iter().filter(|take| self.is_free(take)) {
             match self.takes().is_finished(take).await {
-                Ok(true) => self.clear_take(take, now).await,
+                Ok(true) => match self.kept_until(take).await {
+                    Some(at) if now < at => next = next.min(at),
+                    _ => self.clear_take(take).await,
+                },
                 Ok(false) => {
+                    next = now;
                     let since = self.watch_take(take, now);
                     if now.since(since) < self.patience() || !self.finish_take(take).await {
                         quiet.insert(take.key.to_string(), (take.bytes(), since));
@@ -293,7 +295,7 @@ impl Controller {
             }
         }
         let mut sweep = lock(&self.0.sweep);
-        sweep.swept_at = Some(now);
+        sweep.next = Some(next);
         sweep.quiet = quiet;
     }
 
@@ -344,13 +346,9 @@ impl Controller {
         }
     }
 
-    /// Deletes a finished take's chunks when their time is over and the video holds them.
-    async fn clear_take(&self, take: &StoredTake, now: Timestamp) {
-        let settings = &self.0.settings;
-        let days = Duration::from_secs(settings.keep_chunks_days.saturating_mul(24 * 3600));
-        let kept = days.max(settings.session_max_inactive_seconds.seconds());
-        let ended_at = self.end_of(take).await;
-        if !settings.s3_cleanup.0 || ended_at.is_some_and(|at| now.since(at) < kept) {
+    /// Deletes a finished take's chunks when the video holds them.
+    async fn clear_take(&self, take: &StoredTake) {
+        if !self.0.settings.s3_cleanup.0 {
             return;
         }
         let recording: &RecordingId = &take.key.recording;
@@ -367,9 +365,13 @@ impl Controller {
         }
     }
 
-    async fn end_of(&self, take: &StoredTake) -> Option<Timestamp> {
+    /// Until when a finished take's chunks stay; `None` when it is not known when it ended.
+    async fn kept_until(&self, take: &StoredTake) -> Option<Timestamp> {
         let text = self.0.store.read(&take.key.finished()).await.ok()?;
         let timeline: Timeline = serde_json::from_slice(&text).ok()?;
-        Some(timeline.ended_at)
+        let settings = &self.0.settings;
+        let days = Duration::from_secs(settings.keep_chunks_days.saturating_mul(24 * 3600));
+        let kept = days.max(settings.session_max_inactive_seconds.seconds());
+        Some(timeline.ended_at.plus(kept))
     }
 }

@@ -5,7 +5,8 @@ use super::answer::{Fault, json, typed};
 use super::route::{Routes, param};
 use super::{actuator, backup, events, failover, metrics, pages, recordings, sessions, webhook};
 use crate::config::{Profile, Settings};
-use ::http::{StatusCode, Uri};
+use ::http::header::CONTENT_ENCODING;
+use ::http::{HeaderValue, StatusCode, Uri};
 use std::sync::Arc;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -88,6 +89,10 @@ async fn page(path: String) -> Result<Response, Rejection> {
         .map_err(|cause| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, cause.to_string()))?;
     let file = found.ok_or_else(|| Fault::not_found("there is no such file"))?;
     let mut response = typed(&file.content_type, file.bytes.into_owned());
+    if file.gzpipped {
+        let gzip = HeaderValue::from_static("gzip");
+        response.headers_mut().insert(CONTENT_ENCODING, gzip);
+    }
     pages::guard(&mut response, POLICY);
     Ok(response)
 }

@@ -128,7 +128,10 @@ impl Folder {
 
     /// The newest picture: the running recording's, else the thumbnail.
     fn preview(&self) -> Option<PathBuf> {
-        let names = ["preview.jpg".to_owned(), format!("{}.jpg", self.id)];
+        let names = [
+            format!("{}.preview.jpg", self.id),
+            format!("{}.jpg", self.id),
+        ];
         names
             .map(|name| self.path.join(name))
             .into_iter()
