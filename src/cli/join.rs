@@ -97,7 +97,7 @@ impl Join {
         let joined = joined.map_err(Failure::new)?;
         let took = begun.elapsed();
         if let (Some(path), Some(timeline)) = (&self.timeline, &joined.timeline) {
-            join::write_timeline(timeline, path)
+            join::beside::timeline_at(path, timeline)
                 .map_err(|fault| Failure::with(exit::CANNOT_WRITE, fault))?;
         }
         self.form

@@ -4,6 +4,7 @@
 use super::salvage::{SalvageError, Take};
 use super::{Controller, Which, lock};
 use crate::config::Switch;
+use crate::disk;
 use crate::join;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Session, State};
@@ -93,9 +94,9 @@ impl Controller {
 
     /// The take's folder among the recordings, and those above it that are empty then.
     fn delete_local(&self, take: &Take) {
-        let chunks = take.folder.join(&take.key.folder);
+        let local = take.local();
         // What the store deleted is gone already, and a folder that is not empty stays.
-        let _ = std::fs::remove_dir_all(chunks.join(take.key.take.as_str()));
-        let _ = std::fs::remove_dir(chunks);
+        let _ = std::fs::remove_dir_all(&local);
+        disk::prune(disk::parent(&local), &take.recordings);
     }
 }

@@ -3,9 +3,10 @@
 
 use super::Controller;
 use super::act::{SealState, can_write};
-use super::salvage::{SalvageError, Take, write_whole};
+use super::salvage::{SalvageError, Take};
 use crate::db::outbox;
 use crate::join;
+use crate::join::beside::Beside;
 use crate::model::chunk::TakeKey;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Event, Holder, SEAL_AFTER, Session, State};
@@ -13,7 +14,6 @@ use crate::runtime::{ContainerStatus, RuntimeError, Stop};
 use bytes::Bytes;
 use log::{error, info, warn};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a recorder may take to finish once it is told to: as long as OpenVidu gives it.
@@ -35,16 +35,12 @@ impl Controller {
     }
 
     fn seal_of(&self, id: &RecordingId) -> Option<Map<String, Value>> {
-        let text = std::fs::read(self.seal_path(id)).ok()?;
+        let text = std::fs::read(self.beside(id).seal()).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    fn seal_path(&self, id: &RecordingId) -> PathBuf {
-        self.folder_of(id).join(format!(".recording.{id}"))
-    }
-
-    fn folder_of(&self, id: &RecordingId) -> PathBuf {
-        self.0.settings.recording_path.join(id.as_str())
+    fn beside(&self, id: &RecordingId) -> Beside {
+        Beside::new(&self.0.settings.recording_path, id)
     }
 
     /// What would have to be finished; `None` for recorders of another make, whose chunks lie elsewhere.
@@ -56,7 +52,7 @@ impl Controller {
                 folder: self.0.settings.chunk_folder.0.clone(),
                 take: session.take.clone()?,
             },
-            folder: self.folder_of(&session.id),
+            recordings: self.0.settings.recording_path.clone(),
             video_name: name.unwrap_or_else(|| session.id.to_string()),
             gap_mode: self.0.settings.gap_mode,
         })
@@ -234,11 +230,12 @@ impl Controller {
         recording.insert("status".into(), json!("ready"));
         recording.insert("size".into(), json!(size));
         recording.insert("duration".into(), json!(duration));
-        let text = Value::Object(recording.clone()).to_string();
-        write_whole(&self.seal_path(&session.id), text.as_bytes())
+        let beside = take.beside();
+        beside
+            .write_seal(&Value::Object(recording.clone()))
             .map_err(|cause| cause.to_string())?;
         // As OpenVidu does once it has read it.
-        let _ = std::fs::remove_file(take.beside("info"));
+        let _ = std::fs::remove_file(beside.info());
         info!(session:% = session.id, size, duration; "sealed as ready in OpenVidu's place");
         self.tell_ready(session, &recording).await
     }

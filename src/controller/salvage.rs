@@ -1,6 +1,8 @@
 //! Finishing a take without a recorder: what its runs left, in the recordings folder or in the chunk store, becomes the
 //! video at OpenVidu's path, with everything that OpenVidu expects beside it. Nothing is deleted here.
 
+use crate::disk;
+use crate::join::beside::{Beside, BesideError};
 use crate::join::{self, ChunkSource, GrowingFile, JoinError, Options};
 use crate::model::chunk::{ChunkKey, TakeKey};
 use crate::model::timeline::{GapMode, Timeline};
@@ -8,24 +10,18 @@ use crate::store::{ChunkStore, StoreError};
 use crate::tasks::Tasks;
 use log::{info, warn};
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long making a thumbnail may take.
-const THUMBNAIL: Duration = Duration::from_secs(5);
 
 /// What is to be finished.
 #[derive(Clone, Debug)]
 pub struct Take {
     /// Its chunks.
     pub key: TakeKey,
-    /// The recording's folder.
-    pub folder: PathBuf,
+    /// OpenVidu's recordings folder.
+    pub recordings: PathBuf,
     /// The video's name without extension.
     pub video_name: String,
     /// What becomes of gaps.
@@ -54,6 +50,9 @@ pub enum SalvageError {
     #[error(transparent)]
     Join(#[from] JoinError),
     /// Something cannot be written beside the video.
+    #[error(transparent)]
+    Beside(#[from] BesideError),
+    /// A chunk cannot be laid where the join reads it.
     #[error("cannot write {}: {cause}", path.display())]
     Io {
         /// What.
@@ -83,19 +82,24 @@ impl Take {
         let salvaged = work
             .await
             .map_err(|_| SalvageError::CutShort(self.key.clone()))??;
-        self.thumbnail(&salvaged.video).await;
-        self.make_readable();
+        let timeline = salvaged.timeline.as_ref();
+        self.beside().complete(&salvaged.video, timeline).await?;
         Ok(salvaged)
     }
 
     /// The video's path.
     pub fn video(&self) -> PathBuf {
-        self.folder.join(format!("{}.mp4", self.video_name))
+        self.beside().video(&self.video_name)
     }
 
-    /// The path of `<id>.<ending>` beside the video.
-    pub fn beside(&self, ending: &str) -> PathBuf {
-        self.folder.join(format!("{}.{ending}", self.key.recording))
+    /// The recording's folder and what lies in it.
+    pub fn beside(&self) -> Beside {
+        Beside::new(&self.recordings, &self.key.recording)
+    }
+
+    /// Where the take's chunks lie on this machine.
+    pub fn local(&self) -> PathBuf {
+        self.recordings.join(self.key.to_string())
     }
 
     /// Every chunk of the take: the local file, or the stored object where that is all there is or holds more.
@@ -103,10 +107,7 @@ impl Take {
         &self,
         store: &Arc<dyn ChunkStore>,
     ) -> Result<Vec<ChunkSource>, SalvageError> {
-        let local = self
-            .folder
-            .join(&self.key.folder)
-            .join(self.key.take.as_str());
+        let local = self.local();
         let mut chunks = BTreeMap::new();
         // No folder, or nothing in it, is not wrong: then the store has everything.
         for chunk in join::find_chunks(&local).unwrap_or_default() {
@@ -139,7 +140,7 @@ impl Take {
     ) -> Result<(), SalvageError> {
         let part = path.with_extension("mp4.part");
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(at(folder))?;
+            disk::make_folder(folder).map_err(at(folder))?;
         }
         // What an earlier attempt left is in the way.
         let _ = fs::remove_file(&part);
@@ -149,28 +150,19 @@ impl Take {
 
     fn join(&self, chunks: &[ChunkSource]) -> Result<Salvaged, SalvageError> {
         let video = self.video();
-        let salvaged = match self.grow(chunks) {
-            Ok(salvaged) => salvaged,
+        match self.grow(chunks) {
             Err(cause) if chunks.is_empty() && video.is_file() => {
                 warn!(session:% = self.key.recording; "the video stays as it is: {cause}");
                 let timeline = None;
-                Salvaged { video, timeline }
+                Ok(Salvaged { video, timeline })
             }
-            Err(_) if chunks.is_empty() => return Err(SalvageError::Nothing(self.key.clone())),
+            Err(_) if chunks.is_empty() => Err(SalvageError::Nothing(self.key.clone())),
             Err(cause) => {
                 warn!(session:% = self.key.recording; "the video is joined anew: {cause}");
-                self.join_anew(chunks)?
+                self.join_anew(chunks)
             }
-        };
-        if let Some(timeline) = &salvaged.timeline {
-            let text = serde_json::to_vec_pretty(timeline).unwrap_or_default();
-            let path = self.beside("timeline.json");
-            write_whole(&path, &text).map_err(at(&path))?;
+            grown => grown,
         }
-        let info = join::info_json(&salvaged.video)?;
-        let path = self.beside("info");
-        write_whole(&path, info.as_bytes()).map_err(at(&path))?;
-        Ok(salvaged)
     }
 
     /// Goes on with what the last recorder left at the video's path.
@@ -202,63 +194,6 @@ impl Take {
             gap_mode: self.gap_mode,
         }
     }
-
-    /// The recorder's last preview, else a frame of the video where ffmpeg is at hand.
-    async fn thumbnail(&self, video: &Path) {
-        let thumbnail = self.beside("jpg");
-        if thumbnail.exists() || fs::rename(self.beside("preview.jpg"), &thumbnail).is_ok() {
-            return;
-        }
-        let frame = tokio::process::Command::new("ffmpeg")
-            .args(["-nostdin", "-loglevel", "error", "-y", "-i"])
-            .arg(video)
-            .args([
-                "-frames:v",
-                "1",
-                "-vf",
-                "scale=480:-2",
-                "-f",
-                "image2",
-                "-update",
-                "1",
-            ])
-            .arg(format!("file:{}", thumbnail.display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .status();
-        match tokio::time::timeout(THUMBNAIL, frame).await {
-            Ok(Ok(status)) if status.success() => {}
-            _ => {
-                warn!(session:% = self.key.recording; "there is no thumbnail: neither a preview nor ffmpeg is at hand")
-            }
-        }
-    }
-
-    /// OpenVidu's web server reads what lies here.
-    fn make_readable(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else {
-            return;
-        };
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let mode = if path.is_dir() { 0o755 } else { 0o644 };
-            if let Err(cause) = fs::set_permissions(&path, Permissions::from_mode(mode)) {
-                warn!("{} cannot be made readable: {cause}", path.display());
-            }
-        }
-    }
-}
-
-/// Writes `bytes` under another name first, so that nobody reads half of them.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{}.part", name.trim_start_matches('.')));
-    let mut file = fs::File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::set_permissions(&part, Permissions::from_mode(0o644))?;
-    fs::rename(&part, path)
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> SalvageError + '_ {

@@ -114,8 +114,11 @@ impl Takes<'_> {
             // What a recorder left here begins after what the store has: all of it, anew.
             None => self.join_anew(take, &video, options).await?,
         };
-        beside.complete(&recovered.finished).await?;
-        let timeline = serde_json::to_vec_pretty(&recovered.finished.timeline);
+        let Finished {
+            video, timeline, ..
+        } = &recovered.finished;
+        beside.complete(video, Some(timeline)).await?;
+        let timeline = serde_json::to_vec_pretty(timeline);
         let mark = take.key.finished();
         self.store
             .put_bytes(&mark, timeline.unwrap_or_default().into())

@@ -5,6 +5,7 @@ use super::answer::{Fault, json, set, typed};
 use super::route::{Routes, id};
 use super::{Shared, with};
 use crate::clock::Timestamp;
+use crate::join::beside::Beside;
 use crate::model::ids::RecordingId;
 use crate::model::timeline::Timeline;
 use crate::model::view::{RecordingView, Recordings};
@@ -89,10 +90,10 @@ fn read_list(root: &Path, limit: usize, offset: usize) -> Result<Recordings, Fau
         .filter_map(|entry| {
             let id = RecordingId::parse(entry.file_name().into_string().ok()?).ok()?;
             let folder = Folder::new(root, &id);
-            let stamp = modified(&folder.marker()).or_else(|| modified(&folder.path))?;
+            let stamp = modified(&folder.beside.seal()).or_else(|| modified(&folder.path))?;
             folder.path.is_dir().then_some((stamp, folder))
         })
-        .filter(|(_, folder)| folder.marker().is_file() || folder.video().is_some())
+        .filter(|(_, folder)| folder.beside.seal().is_file() || folder.video().is_some())
         .collect::<Vec<_>>();
     folders.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.id.cmp(&other.id)));
     let count = folders.len();
@@ -107,6 +108,7 @@ fn read_list(root: &Path, limit: usize, offset: usize) -> Result<Recordings, Fau
 struct Folder {
     id: RecordingId,
     path: PathBuf,
+    beside: Beside,
 }
 
 impl Folder {
@@ -114,32 +116,18 @@ impl Folder {
         Self {
             id: id.clone(),
             path: root.join(id.as_str()),
+            beside: Beside::new(root, id),
         }
-    }
-
-    /// OpenVidu's file about the recording.
-    fn marker(&self) -> PathBuf {
-        self.path.join(format!(".recording.{}", self.id))
-    }
-
-    fn timeline(&self) -> PathBuf {
-        self.path.join(format!("{}.timeline.json", self.id))
     }
 
     /// The newest picture: the running recording's, else the thumbnail.
     fn preview(&self) -> Option<PathBuf> {
-        let names = [
-            format!("{}.preview.jpg", self.id),
-            format!("{}.jpg", self.id),
-        ];
-        names
-            .map(|name| self.path.join(name))
-            .into_iter()
-            .find(|path| path.is_file())
+        let beside = [self.beside.preview(), self.beside.thumbnail()];
+        beside.into_iter().find(|path| path.is_file())
     }
 
     fn facts(&self) -> Facts {
-        read_json(&self.marker()).unwrap_or_default()
+        read_json(&self.beside.seal()).unwrap_or_default()
     }
 
     /// The video: under the name that OpenVidu gave it, else under the id, else the only one there.
@@ -164,7 +152,7 @@ impl Folder {
     fn view(&self) -> RecordingView {
         let facts = self.facts();
         let video = self.video();
-        let timeline: Option<Timeline> = read_json(&self.timeline());
+        let timeline: Option<Timeline> = read_json(&self.beside.timeline());
         let gaps = timeline.as_ref().map(|timeline| &timeline.gaps);
         let started = facts.created_at.map(Timestamp::from_millis);
         let stem = video.as_ref().and_then(|path| path.file_stem()?.to_str());
@@ -251,7 +239,9 @@ pub(super) async fn video(
     (status = 404, description = "there is none", body = ErrorBody),
 ))]
 pub(super) async fn timeline(shared: Arc<Shared>, id: RecordingId) -> Result<Response, Rejection> {
-    let path = Folder::new(&shared.settings.recording_path, &id).timeline();
+    let path = Folder::new(&shared.settings.recording_path, &id)
+        .beside
+        .timeline();
     let text = tokio::fs::read(&path)
         .await
         .map_err(|cause| match cause.kind() {

@@ -1,11 +1,13 @@
 //! The last second: what OpenVidu reads when the container has gone. The video itself is finished elsewhere; here `.info`,
 //! thumbnail and timeline are laid beside it, and everything is made readable for the one who serves it.
 
-use super::{Finished, info_json};
+use super::info_json;
+use crate::disk;
 use crate::model::ids::RecordingId;
+use crate::model::timeline::Timeline;
 use serde_json::Value;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -50,6 +52,26 @@ impl Beside {
         self.named("preview.jpg")
     }
 
+    /// OpenVidu's view of the recording.
+    pub fn seal(&self) -> PathBuf {
+        self.folder.join(format!(".recording.{}", self.recording))
+    }
+
+    /// The video's facts, which OpenVidu reads and deletes.
+    pub fn info(&self) -> PathBuf {
+        self.named("info")
+    }
+
+    /// Which seconds the video is made of and which are missing.
+    pub fn timeline(&self) -> PathBuf {
+        self.named("timeline.json")
+    }
+
+    /// The picture that OpenVidu shows for the video.
+    pub fn thumbnail(&self) -> PathBuf {
+        self.named("jpg")
+    }
+
     fn named(&self, ending: &str) -> PathBuf {
         self.folder.join(format!("{}.{ending}", self.recording))
     }
@@ -60,12 +82,8 @@ impl Beside {
     /// # Errors
     /// When the file system refuses.
     pub fn begin(&self, json: Option<&Value>) -> Result<(), BesideError> {
-        let fault = |cause: io::Error| BesideError {
-            path: self.folder.clone(),
-            cause: cause.to_string(),
-        };
-        fs::create_dir_all(&self.folder).map_err(fault)?;
-        let path = self.folder.join(format!(".recording.{}", self.recording));
+        disk::make_folder(&self.folder).map_err(at(&self.folder))?;
+        let path = self.seal();
         let Some(json) = json else { return Ok(()) };
         let there = fs::read(&path).ok();
         let there: Option<Value> = there.and_then(|text| serde_json::from_slice(&text).ok());
@@ -73,35 +91,42 @@ impl Beside {
         if there.as_ref().is_some_and(same) {
             return Ok(());
         }
-        write_whole(&path, json.to_string().as_bytes())
+        self.write_seal(json)
     }
 
-    /// Lays everything beside the finished video.
+    /// Writes OpenVidu's view of the recording.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn write_seal(&self, json: &Value) -> Result<(), BesideError> {
+        write_readable(&self.seal(), json.to_string().as_bytes())
+    }
+
+    /// Lays everything beside the finished `video`; a timeline where one is known.
     ///
     /// # Errors
     /// When `.info` or timeline cannot be written. A thumbnail that cannot be made is no error.
-    pub async fn complete(&self, finished: &Finished) -> Result<(), BesideError> {
-        let info = self.named("info");
-        let text = info_json(&finished.video).map_err(|cause| BesideError {
-            path: info.clone(),
+    pub async fn complete(
+        &self,
+        video: &Path,
+        timeline: Option<&Timeline>,
+    ) -> Result<(), BesideError> {
+        let info = info_json(video).map_err(|cause| BesideError {
+            path: self.info(),
             cause: cause.to_string(),
         })?;
-        let timeline = self.named("timeline.json");
-        finished
-            .write_timeline(&timeline)
-            .map_err(|cause| BesideError {
-                path: timeline,
-                cause: cause.to_string(),
-            })?;
-        self.thumbnail(&finished.video).await;
+        if let Some(timeline) = timeline {
+            timeline_at(&self.timeline(), timeline)?;
+        }
+        self.make_thumbnail(video).await;
         // Last: where it is, everything is.
-        write_whole(&info, text.as_bytes())?;
+        write_readable(&self.info(), info.as_bytes())?;
         make_readable(&self.folder);
         Ok(())
     }
 
-    async fn thumbnail(&self, video: &Path) {
-        let thumbnail = self.named("jpg");
+    async fn make_thumbnail(&self, video: &Path) {
+        let thumbnail = self.thumbnail();
         if fs::rename(self.preview(), &thumbnail).is_ok() || thumbnail.exists() {
             return;
         }
@@ -123,21 +148,25 @@ impl Beside {
     }
 }
 
-/// Writes `bytes` under another name first, so that nobody reads half of them.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BesideError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{}.part", name.trim_start_matches('.')));
-    let write = || {
-        let mut file = File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::set_permissions(&part, Permissions::from_mode(0o644))?;
-        fs::rename(&part, path)
-    };
-    write().map_err(|cause: io::Error| BesideError {
+/// Writes a timeline as JSON to `path`.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn timeline_at(path: &Path, timeline: &Timeline) -> Result<(), BesideError> {
+    let text = serde_json::to_vec_pretty(timeline).map_err(|cause| at(path)(cause.into()))?;
+    write_readable(path, &[&text[..], b"\n"].concat())
+}
+
+fn write_readable(path: &Path, bytes: &[u8]) -> Result<(), BesideError> {
+    disk::write(path, bytes).map_err(at(path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o644)).map_err(at(path))
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> BesideError + '_ {
+    |cause| BesideError {
         path: path.to_owned(),
         cause: cause.to_string(),
-    })
+    }
 }
 
 /// OpenVidu serves the files as another user.

@@ -9,7 +9,7 @@ use super::place::{Gap, Placement, Reel, Strand};
 use super::silence::Packet;
 use super::source::{self, Chunk, Found, Trouble, Window};
 use super::table::Table;
-use super::{ChunkSource, JoinError, Malformed, Options, Origin, settle};
+use super::{ChunkSource, JoinError, Malformed, Options, Origin};
 use crate::clock::Timestamp;
 use crate::model::timeline::Timeline;
 use log::warn;
@@ -314,35 +314,6 @@ impl GrowingFile {
         let state = &self.open.as_ref()?.state;
         Some(state.ledger.timeline(&self.options, &state.reel))
     }
-}
-
-impl Finished {
-    /// Writes the timeline as JSON, under a temporary name first.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn write_timeline(&self, path: &Path) -> Result<(), JoinError> {
-        write_timeline(&self.timeline, path)
-    }
-}
-
-/// Writes a timeline as JSON, under a temporary name first.
-///
-/// # Errors
-/// When the file system refuses.
-pub fn write_timeline(timeline: &Timeline, path: &Path) -> Result<(), JoinError> {
-    let fault = JoinError::io("write the timeline", path);
-    let mut text = serde_json::to_vec_pretty(timeline).map_err(|cause| fault(cause.into()))?;
-    text.push(b'\n');
-    let part = beside(path, "part");
-    let write = || {
-        let mut file = File::create(&part)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&part, path)?;
-        settle(path)
-    };
-    write().map_err(&fault)
 }
 
 /// `.<name>.<suffix>` in the same folder.

@@ -36,7 +36,7 @@ mod table;
 
 pub use check::{Checked, check as verify, timeline_of};
 pub use fragment::{Fragment, Init, Piece, Splitter};
-pub use growing::{CaughtUp, Finished, GrowingFile, write_timeline};
+pub use growing::{CaughtUp, Finished, GrowingFile};
 pub use info::info_json;
 pub use joined::{Joined, Progress, find_chunks, join_chunks};
 

@@ -344,7 +344,10 @@ impl Recorder {
                 }
             }
         };
-        let (laid, ()) = tokio::join!(self.beside.complete(finished), stored);
+        let laid = self
+            .beside
+            .complete(&finished.video, Some(&finished.timeline));
+        let (laid, ()) = tokio::join!(laid, stored);
         laid?;
         self.contact.last_word(Status::Completed).await;
         log::info!(
