@@ -189,7 +189,7 @@ async fn the_secret_of_the_page_is_written_nowhere() {
     };
     let recording = scene.start("ses_secret").await;
     recording.grows(100_000, PATIENCE).await;
-    let arguments = docker(&["top", &recording.vessel.container().0, "-eo", "args"]).unwrap();
+    let arguments = docker(&["top", &recording.vessel.container().0, "-eo", "pid,args"]).unwrap();
     assert!(!arguments.contains(SECRET), "{arguments}");
     let logs = recording.vessel.container().logs();
     assert!(!logs.contains(SECRET), "{logs}");

@@ -95,6 +95,8 @@ struct Inner {
     changes: broadcast::Sender<Change>,
     /// Something may have become due earlier than the watcher thinks.
     wake: Notify,
+    /// When the watcher was last seen awake, while it has something to watch.
+    awake_at: Mutex<Option<Timestamp>>,
 }
 
 impl Controller {
@@ -127,6 +129,7 @@ impl Controller {
             probed: Mutex::default(),
             changes: broadcast::channel(CHANGES_KEPT).0,
             wake: Notify::new(),
+            awake_at: Mutex::default(),
         })))
     }
 

@@ -90,6 +90,11 @@ impl Table {
         }
     }
 
+    /// Nothing that was missed before `now` counts. Due entries may be early for it, which is allowed.
+    pub(super) fn watch_from(&mut self, now: Timestamp) {
+        self.watched_since = now;
+    }
+
     pub(super) fn get(&self, id: &RecordingId) -> Option<&Entry> {
         self.entries.get(id)
     }

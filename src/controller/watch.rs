@@ -14,6 +14,11 @@ use log::{debug, info, warn};
 use std::collections::HashMap;
 use std::time::Duration;
 
+/// How often the watcher shows that it is awake while a recorder is watched.
+const TICK: Duration = Duration::from_secs(1);
+/// Silence of the watcher itself from which it was absent: this process was stopped, or the machine slept.
+const ABSENT: Duration = Duration::from_secs(3);
+
 /// The label of containers that we made.
 pub(super) const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
 
@@ -93,6 +98,7 @@ impl Controller {
 
     /// A check of everything, as a person or the scheduler asks for it.
     pub async fn check(&self) {
+        self.excuse_absence();
         self.reconcile().await;
         self.pass();
         self.save();
@@ -128,9 +134,10 @@ impl Controller {
         let ended = self.0.tasks.token();
         loop {
             let now = self.0.clock.now();
-            let next = self.table().next_due().map(|due| due.since(now));
+            let next = self.table().next_due();
+            *lock(&self.0.awake_at) = next.map(|_| now);
             let sleep = async {
-                match next {
+                match next.map(|due| due.since(now).min(TICK)) {
                     Some(left) => tokio::time::sleep(left + Duration::from_millis(1)).await,
                     None => std::future::pending().await,
                 }
@@ -140,8 +147,21 @@ impl Controller {
                 () = self.0.wake.notified() => {}
                 () = sleep => {}
             }
+            self.excuse_absence();
             self.pass();
         }
+    }
+
+    /// What nobody could hear while the watcher was absent is no one's fault: time-outs start afresh.
+    fn excuse_absence(&self) {
+        let now = self.0.clock.now();
+        let mut awake_at = lock(&self.0.awake_at);
+        let Some(absent) = awake_at.map(|at| now.since(at)).filter(|it| *it > ABSENT) else {
+            return;
+        };
+        *awake_at = Some(now);
+        self.table().watch_from(now);
+        warn!(seconds = absent.as_secs(); "the controller was stopped for a while; time-outs start afresh");
     }
 
     /// Looks at every session whose time has come, and at no other.

@@ -302,6 +302,15 @@ async fn a_controller_that_forgot_everything_goes_on_with_the_next_run() {
     scene.finish(&recording, 6.0, 1).await;
 }
 
+/// Kills the container's first process; returns when the container runs once more.
+async fn kill_and_see_restarted(recording: &Recording) {
+    let container = recording.vessel.container();
+    let before = container.started_at();
+    recording.vessel.kill_first_process();
+    let again = || container.runs() && container.started_at() != before;
+    until_true("the container to run again", Duration::from_secs(10), again).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_that_meets_a_failover_still_leaves_the_video() {
     let Some(scene) =
@@ -310,13 +319,7 @@ async fn a_stop_that_meets_a_failover_still_leaves_the_video() {
         return;
     };
     let recording = scene.under_way("ses_meet").await;
-    recording.vessel.kill_first_process();
-    until_true(
-        "the container to run again",
-        Duration::from_secs(10),
-        || recording.vessel.container().runs(),
-    )
-    .await;
+    kill_and_see_restarted(&recording).await;
     let footage = scene.finish(&recording, 6.0, 1).await;
     assert!(footage.duration > 4.0, "{} s", footage.duration);
 }
@@ -327,14 +330,8 @@ async fn two_faults_within_five_seconds_are_two_holes_at_most() {
         return;
     };
     let recording = scene.under_way("ses_twice").await;
-    recording.vessel.kill_first_process();
+    kill_and_see_restarted(&recording).await;
     recording.grows(1, Duration::from_secs(15)).await;
-    until_true(
-        "the container to run again",
-        Duration::from_secs(10),
-        || recording.vessel.container().runs(),
-    )
-    .await;
     recording.vessel.kill_first_process();
     scene.goes_on(&recording).await;
     scene.finish(&recording, 12.0, 2).await;
