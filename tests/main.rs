@@ -17,6 +17,7 @@ mod readme;
 mod record;
 mod recover;
 mod s3server;
+mod schema;
 mod store;
 mod story;
 mod support;

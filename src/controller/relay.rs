@@ -7,7 +7,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Headers, Secret, Settings, Url};
 use crate::db::DbError;
 use crate::db::outbox::{Due, Event, Outbox, Outcome, Sequence, TargetId};
-use crate::model::wire::RecordingStatusChanged;
+use crate::model::wire::{RecordingStatusChanged, read_json};
 use crate::outbound::{self, OutboundError};
 use crate::random;
 use crate::tasks::Tasks;
@@ -281,7 +281,7 @@ async fn act(controller: &Controller, event: &Event) -> Tried {
     if event.name.as_deref() != Some("recordingStatusChanged") || event.synthesized {
         return Tried::Delivered;
     }
-    match serde_json::from_slice::<RecordingStatusChanged>(&event.body) {
+    match read_json::<RecordingStatusChanged>(&event.body) {
         Ok(change) => {
             controller.recording_status_changed(&change);
             Tried::Delivered

@@ -217,7 +217,7 @@ pub(super) async fn health(shared: Arc<Shared>) -> Result<Response, Rejection> {
 }
 
 /// How one part is.
-#[utoipa::path(get, path = "/actuator/health/{component}", tag = "actuator", security(()), params(("component" = String, Path)), responses(
+#[utoipa::path(get, path = "/actuator/health/{component}", tag = "actuator", security(()), params(("component" = String, Path, example = "store")), responses(
     (status = 200, description = "UP", body = Object),
     (status = 404, description = "there is no such part", body = ErrorBody),
     (status = 503, description = "DOWN", body = Object),
@@ -330,7 +330,7 @@ struct Tag {
 }
 
 /// One metric over all its labels.
-#[utoipa::path(get, path = "/actuator/metrics/{name}", tag = "actuator", params(("name" = String, Path)), responses(
+#[utoipa::path(get, path = "/actuator/metrics/{name}", tag = "actuator", params(("name" = String, Path, example = "ha_recorder_sessions_active")), responses(
     (status = 200, description = "its measurements", body = Metric),
     (status = 404, description = "there is no such metric", body = ErrorBody),
 ))]

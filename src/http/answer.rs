@@ -2,7 +2,7 @@
 //! the request's path nor its id; the edge writes the body once it does, so that no error leaves without one.
 
 use crate::clock::Timestamp;
-use crate::model::wire::{ErrorBody, ErrorCode};
+use crate::model::wire::{ErrorBody, ErrorCode, read_json};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http::{HeaderValue, StatusCode, header};
@@ -235,7 +235,7 @@ where
     warp::header::optional::<String>("content-type")
         .and(raw_body(API_LIMIT))
         .and_then(|kind: Option<String>, body: Bytes| async move {
-            if body.iter().all(u8::is_ascii_whitespace) {
+            if matches!(body.trim_ascii(), b"" | b"null") {
                 return Ok(None);
             }
             if !kind.as_deref().is_none_or(is_json) {
@@ -275,7 +275,7 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     {
         return Err(Fault::bad("the body must be a JSON object"));
     }
-    serde_json::from_slice(body)
+    read_json(body)
         .map_err(|cause| Fault::bad(format!("the body is not what this request takes: {cause}")))
 }
 

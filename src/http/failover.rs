@@ -160,7 +160,7 @@ pub(super) async fn backups(shared: Arc<Shared>) -> Result<Response, Rejection> 
 }
 
 /// Lets a backup finish and ends it.
-#[utoipa::path(delete, path = "/api/failover/backup/{id}", tag = "failover", params(("id" = String, Path)), responses(
+#[utoipa::path(delete, path = "/api/failover/backup/{id}", tag = "failover", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "it finished", body = Done),
     (status = 404, description = "the session has no backup", body = ErrorBody),
     (status = 503, description = "the runtime does not answer", body = ErrorBody),
@@ -179,7 +179,7 @@ pub(super) async fn stop_backup(
 }
 
 /// Ends a backup at once.
-#[utoipa::path(delete, path = "/api/failover/backup/{id}/force", tag = "failover", params(("id" = String, Path)), responses(
+#[utoipa::path(delete, path = "/api/failover/backup/{id}/force", tag = "failover", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "it was ended", body = Done),
     (status = 404, description = "the session has no backup", body = ErrorBody),
     (status = 503, description = "the runtime does not answer", body = ErrorBody),
@@ -198,7 +198,7 @@ pub(super) async fn force_backup(
 }
 
 /// Replaces a session's recorder now.
-#[utoipa::path(post, path = "/api/failover/{id}", tag = "failover", params(("id" = String, Path)), request_body = Option<FailoverRequest>, responses(
+#[utoipa::path(post, path = "/api/failover/{id}", tag = "failover", params(("id" = RecordingId, Path)), request_body = Option<FailoverRequest>, responses(
     (status = 202, description = "a replacement is being started", body = Done),
     (status = 404, description = "there is no such session", body = ErrorBody),
     (status = 409, description = "the session is not recording", body = ErrorBody),
@@ -278,7 +278,7 @@ pub(super) fn words(reason: &Reason) -> String {
 }
 
 /// A session's failovers, oldest first.
-#[utoipa::path(get, path = "/api/failover/{id}/history", tag = "failover", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/failover/{id}/history", tag = "failover", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "its failovers", body = History),
     (status = 404, description = "there is no such session", body = ErrorBody),
 ))]

@@ -217,10 +217,11 @@ pub(super) fn version(root: &Path) -> u64 {
 }
 
 /// The video; also while it is being recorded.
-#[utoipa::path(get, path = "/api/recordings/{id}/video", tag = "recordings", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/recordings/{id}/video", tag = "recordings", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "the video", content_type = "video/mp4", body = Vec<u8>),
     (status = 206, description = "the wanted range of it", content_type = "video/mp4", body = Vec<u8>),
     (status = 404, description = "there is no video", body = ErrorBody),
+    (status = 503, description = "it cannot be read", body = ErrorBody),
     (status = 416, description = "the range is outside of it", body = ErrorBody),
 ))]
 pub(super) async fn video(
@@ -234,9 +235,10 @@ pub(super) async fn video(
 }
 
 /// The timeline file: runs, chunks and gaps.
-#[utoipa::path(get, path = "/api/recordings/{id}/timeline", tag = "recordings", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/recordings/{id}/timeline", tag = "recordings", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "the timeline", body = Object),
     (status = 404, description = "there is none", body = ErrorBody),
+    (status = 503, description = "it cannot be read", body = ErrorBody),
 ))]
 pub(super) async fn timeline(shared: Arc<Shared>, id: RecordingId) -> Result<Response, Rejection> {
     let path = Folder::new(&shared.settings.recording_path, &id)
@@ -260,10 +262,11 @@ pub(super) struct Watching {
 }
 
 /// The newest picture of the page, or the thumbnail.
-#[utoipa::path(get, path = "/api/recordings/{id}/preview.jpg", tag = "recordings", params(("id" = String, Path), Watching), responses(
+#[utoipa::path(get, path = "/api/recordings/{id}/preview.jpg", tag = "recordings", params(("id" = RecordingId, Path), Watching), responses(
     (status = 200, description = "a picture", content_type = "image/jpeg", body = Vec<u8>),
     (status = 204, description = "there is none yet, and `live` was given"),
     (status = 404, description = "there is none", body = ErrorBody),
+    (status = 503, description = "it cannot be read", body = ErrorBody),
 ))]
 pub(super) async fn preview(
     shared: Arc<Shared>,

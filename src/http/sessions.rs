@@ -297,7 +297,7 @@ pub(super) async fn register(
 }
 
 /// A recorder is heard.
-#[utoipa::path(put, path = "/api/sessions/{id}/heartbeat", tag = "sessions", params(("id" = String, Path)), request_body = Option<Heartbeat>, responses(
+#[utoipa::path(put, path = "/api/sessions/{id}/heartbeat", tag = "sessions", params(("id" = RecordingId, Path)), request_body = Option<Heartbeat>, responses(
     (status = 200, description = "heard", body = Done),
     (status = 400, description = "the id or the body is not one", body = ErrorBody),
     (status = 404, description = "the session is not known: register again", body = ErrorBody),
@@ -326,9 +326,11 @@ pub(super) async fn heartbeat(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Part {
-    /// Only sessions with this status.
+    /// Only sessions with this status, in any case; `started` and `stopped` are taken too.
+    #[param(value_type = Option<Status>)]
     status: Option<String>,
     /// At most this many; 50 when not given, 500 at most.
+    #[param(minimum = 1)]
     limit: Option<usize>,
     /// After skipping this many.
     offset: Option<usize>,
@@ -447,7 +449,7 @@ pub(super) async fn list_all(shared: Arc<Shared>, part: Part) -> Result<Response
 }
 
 /// One session.
-#[utoipa::path(get, path = "/api/sessions/{id}", tag = "sessions", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/sessions/{id}", tag = "sessions", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "the session", body = SessionView),
     (status = 400, description = "the id is not one", body = ErrorBody),
     (status = 404, description = "there is no such session", body = ErrorBody),
@@ -473,7 +475,7 @@ pub(super) struct IsActive {
 }
 
 /// Whether a recorder is expected to be at work for this session.
-#[utoipa::path(get, path = "/api/sessions/{id}/active", tag = "sessions", params(("id" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/sessions/{id}/active", tag = "sessions", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "false also for an unknown session", body = IsActive),
     (status = 400, description = "the id is not one", body = ErrorBody),
 ))]
@@ -488,7 +490,7 @@ pub(super) async fn is_active(shared: Arc<Shared>, text: String) -> Result<Respo
 }
 
 /// A client sets the status.
-#[utoipa::path(put, path = "/api/sessions/{id}/status", tag = "sessions", params(("id" = String, Path)), request_body = StatusChange, responses(
+#[utoipa::path(put, path = "/api/sessions/{id}/status", tag = "sessions", params(("id" = RecordingId, Path)), request_body = StatusChange, responses(
     (status = 200, description = "set", body = Done),
     (status = 400, description = "no such status", body = ErrorBody),
     (status = 404, description = "there is no such session", body = ErrorBody),
@@ -516,7 +518,7 @@ pub(super) async fn set_status(
 }
 
 /// A client says where the video is.
-#[utoipa::path(put, path = "/api/sessions/{id}/recording-path", tag = "sessions", params(("id" = String, Path)), request_body = RecordingPath, responses(
+#[utoipa::path(put, path = "/api/sessions/{id}/recording-path", tag = "sessions", params(("id" = RecordingId, Path)), request_body = RecordingPath, responses(
     (status = 200, description = "set", body = Done),
     (status = 400, description = "recordingPath is missing", body = ErrorBody),
     (status = 404, description = "there is no such session", body = ErrorBody),
@@ -540,7 +542,7 @@ pub(super) async fn set_recording_path(
 }
 
 /// A client puts a session aside.
-#[utoipa::path(put, path = "/api/sessions/{id}/deactivate", tag = "sessions", params(("id" = String, Path)), responses(
+#[utoipa::path(put, path = "/api/sessions/{id}/deactivate", tag = "sessions", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "put aside", body = Done),
     (status = 404, description = "there is no such session", body = ErrorBody),
     (status = 409, description = "the session is over", body = ErrorBody),
@@ -561,7 +563,7 @@ pub(super) async fn deactivate(
 }
 
 /// The recording is to stop.
-#[utoipa::path(put, path = "/api/sessions/{id}/stop", tag = "sessions", params(("id" = String, Path)), responses(
+#[utoipa::path(put, path = "/api/sessions/{id}/stop", tag = "sessions", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "it will stop", body = Done),
     (status = 404, description = "there is no such session", body = ErrorBody),
     (status = 409, description = "the session is over", body = ErrorBody),
@@ -576,7 +578,7 @@ pub(super) async fn stop(shared: Arc<Shared>, id: RecordingId) -> Result<Respons
 }
 
 /// A client wants a session forgotten.
-#[utoipa::path(delete, path = "/api/sessions/{id}", tag = "sessions", params(("id" = String, Path)), responses(
+#[utoipa::path(delete, path = "/api/sessions/{id}", tag = "sessions", params(("id" = RecordingId, Path)), responses(
     (status = 200, description = "forgotten; chunks and video stay", body = Done),
     (status = 404, description = "there is no such session", body = ErrorBody),
 ))]

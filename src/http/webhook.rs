@@ -54,11 +54,13 @@ pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
     );
 }
 
-/// What is read of every event.
-#[derive(Deserialize)]
+/// What is read of every event; whatever else it holds is passed on.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Envelope {
+pub(super) struct Envelope {
+    /// OpenVidu's name of the event; `recordingStatusChanged` must have `id` and `status` too.
     event: Option<String>,
+    /// OpenVidu's session: its events are relayed in order.
     session_id: Option<String>,
 }
 
@@ -76,14 +78,13 @@ pub(super) struct Received {
     id: String,
 }
 
-/// Takes an event of OpenVidu; PUT, PATCH and DELETE do the same.
-#[utoipa::path(post, path = "/openvidu/webhook", tag = "webhook", security((), ("token" = [])), request_body(content = Object, description = "OpenVidu's event"), responses(
+/// Takes an event of OpenVidu.
+#[utoipa::path(method(post, put, patch, delete), path = "/openvidu/webhook", tag = "webhook", security((), ("token" = [])), request_body = Envelope, responses(
     (status = 200, description = "it is on disk and will be acted on and relayed", body = Received),
     (status = 400, description = "it is no event", body = ErrorBody),
     (status = 401, description = "the token is missing or wrong", body = ErrorBody),
     (status = 403, description = "not from this address", body = ErrorBody),
-    (status = 413, description = "larger than 1 MiB", body = ErrorBody),
-    (status = 503, description = "it could not be written", body = ErrorBody),
+    (status = 429, description = "too many wrong tokens from this address", body = ErrorBody),
 ))]
 pub(super) async fn receive(
     shared: Arc<Shared>,
@@ -256,9 +257,11 @@ pub(super) async fn status(shared: Arc<Shared>) -> Result<Response, Rejection> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WebhookPart {
-    /// `pending`, `delivered` or `dead`; `pending` when not given.
+    /// `pending` when not given.
+    #[param(value_type = Option<DeliveryState>)]
     state: Option<String>,
     /// At most this many; 50 when not given, 500 at most.
+    #[param(minimum = 1)]
     limit: Option<usize>,
     /// After skipping this many.
     offset: Option<usize>,
@@ -382,9 +385,9 @@ pub(super) async fn replay(shared: Arc<Shared>, id: String) -> Result<Response, 
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ReplayRequest {
     /// Those received since this time.
-    #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// Those of this state only: `delivered` or `dead`. Without state and time: the dead letters.
+    /// Those of this state only. Without state and time: the dead letters.
+    #[schema(value_type = Option<DeliveryState>)]
     state: Option<String>,
 }
 

@@ -2,18 +2,54 @@
 //! clients of the earlier controller use; ours are added beside them.
 
 use super::ids::{ContainerId, RecordingId, RunNumber, TakeId};
+use super::session::Status;
 use crate::clock::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+
+/// Reads JSON. JSON knows numbers and no types: where 3.0 is written for a whole number it is taken for 3.
+///
+/// # Errors
+/// When it is no JSON, is too deep, or is not what is read.
+pub fn read_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(text).or_else(|cause| {
+        let mut value = serde_json::from_slice(text)?;
+        if whole_numbers(&mut value) == 0 {
+            return Err(cause);
+        }
+        serde_json::from_value(value)
+    })
+}
+
+/// Writes whole numbers as such; answers how many were written otherwise.
+fn whole_numbers(value: &mut Value) -> usize {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    match value {
+        Value::Array(items) => items.iter_mut().map(whole_numbers).sum(),
+        Value::Object(members) => members.values_mut().map(whole_numbers).sum(),
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|_| number.is_f64());
+            let whole = float.filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
+            whole.map_or(0, |whole| {
+                *value = Value::from(whole as i64);
+                1
+            })
+        }
+        _ => 0,
+    }
+}
 
 /// `POST /api/sessions`. A recorder says here that it is about to record, and learns its run's number.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Registration {
     /// The recording's id; required, checked by [`RecordingId`].
+    #[schema(value_type = RecordingId)]
     pub session_id: Option<String>,
     /// Who records; required. Our recorder gives its host name and process.
+    #[schema(value_type = String, min_length = 1)]
     pub client_id: Option<String>,
     /// Where it records.
     pub client_host: Option<String>,
@@ -21,7 +57,8 @@ pub struct Registration {
     pub unique_session_id: Option<String>,
     /// OpenVidu's id of the session.
     pub original_session_id: Option<String>,
-    /// The state to begin in, in any case.
+    /// The state to begin in, in any case; `started` and `stopped` are taken too.
+    #[schema(value_type = Option<Status>)]
     pub status: Option<String>,
     /// OpenVidu's `RECORDING_JSON`, as an object or as text.
     pub recording_json: Option<Value>,
@@ -145,6 +182,7 @@ pub struct Registered {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StatusChange {
     /// The new status, in any case, ours or OpenVidu's word.
+    #[schema(value_type = Status)]
     pub status: Option<String>,
 }
 
@@ -153,6 +191,7 @@ pub struct StatusChange {
 #[serde(rename_all = "camelCase")]
 pub struct RecordingPath {
     /// Where the video is.
+    #[schema(value_type = String, min_length = 1)]
     pub recording_path: Option<String>,
 }
 
@@ -213,4 +252,24 @@ pub struct RecordingStatusChanged {
     pub start_time: Option<i64>,
     /// Why it ended.
     pub reason: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_number_is_taken_however_it_is_written() {
+        let read = |text: &str| read_json::<Report>(text.as_bytes()).map(|report| report.chunk);
+        assert_eq!(read(r#"{"chunk": 3}"#).ok(), Some(3));
+        assert_eq!(read(r#"{"chunk": 3.0, "frames": 1e3}"#).ok(), Some(3));
+        for wrong in [
+            r#"{"chunk": 3.5}"#,
+            r#"{"chunk": -1.0}"#,
+            r#"{"chunk": 1e300}"#,
+            "{",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 }
