@@ -355,7 +355,7 @@ pub(super) struct SessionList {
 
 impl Part {
     fn which(&self, usual: Which) -> Result<Which, Fault> {
-        match self.status.as_deref().filter(|text| !text.is_empty()) {
+        match self.status.as_deref() {
             None => Ok(usual),
             Some(text) => Status::parse(text)
                 .map(Which::Is)

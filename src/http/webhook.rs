@@ -303,7 +303,7 @@ struct WebhookView {
     (status = 400, description = "no such state", body = ErrorBody),
 ))]
 pub(super) async fn list(shared: Arc<Shared>, part: WebhookPart) -> Result<Response, Rejection> {
-    let state = match part.state.as_deref().filter(|text| !text.is_empty()) {
+    let state = match part.state.as_deref() {
         None => DeliveryState::Pending,
         Some(text) => state_of(text)?,
     };
