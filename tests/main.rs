@@ -10,6 +10,7 @@ mod controller;
 mod failover;
 mod join;
 mod lost;
+mod mutants;
 mod operator;
 mod package;
 mod page;

@@ -2,9 +2,14 @@
 //! Judged by the frames of the video, which say at which moment of the wall clock they were shown.
 
 use crate::support::frames::{self, Footage};
+use crate::support::hours::Chunk;
 use crate::support::openvidu::{Order, environment};
 use crate::support::page::{Page, SECRET};
+use crate::support::stage::leave_out;
 use crate::support::wait;
+use ov2_ha_recorder::join::{GrowingFile, Options};
+use ov2_ha_recorder::model::ids::{RecordingId, TakeId};
+use ov2_ha_recorder::model::timeline::GapMode;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -180,6 +185,156 @@ async fn two_recorders_run_side_by_side() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hours_of_video_with_failovers_are_finished_within_a_second_of_the_stop() {
+    let stage = Stage::set("ses_hours").await;
+    fs::create_dir_all(stage.run_folder(10)).unwrap();
+    let chunk = Chunk::encode(stage.folder.path(), "64x36", 200_000);
+    let mut before = GrowingFile::open(stage.video(), stage.options()).unwrap();
+    chunk.grow(&mut before, stage.folder.path(), 720, 72);
+    drop(before);
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    let resident = resident_kilobytes(recorder.process.id());
+    let (status, took) = recorder.stop().await;
+    println!("stop after four hours took {took:?}; {resident} KiB were resident");
+    assert!(status.success(), "{}", stage.log());
+    assert!(took.as_secs_f64() < 1.0 + SLACK, "stop took {took:?}");
+    // an unoptimized build that holds a million samples
+    assert!(resident < 60 << 10, "{resident} KiB");
+    assert_eq!(stage.timeline()["gaps"].as_array().unwrap().len(), 10);
+    stage.is_what_openvidu_expects();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recording_itself_costs_little_beside_what_its_children_need() {
+    let stage = Stage::set("ses_cost").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    let pid = recorder.process.id();
+    let (begin, before) = (Instant::now(), processor_seconds(pid));
+    recorder.grows_for(Duration::from_secs(8)).await;
+    let share = (processor_seconds(pid) - before) / begin.elapsed().as_secs_f64();
+    let resident = resident_kilobytes(pid);
+    println!("{:.2} % of a core, {resident} KiB resident", share * 100.0);
+    // an unoptimized build
+    assert!(share < 0.08, "{share} of a core");
+    assert!(resident < 50 << 10, "{resident} KiB");
+}
+
+/// Processor time that the process itself has used, without its children.
+pub fn processor_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, after) = stat.rsplit_once(')').unwrap();
+    let words = after.split_whitespace().skip(11).take(2);
+    let ticks: f64 = words.map(|word| word.parse::<f64>().unwrap()).sum();
+    ticks / 100.0
+}
+
+/// What of the process is in memory.
+pub fn resident_kilobytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_keeps_dying_ends_the_run_which_keeps_what_it_has() {
+    let stage = Stage::set("ses_dying").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    let mut kills = 0;
+    let ended = wait::until("the end of the run", Duration::from_secs(60), || {
+        kills += usize::from(recorder.kill_any("ffmpeg", "libx264"));
+        let status = recorder.process.try_wait().unwrap();
+        async move { status }
+    });
+    let (took, status) = ended.await;
+    println!("given up {took:?} after the first of its deaths");
+    assert_eq!(status.code(), Some(1), "{}", stage.log());
+    assert!(kills >= 6, "{kills} kills");
+    assert!(stage.log().contains("the capture ended too often"));
+    let mut second = stage.start().await;
+    second.grows_for(Duration::from_secs(3)).await;
+    let (status, _) = second.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    assert_eq!(stage.footage().decode_errors, Vec::<String>::new());
+    assert_eq!(stage.timeline()["runs"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_what_it_did_not_take_and_recording_goes_on() {
+    let stage = Stage::set("ses_full").await;
+    let disk = match Disk::mount(&stage, "size=40m") {
+        Ok(disk) => disk,
+        Err(why) => return leave_out("a_full_disk", &why),
+    };
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    let filler = stage.file("filler");
+    // it ends for want of space
+    let _ = fs::write(&filler, vec![1; 40 << 20]);
+    let is_told = || stage.log().contains("cannot write chunks");
+    wait::until_true("the disk's end", Duration::from_secs(10), is_told).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    fs::remove_file(&filler).unwrap();
+    recorder.grows_for(Duration::from_secs(5)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    println!("disk full: {:.2} s missing", footage.missing());
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert!(
+        footage.missing() < 4.0 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+    let gaps = stage.timeline()["gaps"].clone();
+    assert_eq!(gaps[0]["cause"], "the disk took nothing", "{gaps}");
+    drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_written_is_named() {
+    let stage = Stage::set("ses_readonly").await;
+    let disk = match Disk::mount(&stage, "ro") {
+        Ok(disk) => disk,
+        Err(why) => return leave_out("a_folder_that_cannot_be_written", &why),
+    };
+    let status = stage.spawn().process.wait().unwrap();
+    assert_eq!(status.code(), Some(73), "{}", stage.log());
+    assert!(
+        stage.log().contains("Read-only file system"),
+        "{}",
+        stage.log()
+    );
+    drop(disk);
+}
+
+/// A file system of its own in the recording's folder; gone when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(stage: &Stage, options: &str) -> Result<Self, String> {
+        let at = stage.file("");
+        fs::create_dir_all(&at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at);
+        let said = mount.output().map_err(|cause| cause.to_string())?;
+        match said.status.success() {
+            true => Ok(Self(at)),
+            false => Err(String::from_utf8_lossy(&said.stderr).trim().to_owned()),
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn other_modes_without_the_base_images_entry_point_say_what_is_missing() {
     if std::path::Path::new("/entrypoint.sh").exists() {
@@ -253,8 +408,23 @@ impl Stage {
         self.folder.path().join(&self.order.id).join(name)
     }
 
-    fn video(&self) -> PathBuf {
+    /// Where the video lies.
+    pub fn video(&self) -> PathBuf {
         self.file(&format!("{}.mp4", self.order.name))
+    }
+
+    /// Where run `number` has its chunks.
+    pub fn run_folder(&self, number: u32) -> PathBuf {
+        self.file(&format!("chunks/{}/r{number}", self.created_at))
+    }
+
+    /// How the video is made.
+    pub fn options(&self) -> Options {
+        Options {
+            recording: RecordingId::parse(&self.order.id).unwrap(),
+            take: TakeId::parse(self.created_at.to_string()).unwrap(),
+            gap_mode: GapMode::Cut,
+        }
     }
 
     fn stop_file(&self) -> PathBuf {
@@ -386,6 +556,11 @@ impl Recorder {
 
     /// Kills the one child of ours that is called `name` and has `mark` among its arguments.
     fn kill_child(&self, name: &str, mark: &str) {
+        assert!(self.kill_any(name, mark), "there is no {name}");
+    }
+
+    /// Kills such a child if it is there.
+    fn kill_any(&self, name: &str, mark: &str) -> bool {
         let parent = format!("PPid:\t{}\n", self.process.id());
         let found: Vec<String> = fs::read_dir("/proc")
             .unwrap()
@@ -400,14 +575,11 @@ impl Recorder {
                     && arguments.contains(mark)
             })
             .collect();
-        assert_eq!(found.len(), 1, "{name}: {found:?}");
-        assert!(
-            Command::new("kill")
-                .args(["-KILL", &found[0]])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(found.len() < 2, "{name}: {found:?}");
+        found.first().is_some_and(|pid| {
+            let mut kill = Command::new("kill");
+            kill.args(["-KILL", pid]).status().unwrap().success()
+        })
     }
 }
 

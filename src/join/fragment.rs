@@ -12,7 +12,11 @@ use std::sync::Arc;
 /// The longest box but `mdat` that is believed.
 pub(super) const LONGEST_BOX: u64 = 4 << 20;
 /// The longest `mdat` that is held in memory: half a second of video is a hundredth of it.
-const LONGEST_MEDIA: u64 = 128 << 20;
+pub(super) const LONGEST_MEDIA: u64 = 128 << 20;
+/// The finest time scale that is believed, in ticks a second: with [`LATEST`] no sum of stamps leaves 64 bits.
+const FINEST: u32 = 1_000_000_000;
+/// The latest stamp that is believed, in seconds: in the year 2106.
+const LATEST: u64 = u32::MAX as u64;
 /// The most samples of one track in one fragment.
 const MOST_SAMPLES: usize = 1 << 16;
 /// The sample flag that says a sample needs others to be decoded.
@@ -240,8 +244,8 @@ impl Track {
             _ => return Ok(None),
         };
         let timescale = boxes::decode::<Mdhd>(boxes::child(mdia, b"mdhd")?)?.timescale;
-        if timescale == 0 {
-            return Err(Malformed::new("a track's time scale is zero"));
+        if !(1..=FINEST).contains(&timescale) {
+            return Err(Malformed::new("a track's time scale is out of range"));
         }
         let stsd = boxes::descend(mdia, &[b"minf", b"stbl", b"stsd"])?;
         let defaults = defaults
@@ -271,6 +275,9 @@ impl Edit {
             .iter()
             .find_map(|entry| entry.media_time)
             .unwrap_or(0);
+        if media_time > LATEST * u64::from(FINEST) {
+            return Err(Malformed::new("an edit list's time is out of range"));
+        }
         Ok(Self { media_time })
     }
 }
@@ -475,7 +482,7 @@ impl Stretch {
             }
         }
         let start = start.base_media_decode_time;
-        if start > i64::MAX as u64 / 4 {
+        if start / u64::from(track.timescale) > LATEST {
             return Err(Malformed::new("a fragment's time is out of range"));
         }
         let description = tfhd.sample_description_index.unwrap_or(1).saturating_sub(1);

@@ -3,7 +3,7 @@
 
 use super::Malformed;
 use super::boxes::{self, Header};
-use super::fragment::{Head, Init, LONGEST_BOX, limit};
+use super::fragment::{Head, Init, LONGEST_BOX, LONGEST_MEDIA, limit};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -147,6 +147,7 @@ pub(super) fn fragment(
         let other = boxes::name(mdat.kind);
         return Err(Malformed::new(format!("{other} follows a moof instead of mdat")).into());
     }
+    limit(mdat.len, LONGEST_MEDIA, mdat.kind)?;
     let head = Head::read(window.whole(at, moof)?, moof.len + mdat.len, init)?;
     Ok(Some(Found { at, head }))
 }

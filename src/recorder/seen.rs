@@ -77,11 +77,11 @@ impl Seen {
         }
     }
 
-    /// Something happened that will show as a gap.
+    /// Something happened that will show as a gap. What happens because of it explains nothing more.
     pub(super) fn explain(&self, cause: &str) {
         // What a child said last is for the log.
         let cause = cause.split("; it said").next().unwrap_or(cause);
-        *self.cause() = Some(cause.to_owned());
+        self.cause().get_or_insert_with(|| cause.to_owned());
     }
 
     /// Why there is a gap; once.

@@ -1,0 +1,345 @@
+//! What the recorder and the join must reach, side by side in one run: `cargo bench --bench recording`. One line a figure;
+//! the last word of it says whether it is reached. Needs ffmpeg; recording needs Xvfb, PulseAudio and Chromium too.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+#[path = "../record.rs"]
+#[allow(dead_code, unused_imports, reason = "the bench sets its stage")]
+mod record;
+#[path = "../support/mod.rs"]
+mod support;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use ov2_ha_recorder::join::{ChunkSource, GrowingFile, Options};
+use ov2_ha_recorder::model::ids::{RecordingId, TakeId};
+use ov2_ha_recorder::model::timeline::GapMode;
+use record::Stage;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::hours::{Chunk, LENGTH};
+
+/// Four hours of 20 seconds each, 2 GiB in all.
+const CHUNKS: u32 = 720;
+const BYTES: usize = 2 << 30;
+/// How often each way of joining is measured.
+const ROUNDS: usize = 3;
+/// Chunks of one recorder's life where there are failovers.
+const RUN: u32 = 72;
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
+
+fn main() {
+    // `cargo bench -- join` measures what is called so
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
+    let folder = tempfile::tempdir().unwrap();
+    let chunk = Chunk::encode(folder.path(), "1280x720", BYTES / CHUNKS as usize);
+    let mut sheet = Sheet::default();
+    if is_wanted("join") {
+        join(folder.path(), &chunk, &mut sheet);
+    }
+    if is_wanted("finish") {
+        finish(folder.path(), &chunk, &mut sheet);
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if is_wanted("stop") {
+        runtime.block_on(stop(&chunk, &mut sheet));
+    }
+    if is_wanted("record") {
+        runtime.block_on(record_itself(&mut sheet));
+    }
+    sheet.end();
+}
+
+/// Counts what was missed.
+#[derive(Default)]
+struct Sheet {
+    missed: usize,
+}
+
+impl Sheet {
+    fn at_most(&mut self, what: &str, measured: f64, required: f64, unit: &str) {
+        self.line(
+            what,
+            "at most",
+            measured,
+            required,
+            unit,
+            measured <= required,
+        );
+    }
+
+    fn at_least(&mut self, what: &str, measured: f64, required: f64, unit: &str) {
+        self.line(
+            what,
+            "at least",
+            measured,
+            required,
+            unit,
+            measured >= required,
+        );
+    }
+
+    fn line(
+        &mut self,
+        what: &str,
+        how: &str,
+        measured: f64,
+        required: f64,
+        unit: &str,
+        is_met: bool,
+    ) {
+        let word = if is_met { "met" } else { "MISSED" };
+        self.missed += usize::from(!is_met);
+        println!("{what}: required {how} {required} {unit}, measured {measured:.3} {unit}: {word}");
+    }
+
+    fn end(&self) {
+        if self.missed > 0 {
+            println!("{} figures were missed", self.missed);
+            std::process::exit(1);
+        }
+    }
+}
+
+/// The folder of chunks joined by us, copied by `cp`, and joined by ffmpeg, each from a cold cache.
+fn join(folder: &Path, chunk: &Chunk, sheet: &mut Sheet) {
+    let take = folder.join("ses_A/chunks/1795577569000");
+    let sources = chunk.repeat(&take, CHUNKS, CHUNKS);
+    let bytes: u64 = sources
+        .iter()
+        .map(|source| fs::metadata(&source.path).unwrap().len())
+        .sum();
+    println!(
+        "joining {} chunks, {:.2} GiB; caches are made cold by fsync and posix_fadvise(DONTNEED) on every chunk; medians of {ROUNDS} rounds",
+        sources.len(),
+        bytes as f64 / f64::from(1 << 30)
+    );
+    let list: String = sources
+        .iter()
+        .map(|source| format!("file '{}'\n", source.path.display()))
+        .collect();
+    let (listed, out, copy) = (
+        folder.join("list"),
+        folder.join("out.mp4"),
+        folder.join("copy"),
+    );
+    fs::write(&listed, list).unwrap();
+    let mut times = [const { Vec::new() }; 4];
+    let mut memory = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut cp = Command::new("cp");
+        times[0].push(cold(&sources, cp.arg("-r").arg(&take).arg(&copy)).0);
+        fs::remove_dir_all(&copy).unwrap();
+
+        let script = format!(
+            "cp -r '{}' '{}' && sync '{}'/r1/*",
+            take.display(),
+            copy.display(),
+            copy.display()
+        );
+        times[1].push(cold(&sources, Command::new("sh").args(["-c", &script])).0);
+        fs::remove_dir_all(&copy).unwrap();
+
+        let mut ffmpeg = Command::new("ffmpeg");
+        ffmpeg
+            .args("-v error -nostdin -y -f concat -safe 0 -i".split(' '))
+            .arg(&listed)
+            .args(["-c", "copy"])
+            .arg(&out);
+        times[2].push(cold(&sources, &mut ffmpeg).0);
+        fs::remove_file(&out).unwrap();
+
+        let mut ours = Command::new(PROGRAM);
+        ours.arg("join")
+            .arg(&take)
+            .arg("--output")
+            .arg(&out)
+            .arg("--json");
+        let (took, kilobytes) = cold(&sources, &mut ours);
+        times[3].push(took);
+        memory.push(kilobytes as f64 / 1024.0);
+        let check = Command::new(PROGRAM)
+            .args(["join", "--check", "--output"])
+            .arg(&out)
+            .arg(&take)
+            .output();
+        assert!(check.unwrap().status.success());
+        if times[3].len() < ROUNDS {
+            fs::remove_file(&out).unwrap();
+        }
+    }
+    let [cp, synced, ffmpeg, ours] = times.map(median);
+    let rate = |seconds: f64| format!("{seconds:.2} s ({:.0} MB/s)", bytes as f64 / 1e6 / seconds);
+    println!(
+        "  cp {}, cp and sync of the copies {}, ffmpeg {}, join (synced to the disk) {}",
+        rate(cp),
+        rate(synced),
+        rate(ffmpeg),
+        rate(ours)
+    );
+    sheet.at_least("join against cp", cp / ours, 0.6, "times its speed");
+    sheet.at_least(
+        "join against ffmpeg -f concat -c copy",
+        ffmpeg / ours,
+        3.0,
+        "times its speed",
+    );
+    let tables = tables(&out);
+    println!(
+        "  the sample tables are the boxes of the moov at the end of the video: {tables:.2} MiB"
+    );
+    sheet.at_most(
+        "join's memory (VmHWM) beyond the sample tables",
+        median(memory) - tables,
+        30.0,
+        "MiB",
+    );
+    fs::remove_file(&out).unwrap();
+    fs::remove_dir_all(folder.join("ses_A")).unwrap();
+}
+
+/// Runs a command when none of the chunks is in memory: seconds, and the most kilobytes it had in memory.
+fn cold(sources: &[ChunkSource], command: &mut Command) -> (f64, u64) {
+    assert!(Command::new("sync").status().unwrap().success());
+    for source in sources {
+        let file = File::open(&source.path).unwrap();
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    }
+    let begin = Instant::now();
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut most = 0;
+    loop {
+        most = most.max(most_kilobytes(child.id()));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{command:?}");
+            return (begin.elapsed().as_secs_f64(), most);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The most that a process has had in memory; 0 when it has ended.
+fn most_kilobytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.map_or(0, |number| number.parse().unwrap())
+}
+
+/// The size of the moov of a finished video, in MiB.
+fn tables(video: &Path) -> f64 {
+    let bytes = fs::metadata(video).unwrap().len();
+    let mut head = [0; 64];
+    std::os::unix::fs::FileExt::read_exact_at(&File::open(video).unwrap(), &mut head, 0).unwrap();
+    let ftyp = u64::from(u32::from_be_bytes(head[..4].try_into().unwrap()));
+    let at = ftyp as usize + 8;
+    let media = u64::from_be_bytes(head[at..at + 8].try_into().unwrap());
+    (bytes - ftyp - media) as f64 / f64::from(1 << 20)
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+/// The growing file alone: what stop waits for, whatever was recorded.
+fn finish(folder: &Path, chunk: &Chunk, sheet: &mut Sheet) {
+    println!(
+        "finishing the growing file; all but its last chunk is on the disk by then, as the system sees to it while recording"
+    );
+    let cases = [
+        ("of 41 s", 2, 2),
+        ("of 41 s with a failover", 2, 1),
+        ("of 4 h", CHUNKS, CHUNKS),
+        ("of 4 h with nine failovers", CHUNKS, RUN),
+    ];
+    for (what, count, run) in cases {
+        let video = folder.join("video.mp4");
+        let mut file = GrowingFile::open(&video, options("ses_A", "1")).unwrap();
+        chunk.grow(&mut file, folder, count, run);
+        let begin = Instant::now();
+        let finished = file.finish().unwrap();
+        let took = begin.elapsed().as_secs_f64();
+        assert_eq!(finished.timeline.gaps.len() as u32, (count - 1) / run);
+        sheet.at_most(&format!("finishing a video {what}"), took, 1.0, "s");
+        fs::remove_file(&video).unwrap();
+    }
+}
+
+fn options(recording: &str, take: &str) -> Options {
+    Options {
+        recording: RecordingId::parse(recording).unwrap(),
+        take: TakeId::parse(take).unwrap(),
+        gap_mode: GapMode::Cut,
+    }
+}
+
+/// The process from `q` in its stop file to its end.
+async fn stop(chunk: &Chunk, sheet: &mut Sheet) {
+    println!("stopping `record`, from the q in its stop file to the end of its process");
+    let cases = [
+        ("of 30 s", 0, 1),
+        ("of 4 h, after a failover", CHUNKS, CHUNKS),
+        ("of 4 h, after ten failovers", CHUNKS, RUN),
+    ];
+    for (what, count, run) in cases {
+        let stage = Stage::set("ses_stop").await;
+        if count > 0 {
+            let before = stage.options();
+            let runs = count.div_ceil(run);
+            fs::create_dir_all(stage.run_folder(runs)).unwrap();
+            fs::create_dir_all(stage.video().parent().unwrap()).unwrap();
+            let mut file = GrowingFile::open(stage.video(), before).unwrap();
+            chunk.grow(&mut file, stage.folder.path(), count, run);
+        }
+        let mut recorder = stage.start().await;
+        recorder
+            .grows_for(Duration::from_secs(if count > 0 { 8 } else { 30 }))
+            .await;
+        let resident = record::resident_kilobytes(recorder.process.id()) as f64 / 1024.0;
+        let (ended, took) = recorder.stop().await;
+        assert!(ended.success(), "{}", stage.log());
+        let length = support::frames::probe(&stage.video(), "format=duration");
+        let length: f64 = length.trim().parse().unwrap();
+        assert!(length >= f64::from(count) * LENGTH, "{length} s");
+        sheet.at_most(
+            &format!("stop of a video {what}"),
+            took.as_secs_f64(),
+            1.0,
+            "s",
+        );
+        sheet.at_most("`record` before that stop, resident", resident, 25.0, "MiB");
+    }
+}
+
+/// What the program itself needs while its children record.
+async fn record_itself(sheet: &mut Sheet) {
+    let stage = Stage::set("ses_cost").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(5)).await;
+    let pid = recorder.process.id();
+    let before = record::processor_seconds(pid);
+    let begin = Instant::now();
+    recorder.grows_for(Duration::from_secs(20)).await;
+    let share = (record::processor_seconds(pid) - before) / begin.elapsed().as_secs_f64();
+    let resident = record::resident_kilobytes(pid) as f64 / 1024.0;
+    let (ended, _) = recorder.stop().await;
+    assert!(ended.success(), "{}", stage.log());
+    sheet.at_most(
+        "`record` without its children, of a core",
+        share * 100.0,
+        2.0,
+        "%",
+    );
+    sheet.at_most(
+        "`record` without its children, resident",
+        resident,
+        25.0,
+        "MiB",
+    );
+}
