@@ -830,6 +830,80 @@ fn joining_is_faster_than_ffmpeg_even_unoptimized() {
     assert!(took < ffmpeg, "join took {took:?}, ffmpeg {ffmpeg:?}");
 }
 
+fn join_command(arguments: &[&Path], path: &str) -> (Option<i32>, String) {
+    let said = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+        .arg("join")
+        .args(arguments)
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    let text = [said.stdout, said.stderr].concat();
+    (said.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn the_join_command_names_what_it_could_not_take_and_checks_what_it_made() {
+    let folder = TempDir::new().unwrap();
+    let take = folder.path().join("ses_A/chunks/1795577569000");
+    for run in ["r1", "r2"] {
+        fs::create_dir_all(take.join(run)).unwrap();
+    }
+    let put = |sources: Vec<ChunkSource>, run: u32| {
+        for source in sources {
+            let place = take.join(format!("r{run}/{:04}.mp4", source.index));
+            fs::rename(source.path, place).unwrap();
+        }
+    };
+    put(chunks(folder.path(), 1, 1, &usual().0, &usual().1), 1);
+    let second = later(9.0);
+    put(chunks(folder.path(), 2, 5, &second.0, &second.1), 2);
+    fs::write(take.join("r2/0009.mp4"), "<html>not found</html>").unwrap();
+    let whole = fs::read(take.join("r1/0003.mp4")).unwrap();
+    fs::write(take.join("r1/0003.mp4"), &whole[..whole.len() - 100]).unwrap();
+    let out = folder.path().join("out.mp4");
+    let (code, said) = join_command(&[&take, "-o".as_ref(), &out], "");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("0003.mp4: ") && said.contains("are no whole fragment"),
+        "{said}"
+    );
+    assert!(said.contains("0009.mp4: nothing was kept"), "{said}");
+    assert!(said.contains("missing: chunks 4, 8"), "{said}");
+    assert!(said.contains("7 chunks, 2 runs, 1 gaps"), "{said}");
+    let (code, said) = join_command(&[&take, "-o".as_ref(), &out, "--check".as_ref()], "");
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = join_command(&[&take, "-o".as_ref(), &out], "");
+    assert!(code == Some(73) && said.contains("--force"), "{said}");
+    let mut bytes = fs::read(&out).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&out, bytes).unwrap();
+    let (code, said) = join_command(&[&take, "-o".as_ref(), &out, "--check".as_ref()], "");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("keep the chunks"), "{said}");
+    let left = fs::read_dir(folder.path()).unwrap().flatten();
+    let hidden = left.filter(|file| file.file_name().as_encoded_bytes().starts_with(b"."));
+    assert_eq!(hidden.count(), 0, "no temporary file is left");
+}
+
+#[test]
+fn without_ffmpeg_plain_chunks_say_what_is_needed() {
+    let folder = TempDir::new().unwrap();
+    let plain = include_bytes!("fuzz/corpus/mp4/plain.mp4");
+    fs::write(folder.path().join("0001.mp4"), plain).unwrap();
+    let out = folder.path().join("video");
+    let (code, said) = join_command(&[folder.path(), "-o".as_ref(), &out], "/nowhere");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("there is no ffmpeg here; install it"),
+        "{said}"
+    );
+    let path = std::env::var("PATH").unwrap();
+    let (code, said) = join_command(&[folder.path(), "-o".as_ref(), &out], &path);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(probe(&out, "stream=nb_frames")[0], 10.0);
+}
+
 /// A recording that flashes and beeps on every whole second of the wall clock.
 fn clockwork(folder: &Path, at: f64, seconds: f64) -> (Arc<Init>, Vec<Fragment>) {
     let path = folder.join("clockwork.mp4");

@@ -50,6 +50,7 @@ async fn a_page_is_recorded_to_the_frame_and_finished_within_a_second() {
     );
     stage.is_what_openvidu_expects();
     stage.keeps_the_secret();
+    stage.has_chunks_that_play_alone();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,6 +124,38 @@ async fn a_recorder_killed_by_force_goes_on_in_a_new_run() {
     assert_eq!(timeline["runs"].as_array().unwrap().len(), 2);
     let lost = timeline["runs"][0]["chunks"].as_array().unwrap().len();
     assert!(lost > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sound_and_picture_stay_together_over_ten_lost_recorders() {
+    let stage = Stage::set("ses_ten").await;
+    for _ in 0..10 {
+        let mut recorder = stage.start().await;
+        recorder.grows_for(Duration::from_secs(2)).await;
+        recorder.process.kill().unwrap();
+        recorder.process.wait().unwrap();
+    }
+    let mut last = stage.start().await;
+    last.grows_for(Duration::from_secs(5)).await;
+    let (status, _) = last.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert_eq!(stage.timeline()["runs"].as_array().unwrap().len(), 11);
+    let offsets = footage.sound_offsets();
+    println!("sound comes later than the picture by {offsets:.3?} s");
+    assert!(offsets.len() >= 15, "{offsets:?}");
+    // a browser that starts on a busy machine may draw late; what the video adds would add up
+    let median = |part: &[f64]| {
+        let mut part = part.to_vec();
+        part.sort_by(f64::total_cmp);
+        part[part.len() / 2]
+    };
+    let (early, late) = offsets.split_at(offsets.len() / 2);
+    let (early, late) = (median(early), median(late));
+    assert!((early - late).abs() <= 0.040, "{early} s, then {late} s");
+    assert!(late.abs() < 0.1, "{offsets:?}");
+    stage.is_what_openvidu_expects();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -493,6 +526,7 @@ impl Stage {
     }
 
     pub fn is_what_openvidu_expects(&self) {
+        self.is_even_and_starts_at_zero();
         let info = self.file(&format!("{}.info", self.order.id));
         let info: Value = serde_json::from_slice(&fs::read(info).unwrap()).unwrap();
         assert_eq!(info["streams"].as_array().unwrap().len(), 2);
@@ -510,6 +544,44 @@ impl Stage {
         );
         let width = frames::probe(&thumbnail, "stream=width");
         assert!(width.contains("480"), "{width}");
+    }
+
+    /// The frame rate is constant, over gaps too, and neither track starts late.
+    fn is_even_and_starts_at_zero(&self) {
+        let numbers = |entries: &str| -> Vec<f64> {
+            let said = frames::probe(&self.video(), entries);
+            let words = said.split([',', '\n']).map(str::trim);
+            words.filter_map(|word| word.parse().ok()).collect()
+        };
+        let starts = numbers("stream=start_time");
+        assert_eq!(starts.len(), 2);
+        assert!(starts.iter().all(|start| start.abs() < 0.001), "{starts:?}");
+        let lasts = numbers("packet=duration_time:stream=");
+        let frame = 1.0 / f64::from(self.order.frame_rate);
+        let packet = 1024.0 / 48_000.0;
+        let odd: Vec<&f64> = lasts
+            .iter()
+            .filter(|last| (**last - frame).abs() > 1e-4 && (**last - packet).abs() > 1e-4)
+            .collect();
+        assert!(lasts.len() > 50 && odd.is_empty(), "{odd:?}");
+    }
+
+    /// Every chunk is a video of its own, and all but the last are as long as was ordered.
+    fn has_chunks_that_play_alone(&self) {
+        let files = fs::read_dir(self.run_folder(1)).unwrap().flatten();
+        let mut chunks: Vec<PathBuf> = files.map(|file| file.path()).collect();
+        chunks.retain(|path| path.extension().is_some_and(|kind| kind == "mp4"));
+        chunks.sort();
+        assert!(chunks.len() >= 2, "{chunks:?}");
+        let frames = chunks.iter().map(|chunk| {
+            let footage = Footage::read(chunk);
+            assert_eq!(footage.decode_errors, Vec::<String>::new(), "{chunk:?}");
+            footage.frames.len() as u32
+        });
+        let frames: Vec<u32> = frames.collect();
+        let (_, but_last) = frames.split_last().unwrap();
+        let whole = 4 * self.order.frame_rate;
+        assert!(but_last.iter().all(|count| *count == whole), "{frames:?}");
     }
 
     /// The address's secret is in no file and no log.
