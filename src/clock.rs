@@ -119,6 +119,12 @@ impl ManualClock {
         let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
         self.now.fetch_add(step, Ordering::SeqCst);
     }
+
+    /// Sets it back, as a person or a time server does.
+    pub fn set_back(&self, step: Duration) {
+        let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
+        self.now.fetch_sub(step, Ordering::SeqCst);
+    }
 }
 
 impl Clock for ManualClock {

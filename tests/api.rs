@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -972,51 +972,6 @@ async fn the_description_is_hidden_in_production() {
     ] {
         assert_eq!(house.get(path).await.0, 404, "{path}");
     }
-}
-
-#[tokio::test]
-async fn slow_and_idle_connections_leave_the_others_their_speed() {
-    let house = House::with(&[]).await;
-    house.register("ses_A").await;
-    let address = ("127.0.0.1", house.controller.port);
-    let many: usize = std::env::var("OV2_IDLE_CONNECTIONS")
-        .ok()
-        .and_then(|it| it.parse().ok())
-        .unwrap_or(1_000);
-    let mut held = Vec::new();
-    for number in 0..many {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        if number % 2 == 0 {
-            stream
-                .write_all(b"POST /openvidu/webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n")
-                .await
-                .unwrap();
-        }
-        held.push(stream);
-    }
-    let mut slowest = Duration::ZERO;
-    for _ in 0..100 {
-        let begin = Instant::now();
-        assert_eq!(
-            house.put("/api/sessions/ses_A/heartbeat", None).await.0,
-            200
-        );
-        slowest = slowest.max(begin.elapsed());
-    }
-    assert!(
-        slowest < Duration::from_millis(500),
-        "{slowest:?} beside {many} idle connections"
-    );
-    let (status, _) = raw(
-        &house.controller,
-        "GET",
-        "/api/sessions",
-        &format!("x-large: {}\r\n", "y".repeat(100_000)),
-        b"",
-    )
-    .await;
-    assert_eq!(status, 431);
-    assert_eq!(held.len(), many);
 }
 
 #[tokio::test]

@@ -319,3 +319,37 @@ async fn a_pass_over_ten_thousand_sessions_takes_milliseconds() {
     assert!(all_due <= Duration::from_millis(5) * slack, "{all_due:?}");
     drop(desk.db);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_clock_was_set_back_nobody_is_blamed_and_the_silent_are_still_missed_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let processes = ProcessRuntime::open(&folder.path().join("p"), Path::new("/bin/true")).unwrap();
+    let clock = ManualClock::at(Timestamp::from_millis(1_795_577_569_000));
+    let desk = Desk::open(folder.path(), Arc::new(processes), Arc::new(clock.clone()));
+    let controller = &desk.controller;
+    let registration = Registration {
+        session_id: Some(id(0).to_string()),
+        client_id: Some("client".into()),
+        ..Registration::default()
+    };
+    controller.register(registration).await.unwrap();
+    let heard = Heartbeat {
+        last_chunk: Some("0001.mp4".into()),
+        ..Heartbeat::default()
+    };
+    controller.heartbeat(&id(0), heard).unwrap();
+    controller.start();
+    let excused = async || {
+        controller.check().await;
+        controller.session(&id(0)).unwrap().failovers.is_empty()
+    };
+    // The watcher has seen the time before it goes back.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    clock.set_back(Duration::from_secs(3_600));
+    assert!(excused().await);
+    clock.advance(Duration::from_secs(29));
+    assert!(excused().await, "its time is not over");
+    clock.advance(Duration::from_secs(2));
+    assert!(!excused().await, "it has been silent for 31 s since");
+    desk.tasks.end(Duration::from_secs(5)).await;
+}

@@ -8,6 +8,7 @@ mod architecture;
 mod bench_store;
 mod controller;
 mod failover;
+mod hostile;
 mod join;
 mod lost;
 mod mutants;

@@ -16,6 +16,7 @@ use crate::store::{self, StoreError};
 use crate::tasks::Tasks;
 use clap::Args;
 use log::{error, info, warn};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ impl Serve {
         let settings = self.settings.settings()?;
         settings.account()?;
         logging::start(settings.log_format, settings.debug.0);
+        raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -48,6 +50,18 @@ impl Serve {
         // What did not end by its deadline was named; it must not hold the process.
         runtime.shutdown_background();
         outcome
+    }
+}
+
+/// Every connection holds a file, also one that is idle: as many as the system allows.
+fn raise_file_limit() {
+    let Ok((soft, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    if soft < most
+        && let Err(cause) = setrlimit(Resource::RLIMIT_NOFILE, most, most)
+    {
+        warn!(limit = soft; "cannot raise the limit of open files: {cause}");
     }
 }
 

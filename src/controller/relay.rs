@@ -551,7 +551,8 @@ impl Worker {
             tokio::select! {
                 () = end.cancelled() => break,
                 Some(due) = incoming.recv() => {
-                    let wait = due.next_at.map(|at| at.since(self.clock.now()));
+                    // After a clock that was set back, what was due in a minute would be due in years.
+                    let wait = due.next_at.map(|at| at.since(self.clock.now()).min(LONGEST_WAIT));
                     queue.push(due, wait.map(|wait| self.clock.uptime() + wait));
                 }
                 Some((due, tried)) = flights.next() => self.land(&mut queue, &mut down, due, tried),

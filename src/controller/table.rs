@@ -95,6 +95,19 @@ impl Table {
         self.watched_since = now;
     }
 
+    /// The clock was set back to `now`: whoever falls silent from now on is missed in its usual time.
+    pub(super) fn set_back(&mut self, now: Timestamp) {
+        self.watched_since = now;
+        self.due.clear();
+        for entry in self.entries.values_mut() {
+            entry.session.set_back(now);
+            entry.due = None;
+        }
+        for id in self.entries.keys().cloned().collect::<Vec<_>>() {
+            self.schedule(&id, now);
+        }
+    }
+
     pub(super) fn get(&self, id: &RecordingId) -> Option<&Entry> {
         self.entries.get(id)
     }

@@ -156,6 +156,12 @@ impl Controller {
     fn excuse_absence(&self) {
         let now = self.0.clock.now();
         let mut awake_at = lock(&self.0.awake_at);
+        if let Some(back) = awake_at.map(|at| at.since(now)).filter(|it| *it > ABSENT) {
+            *awake_at = Some(now);
+            self.table().set_back(now);
+            warn!(seconds = back.as_secs(); "the clock was set back; time-outs start afresh");
+            return;
+        }
         let Some(absent) = awake_at.map(|at| now.since(at)).filter(|it| *it > ABSENT) else {
             return;
         };

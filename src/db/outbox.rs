@@ -2,8 +2,9 @@
 //! event has one delivery a target; a delivery is pending, delivered or dead, and what is settled is forgotten after a
 //! while. Knows nothing of HTTP: who delivers reads from here and writes back what became of it.
 //!
-//! One tree holds everything, so that a batch changes it at once: `e<seq>` an event, `d<seq><target>` a delivery, and
-//! `x<state><seq><target>` the index that lists deliveries of one state in order.
+//! One tree holds everything: `e<seq>` an event, `d<seq><target>` a delivery, and `x<state><seq><target>` the index that
+//! lists deliveries of one state in order. sled's batches cost two further writes to disk each, so there are none: records
+//! are written in an order in which a crash between two of them leaves nothing worse than what [`Outbox::open`] tidies up.
 
 use super::{Db, DbError};
 use crate::clock::Timestamp;
@@ -267,6 +268,7 @@ impl Outbox {
             }),
             due: sender,
         }));
+        outbox.repair()?;
         outbox.count()?;
         outbox.resume(now)?;
         Ok((outbox, receiver))
@@ -508,16 +510,13 @@ impl Outbox {
     }
 
     fn insert(&self, seq: Sequence, event: &Event, value: Vec<u8>) -> Result<(), DbError> {
-        let mut batch = sled::Batch::default();
-        batch.insert(event_key(seq), value);
+        self.put(event_key(seq), value)?;
         for target in self.0.targets.keys() {
-            batch.insert(
-                delivery_key(seq, *target),
-                json(&self.fresh(*target, event))?,
-            );
-            batch.insert(index_key(DeliveryState::Pending, seq, *target), &[]);
+            let delivery = json(&self.fresh(*target, event))?;
+            self.put(index_key(DeliveryState::Pending, seq, *target), Vec::new())?;
+            self.put(delivery_key(seq, *target), delivery)?;
         }
-        self.apply(batch)
+        Ok(())
     }
 
     /// Writes a delivery under its new state.
@@ -532,17 +531,18 @@ impl Outbox {
         let mut front = self.front();
         let known = self.0.tree.contains_key(delivery_key(sequence, target));
         let known = known.map_err(fault("read a delivery"))?;
-        let mut batch = sled::Batch::default();
-        if known {
-            batch.remove(index_key(delivery.state, sequence, target));
-            front.sub(delivery.state, target);
-        }
-        delivery.state = state;
+        let before = std::mem::replace(&mut delivery.state, state);
         delivery.changed_at = now;
-        batch.insert(index_key(state, sequence, target), &[]);
-        batch.insert(delivery_key(sequence, target), json(&delivery)?);
-        front.add(state, target);
-        self.apply(batch)
+        if !known || before != state {
+            self.put(index_key(state, sequence, target), Vec::new())?;
+            front.add(state, target);
+        }
+        self.put(delivery_key(sequence, target), json(&delivery)?)?;
+        if known && before != state {
+            self.drop(index_key(before, sequence, target))?;
+            front.sub(before, target);
+        }
+        Ok(())
     }
 
     fn delivery(&self, seq: Sequence, target: TargetId) -> Result<Option<Delivery>, DbError> {
@@ -554,11 +554,14 @@ impl Outbox {
         value.map(read).transpose()
     }
 
-    fn apply(&self, batch: sled::Batch) -> Result<(), DbError> {
-        self.0
-            .tree
-            .apply_batch(batch)
-            .map_err(fault("write the outbox"))
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), DbError> {
+        let written = self.0.tree.insert(key, value).map(drop);
+        written.map_err(fault("write the outbox"))
+    }
+
+    fn drop(&self, key: Vec<u8>) -> Result<(), DbError> {
+        let removed = self.0.tree.remove(key).map(drop);
+        removed.map_err(fault("write the outbox"))
     }
 
     /// Everything up to `sequence` is on disk: whoever delivers may have it, in the order it came.
@@ -709,12 +712,9 @@ impl Outbox {
     /// Forgets a delivery, and its event with the last of its deliveries.
     fn forget(&self, state: DeliveryState, seq: Sequence, target: TargetId) -> Result<(), DbError> {
         let mut front = self.front();
-        let mut batch = sled::Batch::default();
-        batch.remove(index_key(state, seq, target));
-        batch.remove(delivery_key(seq, target));
-        let prefix = [&b"d"[..], &seq.0.to_be_bytes()].concat();
-        let others = self.0.tree.scan_prefix(prefix).keys().take(2).count();
-        if others <= 1 {
+        self.drop(delivery_key(seq, target))?;
+        self.drop(index_key(state, seq, target))?;
+        if !self.has_deliveries(seq) {
             let size = self
                 .0
                 .tree
@@ -722,10 +722,39 @@ impl Outbox {
                 .map_err(fault("read an event"))?;
             let size = size.map_or(0, |value| value.len() as u64);
             front.counts.bytes = front.counts.bytes.saturating_sub(size);
-            batch.remove(event_key(seq));
+            self.drop(event_key(seq))?;
         }
         front.sub(state, target);
-        self.apply(batch)
+        Ok(())
+    }
+
+    fn has_deliveries(&self, seq: Sequence) -> bool {
+        let prefix = [&b"d"[..], &seq.0.to_be_bytes()].concat();
+        self.0.tree.scan_prefix(prefix).keys().next().is_some()
+    }
+
+    /// Tidies up what a crash left half done. Nothing of it was answered as kept, or it was about to be forgotten.
+    fn repair(&self) -> Result<(), DbError> {
+        for key in self.0.tree.scan_prefix("e").keys() {
+            let key = key.map_err(fault("read the outbox"))?;
+            let sequence = number(&key[1..]).map(Sequence);
+            if sequence.is_some_and(|sequence| !self.has_deliveries(sequence)) {
+                self.drop(key.to_vec())?;
+            }
+        }
+        for state in DeliveryState::ALL {
+            for key in self.0.tree.scan_prefix([b'x', state.letter()]).keys() {
+                let key = key.map_err(fault("read the outbox"))?;
+                let Some((sequence, target)) = place(&key[2..]) else {
+                    continue;
+                };
+                let delivery = self.delivery(sequence, target)?;
+                if delivery.is_none_or(|delivery| delivery.state != state) {
+                    self.drop(key.to_vec())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn front(&self) -> MutexGuard<'_, Front> {
@@ -936,6 +965,31 @@ mod tests {
         assert!(counts.bytes <= 20_000, "{counts:?}");
         assert!(counts.dropped > 0, "{counts:?}");
         assert!(counts.pending > 0, "{counts:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_half_done_is_tidied_up_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(folder.path(), &Tasks::new()).unwrap();
+        let (outbox, mut due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
+        outbox.accept(event("s", "{}")).await.unwrap();
+        let all = drain(&mut due).await;
+        for due in &all {
+            outbox.settle(due, Outcome::Delivered, NOW).unwrap();
+        }
+        let whole = outbox.0.tree.len();
+        // Settled, and the old place in the index still there; an event without its deliveries; a place without one.
+        let old = index_key(DeliveryState::Pending, all[0].sequence, all[0].target);
+        outbox.put(old, Vec::new()).unwrap();
+        let value = encode(&event("t", "{}")).unwrap();
+        outbox.put(event_key(Sequence(7)), value).unwrap();
+        let place = index_key(DeliveryState::Dead, Sequence(9), TARGET);
+        outbox.put(place, Vec::new()).unwrap();
+
+        let (again, mut due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
+        assert_eq!(again.0.tree.len(), whole);
+        assert!(drain(&mut due).await.is_empty());
+        assert_eq!(again.counts(), outbox.counts());
     }
 
     #[tokio::test]

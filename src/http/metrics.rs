@@ -147,7 +147,7 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
 ];
 
 /// How often samples are put into their buckets when nobody asks.
-const UPKEEP: Duration = Duration::from_secs(10);
+const UPKEEP: Duration = Duration::from_secs(2);
 
 const FAST: [f64; 12] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5,

@@ -18,6 +18,7 @@ mod sessions;
 mod webhook;
 
 pub use listen::{ListenError, Listener, Tls};
+pub use webhook::read_webhook;
 
 use crate::clock::Clock;
 use crate::config::{Faults, Settings};

@@ -112,6 +112,14 @@ pub(super) async fn receive(
     }))
 }
 
+/// What arbitrary bytes are as a webhook, or why they are none; for those who try the reader.
+///
+/// # Errors
+/// When they are no webhook.
+pub fn read_webhook(method: &Method, headers: &HeaderMap, body: Bytes) -> Result<Event, String> {
+    read(method, headers, body, Timestamp::default()).map_err(|fault| fault.message)
+}
+
 /// Reads a webhook as far as we act on it; everything else is passed on as it is.
 fn read(method: &Method, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Result<Event, Fault> {
     let empty = body.iter().all(u8::is_ascii_whitespace);
@@ -412,4 +420,79 @@ pub(super) async fn replay_since(
         .await
         .map_err(unreadable)?;
     Ok(Replayed::answer(&shared, replayed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REAL: &str = r#"{"event":"recordingStatusChanged","timestamp":1600000000000,"sessionId":"ses_A","uniqueSessionId":"ses_A_1","id":"ses_A~1","name":"talk","outputMode":"COMPOSED","resolution":"1280x720","frameRate":25,"recordingLayout":"BEST_FIT","hasAudio":true,"hasVideo":true,"startTime":1600000000000,"duration":0,"size":0,"status":"started","reason":null}"#;
+
+    fn try_reading(body: Vec<u8>) -> Result<Event, String> {
+        read_webhook(&Method::POST, &HeaderMap::new(), body.into())
+    }
+
+    /// Any JSON, a few levels deep, with members that are read among the others.
+    fn json_value() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::Value;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+            Just(Value::from("recordingStatusChanged")),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            let name = prop_oneof!["event", "sessionId", "id", "status", "startTime", ".*"];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(name, inner, 0..6)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    #[test]
+    fn a_real_webhook_is_read() {
+        let event = try_reading(REAL.into()).unwrap();
+        assert_eq!(event.name.as_deref(), Some("recordingStatusChanged"));
+        assert_eq!(
+            (event.lane.as_str(), event.body.len()),
+            ("ses_A", REAL.len())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_webhook_or_refused_in_words(body in any::<Vec<u8>>()) {
+            if let Err(why) = try_reading(body) {
+                prop_assert!(!why.is_empty());
+            }
+        }
+
+        #[test]
+        fn any_json_is_a_webhook_or_refused_in_words(value in json_value()) {
+            if let Err(why) = try_reading(value.to_string().into()) {
+                prop_assert!(!why.is_empty());
+            }
+        }
+
+        #[test]
+        fn a_mutated_webhook_is_passed_on_byte_for_byte_or_refused(
+            changes in prop::collection::vec((0..REAL.len(), any::<u8>()), 1..8),
+            cut in 0..REAL.len(),
+        ) {
+            let mut body = REAL.as_bytes().to_vec();
+            for (place, byte) in changes {
+                body[place] = byte;
+            }
+            for body in [body[..cut].to_vec(), body] {
+                if let Ok(event) = try_reading(body.clone()) {
+                    prop_assert_eq!(&event.body[..], &body[..]);
+                }
+            }
+        }
+    }
 }

@@ -288,6 +288,22 @@ pub enum Refusal {
 }
 
 impl Session {
+    /// The clock was set back to `now`: no stamp that something is waited for from may lie in the future.
+    pub fn set_back(&mut self, now: Timestamp) {
+        self.heartbeat_at = self.heartbeat_at.min(now);
+        self.advanced_at = self.advanced_at.min(now);
+        self.seal_at = self.seal_at.map(|at| at.min(now));
+        if let State::TakingOver {
+            started_at,
+            not_before,
+            ..
+        } = &mut self.state
+        {
+            *started_at = started_at.map(|at| at.min(now));
+            *not_before = (*not_before).min(now);
+        }
+    }
+
     /// The only way from one state to the next. A refused event changes nothing.
     ///
     /// # Errors

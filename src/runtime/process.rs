@@ -30,6 +30,8 @@ const ID: &str = "OV2_RECORDER_CONTAINER_ID";
 
 /// How often the files are looked at: they give no events.
 const LOOK: Duration = Duration::from_millis(25);
+/// How often new recorders are looked for while there are none.
+const GLANCE: Duration = Duration::from_millis(250);
 
 /// The longest that killed processes may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
@@ -456,7 +458,8 @@ impl Following {
             if let Some(event) = self.waiting.pop_front() {
                 return event;
             }
-            tokio::time::sleep(LOOK).await;
+            let pause = if self.read.is_empty() { GLANCE } else { LOOK };
+            tokio::time::sleep(pause).await;
             self.look();
         }
     }
