@@ -361,13 +361,16 @@ impl Outbox {
             if target == TargetId::CONTROLLER {
                 continue;
             }
+            // Its place in the index may be about to go.
+            let delivery = self.delivery(sequence, target)?;
+            let Some(delivery) = delivery.filter(|delivery| delivery.state == state) else {
+                continue;
+            };
             seen += 1;
             if seen <= skip {
                 continue;
             }
-            if let (Some(event), Some(delivery)) =
-                (self.event(sequence)?, self.delivery(sequence, target)?)
-            {
+            if let Some(event) = self.event(sequence)? {
                 found.push((event, delivery));
             }
             if found.len() == limit {
