@@ -88,7 +88,7 @@ async fn every_operation_that_is_not_open_asks_for_the_account() {
                 .as_array()
                 .is_some_and(|ways| ways.contains(&serde_json::json!({})));
             let method: Method = method.to_uppercase().parse().unwrap();
-            let url = controller.url(&path.replace('{', "").replace('}', ""));
+            let url = controller.url(&path.replace(['{', '}'], ""));
             let answer = client.request(method.clone(), url).send().await.unwrap();
             let refused = answer.status() == 401;
             assert_eq!(refused, !open, "{method} {path}: {}", answer.status());
