@@ -6,6 +6,7 @@ mod api;
 mod architecture;
 #[path = "bench/store.rs"]
 mod bench_store;
+mod container;
 mod controller;
 mod failover;
 mod hostile;
@@ -23,5 +24,6 @@ mod schema;
 mod store;
 mod story;
 mod support;
+mod terminal;
 mod upload;
 mod webhook;

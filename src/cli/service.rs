@@ -154,12 +154,18 @@ struct State {
 #[derive(Debug, Args)]
 pub(super) struct Tell {
     #[command(flatten)]
+    file: SettingsFile,
+    #[command(flatten)]
     form: Form,
 }
 
 impl Tell {
     pub(super) fn run(self, verb: Verb) -> Result<(), Failure> {
         let manager = Manager::find()?;
+        if verb != Verb::Stop {
+            // What would keep it from starting is better said here than in a log.
+            self.file.settings()?;
+        }
         manager.tell(verb)?;
         self.form
             .print(&manager.state()?, |state| state.text(Paint::of_terminal()));

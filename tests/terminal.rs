@@ -1,0 +1,184 @@
+//! The commands in a real terminal, as tmux gives one: what a person sees, held against what was seen before. After an
+//! intended change `OV2_KEEP=1 cargo test --test integration terminal` keeps the new sight.
+
+use crate::support::controller::Controller;
+use crate::support::stage::leave_out;
+use crate::support::wait::until;
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
+const SOON: Duration = Duration::from_secs(30);
+/// A terminal of 100 columns with a shell in it.
+struct Terminal {
+    socket: PathBuf,
+    runs: Cell<u32>,
+}
+
+impl Terminal {
+    fn open(folder: &Path) -> Option<Self> {
+        let terminal = Self {
+            socket: folder.join("tmux"),
+            runs: Cell::new(0),
+        };
+        let opened = terminal.tmux(&["-f/dev/null", "new-session", "-d", "-x100", "-y2000", "sh"]);
+        opened.ok().filter(|output| output.status.success())?;
+        terminal.type_in("PS1=; clear");
+        Some(terminal)
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> std::io::Result<Output> {
+        let mut command = Command::new("tmux");
+        for setting in ov2_ha_recorder::config::TABLE {
+            command.env_remove(setting.name);
+        }
+        command.arg("-S").arg(&self.socket).args(arguments).output()
+    }
+
+    fn type_in(&self, line: &str) {
+        self.tmux(&["send-keys", "-l", line]).unwrap();
+        self.tmux(&["send-keys", "Enter"]).unwrap();
+    }
+
+    /// What stands there, with its colours.
+    fn sight(&self) -> String {
+        let shown = self.tmux(&["capture-pane", "-p", "-e"]).unwrap();
+        String::from_utf8(shown.stdout).unwrap()
+    }
+
+    /// Runs `line`; what it showed, with its colours and the mark of its end, and its exit code.
+    async fn run(&self, line: &str) -> (String, i32) {
+        self.runs.set(self.runs.get() + 1);
+        // Behind the last line, so that the end of this very run and its exit code can be seen.
+        let mark = format!("run {} ended with", self.runs.get());
+        self.type_in(&format!("clear; {line}; echo {mark} $?"));
+        let (_, seen) = until(line, SOON, || async {
+            let sight = self.sight();
+            let text = plain(&sight);
+            let (shown, end) = text.rsplit_once(&format!("\n{mark} "))?;
+            // The line itself is echoed by the terminal before it is cleared.
+            let over = !shown.contains(&mark);
+            let code = end.split_whitespace().next()?;
+            over.then_some((sight, code.parse().ok()?))
+        })
+        .await;
+        seen
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.tmux(&["kill-server"]);
+    }
+}
+
+/// The names of all commands, as `--help` lists them.
+fn commands() -> Vec<String> {
+    let help = Command::new(PROGRAM).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    list.lines()
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Without colours and the terminal's padding.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        out += before;
+        rest = after
+            .split_once(|c: char| c.is_ascii_alphabetic())
+            .map_or("", |(_, it)| it);
+    }
+    out += rest;
+    let lines = out.lines().map(str::trim_end).collect::<Vec<_>>();
+    lines.join("\n").trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_teaches_its_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(terminal) = Terminal::open(folder.path()) else {
+        return leave_out("every_command_teaches_its_use", "tmux is missing");
+    };
+    let mut all = String::new();
+    for command in commands() {
+        let (shown, code) = terminal.run(&format!("{PROGRAM} {command} --help")).await;
+        assert_eq!(code, 0, "{command}: {shown}");
+        let shown = plain(&shown);
+        let (shown, _mark) = shown.rsplit_once('\n').unwrap();
+        all += &format!(
+            "$ ov2-ha-recorder {command} --help\n{}\n\n",
+            shown.trim_end()
+        );
+    }
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/help.txt");
+    if std::env::var_os("OV2_KEEP").is_some() {
+        fs::write(&kept, &all).unwrap();
+    }
+    assert_eq!(all, fs::read_to_string(kept).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_show_a_running_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(terminal) = Terminal::open(folder.path()) else {
+        return leave_out("the_commands_show_a_running_service", "tmux is missing");
+    };
+    let settings = [("HA_RUNTIME", "process")];
+    let recordings = folder.path().join("recordings");
+    let controller =
+        Controller::start(Path::new(PROGRAM), folder.path(), &recordings, &settings).await;
+    let env = folder.path().join("controller.env");
+    let line = |command: &str| format!("{PROGRAM} {command} --env-file {}", env.display());
+
+    let (shown, code) = terminal.run(&line("health")).await;
+    assert_eq!(code, 0, "{shown}");
+    assert!(
+        shown.contains('\u{1b}'),
+        "a terminal shows colours: {shown}"
+    );
+    for part in ["store", "disk"] {
+        assert!(plain(&shown).contains(part), "{shown}");
+    }
+    let (shown, code) = terminal.run(&line("test-api")).await;
+    assert_eq!(code, 0, "{shown}");
+    let (shown, code) = terminal.run(&line("failovers")).await;
+    assert_eq!(code, 0, "{shown}");
+    let (shown, code) = terminal.run(&line("config")).await;
+    assert_eq!(code, 0, "{shown}");
+    assert!(
+        plain(&shown).contains("HA_CONTROLLER_PASSWORD") && !shown.contains(&controller.password),
+        "{shown}"
+    );
+    let (shown, code) = terminal.run(&format!("{} | cat", line("health"))).await;
+    assert!(
+        code == 0 && !shown.contains("\u{1b}[3"),
+        "no colours in a pipe: {shown}"
+    );
+
+    terminal.type_in(&format!("clear; {}", line("monitor")));
+    until("the monitor", SOON, || async {
+        plain(&terminal.sight())
+            .contains("All is well")
+            .then_some(())
+    })
+    .await;
+    terminal.tmux(&["send-keys", "q"]).unwrap();
+    until("the monitor's end", SOON, || async {
+        let gone = !plain(&terminal.sight()).contains("All is well");
+        gone.then_some(())
+    })
+    .await;
+    let (_, code) = terminal.run("echo back").await;
+    assert_eq!(code, 0);
+}
