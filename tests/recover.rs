@@ -72,6 +72,34 @@ async fn a_video_comes_back_from_the_bucket_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_take_in_the_store_is_joined_by_hand() {
+    let objects = tempfile::tempdir().unwrap();
+    let server = Server::start(objects.path(), None).await;
+    let store = client(&server.endpoint, &[]);
+    record(&store, "ses_D", "1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let video = folder.path().join("out.mp4");
+    let to = video.to_str().unwrap();
+    let joined = recorder(&server.endpoint, &["join", "ses_D/chunks/1", "-o", to]);
+    assert!(joined.status.success(), "{}", said(&joined));
+    assert!(probed(&video) > 7.9);
+    let names = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names, 1, "nothing but the video is left");
+    let checked = recorder(
+        &server.endpoint,
+        &["join", "ses_D/chunks/1", "-o", to, "--check"],
+    );
+    assert!(checked.status.success(), "{}", said(&checked));
+    let missing = recorder(&server.endpoint, &["join", "ses_E", "-o", to, "--force"]);
+    assert!(
+        said(&missing).contains("no chunk below ses_E"),
+        "{}",
+        said(&missing)
+    );
+    assert!(!missing.status.success() && video.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chunks_leave_the_store_only_when_the_video_holds_them() {
     let objects = tempfile::tempdir().unwrap();
     let server = Server::start(objects.path(), None).await;

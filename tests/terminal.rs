@@ -12,6 +12,9 @@ use std::time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
 const SOON: Duration = Duration::from_secs(30);
+/// Rows of a terminal that holds all of a command's output.
+const LONG: &str = "-y2000";
+
 /// A terminal of 100 columns with a shell in it.
 struct Terminal {
     socket: PathBuf,
@@ -19,12 +22,12 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(folder: &Path) -> Option<Self> {
+    fn open(folder: &Path, rows: &str) -> Option<Self> {
         let terminal = Self {
-            socket: folder.join("tmux"),
+            socket: folder.join(format!("tmux{rows}")),
             runs: Cell::new(0),
         };
-        let opened = terminal.tmux(&["-f/dev/null", "new-session", "-d", "-x100", "-y2000", "sh"]);
+        let opened = terminal.tmux(&["-f/dev/null", "new-session", "-d", "-x100", rows, "sh"]);
         opened.ok().filter(|output| output.status.success())?;
         terminal.type_in("PS1=; clear");
         Some(terminal)
@@ -49,23 +52,32 @@ impl Terminal {
         String::from_utf8(shown.stdout).unwrap()
     }
 
-    /// Runs `line`; what it showed, with its colours and the mark of its end, and its exit code.
-    async fn run(&self, line: &str) -> (String, i32) {
+    /// Types `line`, and behind it what marks its end; the mark.
+    fn begin(&self, line: &str) -> String {
         self.runs.set(self.runs.get() + 1);
-        // Behind the last line, so that the end of this very run and its exit code can be seen.
         let mark = format!("run {} ended with", self.runs.get());
-        self.type_in(&format!("clear; {line}; echo {mark} $?"));
-        let (_, seen) = until(line, SOON, || async {
+        self.type_in(&format!("clear; {line}; code=$?; echo; echo {mark} $code"));
+        mark
+    }
+
+    /// Waits for the mark; what is shown then, with its colours, and the exit code.
+    async fn end(&self, mark: &str) -> (String, i32) {
+        let (_, seen) = until(mark, SOON, || async {
             let sight = self.sight();
             let text = plain(&sight);
             let (shown, end) = text.rsplit_once(&format!("\n{mark} "))?;
             // The line itself is echoed by the terminal before it is cleared.
-            let over = !shown.contains(&mark);
+            let over = !shown.contains(mark);
             let code = end.split_whitespace().next()?;
             over.then_some((sight, code.parse().ok()?))
         })
         .await;
         seen
+    }
+
+    /// Runs `line` to its end.
+    async fn run(&self, line: &str) -> (String, i32) {
+        self.end(&self.begin(line)).await
     }
 }
 
@@ -107,7 +119,7 @@ fn plain(text: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_teaches_its_use() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(terminal) = Terminal::open(folder.path()) else {
+    let Some(terminal) = Terminal::open(folder.path(), LONG) else {
         return leave_out("every_command_teaches_its_use", "tmux is missing");
     };
     let mut all = String::new();
@@ -131,7 +143,7 @@ async fn every_command_teaches_its_use() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_show_a_running_service() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(terminal) = Terminal::open(folder.path()) else {
+    let Some(terminal) = Terminal::open(folder.path(), LONG) else {
         return leave_out("the_commands_show_a_running_service", "tmux is missing");
     };
     let settings = [("HA_RUNTIME", "process")];
@@ -166,7 +178,8 @@ async fn the_commands_show_a_running_service() {
         "no colours in a pipe: {shown}"
     );
 
-    terminal.type_in(&format!("clear; {}", line("monitor")));
+    let terminal = Terminal::open(folder.path(), "-y40").unwrap();
+    let mark = terminal.begin(&line("monitor"));
     until("the monitor", SOON, || async {
         plain(&terminal.sight())
             .contains("All is well")
@@ -174,11 +187,6 @@ async fn the_commands_show_a_running_service() {
     })
     .await;
     terminal.tmux(&["send-keys", "q"]).unwrap();
-    until("the monitor's end", SOON, || async {
-        let gone = !plain(&terminal.sight()).contains("All is well");
-        gone.then_some(())
-    })
-    .await;
-    let (_, code) = terminal.run("echo back").await;
+    let (_, code) = terminal.end(&mark).await;
     assert_eq!(code, 0);
 }

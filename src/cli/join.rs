@@ -2,10 +2,12 @@
 //! its chunks.
 
 use super::report::Form;
-use super::{Failure, exit};
+use super::{Failure, SettingsFile, exit};
+use crate::disk;
 use crate::join::{self, CaughtUp, ChunkSource, Joined, Options};
 use crate::model::ids::{IdError, RecordingId, TakeId};
 use crate::model::timeline::GapMode;
+use crate::{random, store};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -16,10 +18,13 @@ use std::time::{Duration, Instant};
 /// Join a folder of chunks into one video, or check a video against its chunks.
 ///
 /// FOLDER is a take's folder (r1/0001.mp4, r2/0007.mp4, …), a recording's with one take in it, or any folder with numbered
-/// MP4 files. Chunks may be cut off, missing or broken; each of those is named with what was kept of it.
+/// MP4 files. Where this machine has no such folder, it is a prefix in the configured chunk store, such as
+/// RECORDING/chunks/TAKE. Chunks may be cut off, missing or broken; each of those is named with what was kept of it.
 #[derive(Debug, Args)]
 pub(super) struct Join {
-    /// Folder with the chunks.
+    #[command(flatten)]
+    file: SettingsFile,
+    /// Folder, or prefix in the store, with the chunks.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
     /// The video.
@@ -50,12 +55,47 @@ fn gap_mode(text: &str) -> Result<GapMode, String> {
 }
 
 impl Join {
-    pub(super) fn run(self) -> Result<(), Failure> {
-        let chunks = join::find_chunks(&self.folder).map_err(Failure::new)?;
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let fetched = match self.folder.exists() {
+            true => None,
+            false => Some(self.fetch().await?),
+        };
+        let folder = fetched.as_ref().map_or(&self.folder, |it| &it.chunks);
+        let chunks = join::find_chunks(folder).map_err(Failure::new)?;
         match self.check {
             true => self.check(&chunks),
             false => self.join(&chunks),
         }
+    }
+
+    /// Brings the store's chunks below the prefix to the disk that the video goes to.
+    async fn fetch(&self) -> Result<Fetched, Failure> {
+        let settings = self.file.settings()?;
+        let store = store::open(&settings, &settings.recording_path)?;
+        let prefix = self.folder.to_string_lossy();
+        let prefix = prefix.trim_matches('/');
+        let objects = store.list(prefix).await?;
+        if objects.is_empty() {
+            return Err(Failure::new(format!(
+                "there is no folder {prefix} here, and no chunk below {prefix} in the chunk store"
+            )));
+        }
+        let root = disk::parent(&self.output).join(format!(".join-{}", random::hex::<6>()));
+        let fetched = Fetched {
+            chunks: root.join(prefix),
+            root,
+        };
+        let bar = bar(objects.iter().map(|it| it.bytes).sum(), self.form.json);
+        bar.set_message("fetching");
+        for object in objects.iter().filter(|it| it.key.ends_with(".mp4")) {
+            let path = fetched.root.join(&object.key);
+            disk::make_folder(disk::parent(&path))
+                .map_err(|cause| Failure::with(exit::CANNOT_WRITE, cause))?;
+            store.fetch(&object.key, &path).await?;
+            bar.inc(object.bytes);
+        }
+        bar.finish_and_clear();
+        Ok(fetched)
     }
 
     fn check(&self, chunks: &[ChunkSource]) -> Result<(), Failure> {
@@ -87,7 +127,7 @@ impl Join {
             return Err(Failure::with(exit::CANNOT_WRITE, message));
         }
         let options = self.options(chunks).map_err(Failure::new)?;
-        let bar = bar(chunks, self.form.json);
+        let bar = bar(bytes_of(chunks), self.form.json);
         let begun = Instant::now();
         let joined = join::join_chunks(chunks, &self.output, options, &mut |done| {
             bar.set_position(done.bytes);
@@ -133,15 +173,30 @@ impl Join {
     }
 }
 
-fn bar(chunks: &[ChunkSource], hidden: bool) -> ProgressBar {
+/// Chunks that were fetched; they go away with this.
+struct Fetched {
+    root: PathBuf,
+    chunks: PathBuf,
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        // What cannot be deleted lies hidden beside the video.
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn bytes_of(chunks: &[ChunkSource]) -> u64 {
+    let files = chunks
+        .iter()
+        .filter_map(|chunk| fs::metadata(&chunk.path).ok());
+    files.map(|file| file.len()).sum()
+}
+
+fn bar(bytes: u64, hidden: bool) -> ProgressBar {
     if hidden {
         return ProgressBar::hidden();
     }
-    let bytes = chunks
-        .iter()
-        .filter_map(|chunk| fs::metadata(&chunk.path).ok())
-        .map(|file| file.len())
-        .sum();
     let bar = ProgressBar::new(bytes);
     let style =
         ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");

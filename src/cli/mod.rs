@@ -213,7 +213,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Recover(command) => wait(command.run()),
         Action::TestRecording(command) => wait(command.run(test_recording::Fault::None)),
         Action::TestFailover(command) => wait(command.run(test_recording::Fault::Kill)),
-        Action::Join(command) => command.run(),
+        Action::Join(command) => wait(command.run()),
         Action::Timeline(command) => command.run(),
         Action::Package(command) => command.run(),
     }

@@ -80,9 +80,7 @@ impl Controller {
 
     async fn replace(&self, session: &Session, seen: Seen) {
         let id = &session.id;
-        let outcome = self.start_replacement(session, seen).await;
-        self.table().change(id, |entry| entry.replacing = false);
-        match outcome {
+        match self.start_replacement(session, seen).await {
             Ok((holder, rung)) => {
                 info!(session:% = id, container:% = holder.id, rung; "recorder started again");
                 counter!("ha_recorder_failover_events_total", "reason" => label(session), "rung" => rung).increment(1);
@@ -100,6 +98,9 @@ impl Controller {
                 }
             }
         }
+        // Not before the outcome is in the state: until then it asks for the start that was just made.
+        self.table().change(id, |entry| entry.replacing = false);
+        self.judge(id);
         if let Err(cause) = self.0.db.durable().await {
             warn!(session:% = id; "{cause}");
         }

@@ -33,6 +33,8 @@ const ANSWER: u64 = 60;
 
 /// The longest that a killed container may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
+/// A container that still runs after this is killed again.
+const STRUCK: Duration = Duration::from_secs(1);
 
 /// The name that backups' image bears beside its own. OpenVidu removes, when it starts, every container whose image name
 /// begins with that of its recording image; this one does not.
@@ -226,27 +228,39 @@ impl DockerRuntime {
         self.docker.events(Some(options)).boxed()
     }
 
-    /// Ends the container, whatever it does, and answers when it has ended.
+    /// Ends the container, whatever it does, and answers when it has ended. A kill that meets Docker's own restart may
+    /// strike the process before it: then the new one is killed too.
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let options = KillContainerOptionsBuilder::default()
-            .signal("SIGKILL")
-            .build();
-        match self.docker.kill_container(id.as_str(), Some(options)).await {
-            Ok(()) => {}
-            // It is not running, or about to be restarted by Docker: a stop ends that too.
-            Err(cause) if status_of(&cause) == Some(409) => {
-                let options = StopContainerOptionsBuilder::default().t(0).build();
-                let stopped = self.docker.stop_container(id.as_str(), Some(options)).await;
-                stopped.map_err(|cause| self.of_container("stop", id, cause))?;
+        let ended = async {
+            loop {
+                self.strike(id).await?;
+                if let Ok(ended) = tokio::time::timeout(STRUCK, self.ended(id)).await {
+                    return ended;
+                }
             }
-            Err(cause) => return Err(self.of_container("kill", id, cause)),
-        }
-        match tokio::time::timeout(KILLED, self.ended(id)).await {
+        };
+        match tokio::time::timeout(KILLED, ended).await {
             Ok(ended) => ended,
             Err(_) => Err(RuntimeError::Failed {
                 act: format!("kill container {id}"),
                 cause: format!("it still runs {} s later", KILLED.as_secs()),
             }),
+        }
+    }
+
+    async fn strike(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let options = KillContainerOptionsBuilder::default()
+            .signal("SIGKILL")
+            .build();
+        match self.docker.kill_container(id.as_str(), Some(options)).await {
+            Ok(()) => Ok(()),
+            // It is not running, or about to be restarted by Docker: a stop ends that too.
+            Err(cause) if status_of(&cause) == Some(409) => {
+                let options = StopContainerOptionsBuilder::default().t(0).build();
+                let stopped = self.docker.stop_container(id.as_str(), Some(options)).await;
+                stopped.map_err(|cause| self.of_container("stop", id, cause))
+            }
+            Err(cause) => Err(self.of_container("kill", id, cause)),
         }
     }
 

@@ -249,11 +249,11 @@ impl ProcessRuntime {
     /// Ends every process of the recorder; none of them can write any more when this answers.
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let all_gone = async {
-            loop {
+            let mut none_seen = 0;
+            // A process that is just taking up its program shows no environment: none must be seen twice.
+            while none_seen < 2 {
                 let left = processes_of(id);
-                if left.is_empty() {
-                    return;
-                }
+                none_seen = if left.is_empty() { none_seen + 1 } else { 0 };
                 for pid in left {
                     // One that has just ended needs no signal.
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
