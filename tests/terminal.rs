@@ -56,7 +56,7 @@ impl Terminal {
     fn begin(&self, line: &str) -> String {
         self.runs.set(self.runs.get() + 1);
         let mark = format!("run {} ended with", self.runs.get());
-        self.type_in(&format!("clear; {line}; code=$?; echo; echo {mark} $code"));
+        self.type_in(&format!("clear; {line}; code=$?; echo {mark} $code"));
         mark
     }
 
@@ -65,7 +65,7 @@ impl Terminal {
         let (_, seen) = until(mark, SOON, || async {
             let sight = self.sight();
             let text = plain(&sight);
-            let (shown, end) = text.rsplit_once(&format!("\n{mark} "))?;
+            let (shown, end) = text.rsplit_once(&format!("{mark} "))?;
             // The line itself is echoed by the terminal before it is cleared.
             let over = !shown.contains(mark);
             let code = end.split_whitespace().next()?;
