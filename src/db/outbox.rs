@@ -22,8 +22,10 @@ use tokio::sync::mpsc;
 const VERSION: u8 = 1;
 /// Settled deliveries of one state that are kept at most.
 const KEPT: u64 = 10_000;
-/// Events forgotten in one go.
-const BATCH: usize = 1_000;
+/// Deliveries forgotten in one go, while somebody waits: more than one event brings.
+const FEW: usize = 8;
+/// Deliveries forgotten in one go when the outbox is full.
+const MANY: usize = 100;
 
 impl Sequence {
     /// The place of the event that came as number `count`.
@@ -562,9 +564,12 @@ impl Outbox {
         written.map_err(fault("write the outbox"))
     }
 
-    fn drop(&self, key: Vec<u8>) -> Result<(), DbError> {
-        let removed = self.0.tree.remove(key).map(drop);
-        removed.map_err(fault("write the outbox"))
+    /// Answers whether there was such a key.
+    fn drop(&self, key: Vec<u8>) -> Result<bool, DbError> {
+        let removed = self.0.tree.remove(key);
+        removed
+            .map(|value| value.is_some())
+            .map_err(fault("write the outbox"))
     }
 
     /// Everything up to `sequence` is on disk: whoever delivers may have it, in the order it came.
@@ -640,8 +645,8 @@ impl Outbox {
             (DeliveryState::Delivered, counts.delivered),
             (DeliveryState::Dead, counts.dead),
         ] {
-            if count >= KEPT + BATCH as u64 {
-                self.forget_oldest(state, BATCH)?;
+            if count > KEPT {
+                self.forget_oldest(state, FEW)?;
             }
         }
         if counts.bytes > self.0.bounds.bytes {
@@ -680,7 +685,7 @@ impl Outbox {
             DeliveryState::Pending,
         ] {
             while self.counts().bytes > self.0.bounds.bytes {
-                let forgotten = self.forget_oldest(state, BATCH / 10)?;
+                let forgotten = self.forget_oldest(state, MANY)?;
                 if forgotten == 0 {
                     break;
                 }
@@ -716,7 +721,9 @@ impl Outbox {
     fn forget(&self, state: DeliveryState, seq: Sequence, target: TargetId) -> Result<(), DbError> {
         let mut front = self.front();
         self.drop(delivery_key(seq, target))?;
-        self.drop(index_key(state, seq, target))?;
+        if !self.drop(index_key(state, seq, target))? {
+            return Ok(()); // somebody else has just forgotten it
+        }
         if !self.has_deliveries(seq) {
             let size = self
                 .0
