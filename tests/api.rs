@@ -871,6 +871,59 @@ async fn dashboards_and_alerts_use_the_metrics_there_are() {
     }
 }
 
+/// A name that nobody counts would lie to whoever watches.
+#[tokio::test]
+async fn every_metric_is_counted_somewhere() {
+    let house = House::with(&[]).await;
+    let (_, names) = house.get("/actuator/metrics").await;
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut source = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => folders.push(path),
+                path => source += &std::fs::read_to_string(path).unwrap(),
+            }
+        }
+    }
+    for name in names["names"].as_array().unwrap() {
+        let counted = ["counter!(", "histogram!(", "gauge!("]
+            .iter()
+            .any(|with| source.contains(&format!("{with}{name}")));
+        assert!(counted, "{name} is never counted");
+    }
+
+    house.register("ses_A").await;
+    for (bytes, chunks) in [(1_000, 1), (5_000, 3)] {
+        let report = json!({"bytes": bytes, "chunksStored": chunks, "troubles": [{"kind": "store", "message": "full"}]});
+        let beat = json!({"lastChunk": "0001.mp4", "report": report});
+        assert_eq!(
+            house
+                .put("/api/sessions/ses_A/heartbeat", Some(beat))
+                .await
+                .0,
+            200
+        );
+    }
+    let failed = json!({"status": "failed"});
+    assert_eq!(
+        house
+            .put("/api/sessions/ses_A/status", Some(failed))
+            .await
+            .0,
+        200
+    );
+    for (name, expected) in [
+        ("ha_recorder_chunk_bytes_total", 5_000.0),
+        ("ha_recorder_chunks_stored_total", 3.0),
+        ("ha_recorder_store_errors_total", 1.0),
+        ("ha_recorder_sessions_failed_total", 1.0),
+    ] {
+        let (_, metric) = house.get(&format!("/actuator/metrics/{name}")).await;
+        assert_eq!(metric["measurements"][0]["value"], expected, "{metric}");
+    }
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
 }

@@ -8,6 +8,7 @@ mod backup;
 mod cleanup;
 mod finish;
 mod jobs;
+mod measure;
 pub mod relay;
 pub mod salvage;
 mod table;

@@ -2,6 +2,7 @@
 //! watcher, by container for events. A session's due entry may be early, never late: a heartbeat only moves its session's
 //! stamp, and the watcher works out the next due time when the old one comes.
 
+use super::measure::Measure;
 use crate::clock::Timestamp;
 use crate::model::failover::{Policy, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
@@ -151,7 +152,9 @@ impl Table {
     ) -> Option<T> {
         let entry = self.entries.get_mut(id)?;
         let before = Place::of(&entry.session);
+        let measured = Measure::of(&entry.session);
         let answer = change(entry);
+        measured.count(&entry.session);
         if before != Place::of(&entry.session) {
             let after = entry.session.clone();
             self.unindex_place(id, &before);

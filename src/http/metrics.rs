@@ -78,6 +78,16 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
         "from a fault's detection to the first new frame",
     ),
     (
+        "ha_recorder_failover_start_seconds",
+        Kind::Histogram,
+        "from a fault's detection to the start of the replacement",
+    ),
+    (
+        "ha_recorder_backups_total",
+        Kind::Counter,
+        "backup containers that were started",
+    ),
+    (
         "ha_recorder_api_request_duration_seconds",
         Kind::Histogram,
         "requests, by route and status code",
@@ -159,10 +169,13 @@ fn handle() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {
         let builder = PrometheusBuilder::new();
-        let recovery = Matcher::Full("ha_recorder_recovery_seconds".to_owned());
+        let slow = |name: &str| Matcher::Full(name.to_owned());
+        let recovery = slow("ha_recorder_recovery_seconds");
+        let start = slow("ha_recorder_failover_start_seconds");
         let builder = builder
             .set_buckets(&FAST)
             .and_then(|builder| builder.set_buckets_for_metric(recovery, &SLOW))
+            .and_then(|builder| builder.set_buckets_for_metric(start, &SLOW))
             .unwrap_or_default();
         let recorder = builder.build_recorder();
         let handle = recorder.handle();

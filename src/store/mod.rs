@@ -1,6 +1,7 @@
 //! Where chunks are kept: a closed chunk comes in, a stored object goes out. Two kinds, a folder and an S3 bucket, behind
 //! one trait and one conformance suite. A reader never sees half an object.
 
+mod counted;
 mod credentials;
 mod dispatch;
 pub mod local;
@@ -10,6 +11,7 @@ pub mod takes;
 use crate::config::{Settings, Storage};
 use async_trait::async_trait;
 use bytes::Bytes;
+use counted::Counted;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,8 +22,8 @@ use std::sync::Arc;
 /// [`StoreError::Invalid`] when the settings cannot make a store.
 pub fn open(settings: &Settings, recordings: &Path) -> Result<Arc<dyn ChunkStore>, StoreError> {
     Ok(match settings.storage {
-        Storage::Local => Arc::new(local::LocalStore::new(recordings)),
-        Storage::S3 => Arc::new(s3::S3Store::new(settings)?),
+        Storage::Local => Arc::new(Counted(local::LocalStore::new(recordings))),
+        Storage::S3 => Arc::new(Counted(s3::S3Store::new(settings)?)),
     })
 }
 
