@@ -3,11 +3,13 @@
 use super::{Scene, is_whole};
 use crate::support::docker::{Container, containers, docker, signal_process};
 use crate::support::frames::Footage;
+use crate::support::gate::Gate;
 use crate::support::openvidu::Recording;
-use crate::support::stage::seconds_now;
+use crate::support::stage::{leave_out, seconds_now};
 use crate::support::wait::{until, until_true};
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// A silent recorder is noticed after 6 s, so that the matrix does not take an hour.
@@ -249,6 +251,102 @@ async fn a_frozen_controller_does_not_blame_the_recorders_when_it_wakes() {
     scene.goes_on(&recording).await;
     scene.finish(&recording, 0.0, 0).await;
     assert_eq!(scene.failovers("ses_cut").await["totalFailovers"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_is_cut_off_is_fenced_and_goes_on_once_it_is_not() {
+    let name = "a_recorder_that_is_cut_off_is_fenced_and_goes_on_once_it_is_not";
+    let Some(scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let gate = Gate::before(scene.stage.controller.port).await;
+    let env = scene.folder.path().join("recordings/.env");
+    let text = fs::read_to_string(&env).unwrap();
+    let own = format!("HA_CONTROLLER_PORT='{}'", scene.stage.controller.port);
+    let through = format!("HA_CONTROLLER_PORT='{}'", gate.port);
+    assert!(text.contains(&own), "{text}");
+    fs::write(&env, text.replace(&own, &through)).unwrap();
+    let recording = scene.under_way("ses_net").await;
+    gate.shut();
+    tokio::time::sleep(Duration::from_secs_f64(SILENCE / 2.0)).await;
+    gate.open();
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(scene.failovers("ses_net").await["totalFailovers"], 0);
+    // Nobody can tell from here that it is well: it is ended before another begins.
+    gate.shut();
+    until("a failover", Duration::from_secs(15), || async {
+        let history = scene.failovers("ses_net").await;
+        (history["totalFailovers"] == 1).then_some(())
+    })
+    .await;
+    gate.open();
+    scene.goes_on(&recording).await;
+    scene
+        .becomes("ses_net", "RECORDING", Duration::from_secs(15))
+        .await;
+    scene.finish(&recording, 6.0, 1).await;
+}
+
+/// Ends the daemon as an upgrade does, and starts it as it was: by its service manager, else with its own arguments.
+async fn restart_docker() -> Result<(), String> {
+    let run = |program: &str, arguments: &[&str]| {
+        let done = std::process::Command::new(program).args(arguments).output();
+        done.map_err(|cause| format!("{program}: {cause}"))
+    };
+    if Path::new("/run/systemd/system").exists() {
+        let done = run("systemctl", &["restart", "docker"])?;
+        return done
+            .status
+            .success()
+            .then_some(())
+            .ok_or("systemctl cannot restart docker".into());
+    }
+    let found = run("pidof", &["-s", "dockerd"])?;
+    let pid = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+    let line = fs::read(format!("/proc/{pid}/cmdline")).map_err(|cause| cause.to_string())?;
+    let line = String::from_utf8(line).map_err(|cause| cause.to_string())?;
+    let arguments: Vec<_> = line
+        .split('\0')
+        .skip(1)
+        .filter(|it| !it.is_empty())
+        .collect();
+    run("kill", &[&pid])?;
+    let gone = || !Path::new(&format!("/proc/{pid}")).exists();
+    until_true("the daemon's end", Duration::from_secs(60), gone).await;
+    std::process::Command::new("setsid")
+        .arg("dockerd")
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .map_err(|cause| cause.to_string())?;
+    let answers = || docker(&["version"]).is_ok();
+    until_true("the daemon", Duration::from_secs(60), answers).await;
+    Ok(())
+}
+
+/// Everything in Docker ends with the daemon, and nothing is started by it: OpenVidu's containers have no such policy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_docker_daemon_costs_seconds() {
+    let name = "a_restart_of_the_docker_daemon_costs_seconds";
+    if std::env::var_os("OV2_TEST_ALL").is_none() {
+        return leave_out(
+            name,
+            "it would end whatever else runs in Docker here; OV2_TEST_ALL=1 allows it",
+        );
+    }
+    let Some(scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_daemon").await;
+    let begin = std::time::Instant::now();
+    if let Err(why) = restart_docker().await {
+        return leave_out(name, &why);
+    }
+    let away = begin.elapsed().as_secs_f64();
+    scene.goes_on(&recording).await;
+    scene.finish(&recording, away + 6.0, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

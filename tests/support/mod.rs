@@ -6,6 +6,7 @@ pub mod controller;
 pub mod docker;
 pub mod faults;
 pub mod frames;
+pub mod gate;
 pub mod hours;
 pub mod openvidu;
 pub mod page;
