@@ -253,6 +253,36 @@ async fn a_recording_goes_on_and_finishes_while_the_controller_is_down() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_own_tests_record_a_page_and_count_the_seconds_lost() {
+    let name = "the_operators_own_tests_record_a_page_and_count_the_seconds_lost";
+    let Some(scene) = Scene::set(name, &[]).await else {
+        return;
+    };
+    let env = scene.stage.controller.folder.join("controller.env");
+    let run = |command: &str| {
+        let mut program = std::process::Command::new(BINARY);
+        for setting in ov2_ha_recorder::config::TABLE {
+            program.env_remove(setting.name);
+        }
+        program.args([command, "--json", "--env-file"]).arg(&env);
+        let output = tokio::task::block_in_place(|| program.output()).unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let fault = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{command}: {said}{fault}");
+        said
+    };
+    run("test-recording");
+    let said = run("test-failover");
+    assert!(said.contains("lost"), "{said}");
+    let left = fs::read_dir(scene.folder.path().join("recordings")).unwrap();
+    let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
+    assert!(
+        left.iter().all(|name| name == ".env"),
+        "{left:?} is left behind"
+    );
+}
+
 fn assert_world_readable(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     for file in files_below(folder) {
