@@ -401,6 +401,15 @@ async fn killed(id: &str, name: &str, mark: &str) -> (Footage, Stage) {
     (footage, stage)
 }
 
+/// What is tried and measured: the program that was just built, or the one that `OV2_PROGRAM` names.
+pub fn program() -> PathBuf {
+    let other = std::env::var_os("OV2_PROGRAM");
+    other.map_or_else(
+        || env!("CARGO_BIN_EXE_ov2-ha-recorder").into(),
+        PathBuf::from,
+    )
+}
+
 /// A place to record, and what is ordered there.
 pub struct Stage {
     /// Settings beside the usual ones.
@@ -478,7 +487,7 @@ impl Stage {
             .append(true)
             .open(self.log_file())
             .unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+        let process = Command::new(program())
             .arg("record")
             .arg("--recordings")
             .arg(self.folder.path())

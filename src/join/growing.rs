@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::model::timeline::Timeline;
 use log::warn;
 use mp4_atom::{Moof, Prft, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -105,6 +106,16 @@ impl GrowingFile {
     /// The bytes of the file.
     pub fn bytes(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.end)
+    }
+
+    /// Has the system begin to write to the disk what was appended behind `from`, so that the end has less to wait for.
+    /// Answers up to where that is.
+    pub(super) fn begin_flush(&self, from: u64) -> u64 {
+        let Some(open) = &self.open else { return from };
+        let (at, len) = (from as i64, open.end.saturating_sub(from) as i64);
+        // it only advises, and where it does nothing the end takes longer
+        let _ = posix_fadvise(&open.file, at, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        open.end
     }
 
     /// Says why the next gap, if there will be one, has come about.

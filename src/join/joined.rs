@@ -7,6 +7,7 @@ use super::source::{Trouble, Window};
 use super::{ChunkSource, JoinError, Options, settle};
 use crate::model::ids::RunNumber;
 use crate::model::timeline::Timeline;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -77,8 +78,16 @@ fn join_into(
     let mut file = GrowingFile::open(part, options)?;
     let mut reports = Vec::with_capacity(chunks.len());
     let mut done = Progress::default();
+    let mut flushed = 0;
+    let mut ahead = chunks.clone().into_iter().skip(1);
     for chunk in chunks {
+        if let Some(next) = ahead.next() {
+            fetch(&next.path);
+        }
         let mut report = file.catch_up_one(chunk)?;
+        if file.bytes() - flushed >= FLUSHED_AT_ONCE {
+            flushed = file.begin_flush(flushed);
+        }
         if report.fault.is_some() && is_plain(&report.source.path) {
             report.fault = Some(
                 "it is a plain MP4 of the earlier recorder; join those in a folder of their own"
@@ -97,6 +106,17 @@ fn join_into(
         bytes: finished.bytes,
         chunks: reports,
     })
+}
+
+/// How much is appended until the system is asked to write it.
+const FLUSHED_AT_ONCE: u64 = 32 << 20;
+
+/// Has the system read a chunk from the disk while the one before it is copied.
+fn fetch(path: &Path) {
+    if let Ok(file) = File::open(path) {
+        // it only advises
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+    }
 }
 
 /// Whether the file is an MP4 that is not fragmented.

@@ -1,5 +1,6 @@
 //! What the recorder and the join must reach, side by side in one run: `cargo bench --bench recording`. One line a figure;
-//! the last word of it says whether it is reached. Needs ffmpeg; recording needs Xvfb, PulseAudio and Chromium too.
+//! the last word of it says whether it is reached. `OV2_PROGRAM` names another program to measure, as the one that ships.
+//! Needs ffmpeg; recording needs Xvfb, PulseAudio and Chromium too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
@@ -27,7 +28,6 @@ const BYTES: usize = 2 << 30;
 const ROUNDS: usize = 3;
 /// Chunks of one recorder's life where there are failovers.
 const RUN: u32 = 72;
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
 
 fn main() {
     // `cargo bench -- join` measures what is called so
@@ -154,7 +154,7 @@ fn join(folder: &Path, chunk: &Chunk, sheet: &mut Sheet) {
         times[2].push(cold(&sources, &mut ffmpeg).0);
         fs::remove_file(&out).unwrap();
 
-        let mut ours = Command::new(PROGRAM);
+        let mut ours = Command::new(record::program());
         ours.arg("join")
             .arg(&take)
             .arg("--output")
@@ -163,7 +163,7 @@ fn join(folder: &Path, chunk: &Chunk, sheet: &mut Sheet) {
         let (took, kilobytes) = cold(&sources, &mut ours);
         times[3].push(took);
         memory.push(kilobytes as f64 / 1024.0);
-        let check = Command::new(PROGRAM)
+        let check = Command::new(record::program())
             .args(["join", "--check", "--output"])
             .arg(&out)
             .arg(&take)
