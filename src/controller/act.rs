@@ -199,18 +199,12 @@ impl Controller {
 
     /// Backups that record now.
     pub fn backups(&self) -> Vec<(RecordingId, Holder)> {
-        self.page(super::Filter {
-            which: super::Which::Active,
-            limit: usize::MAX,
-            offset: 0,
-        })
-        .sessions
-        .into_iter()
-        .filter_map(|session| {
-            let holder = session.container.filter(|holder| holder.backup)?;
-            Some((session.id, holder))
-        })
-        .collect()
+        let table = self.table();
+        let holders = table.active().filter_map(|session| {
+            let holder = session.container.as_ref().filter(|holder| holder.backup)?;
+            Some((session.id.clone(), holder.clone()))
+        });
+        holders.collect()
     }
 
     /// Stops the backup that records for a session. With [`Stop::Drain`] it finishes the video first.

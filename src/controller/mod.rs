@@ -256,6 +256,16 @@ impl Controller {
         }
     }
 
+    /// How many active sessions made no progress for `patience`, and how many are held by a container.
+    pub fn stuck_and_held(&self, patience: Duration) -> (usize, usize) {
+        let now = self.0.clock.now();
+        let table = self.table();
+        let count =
+            |wanted: &dyn Fn(&Session) -> bool| table.active().filter(|it| wanted(it)).count();
+        let stuck = count(&|it| now.since(it.advanced_at) > patience);
+        (stuck, count(&|it| it.container.is_some()))
+    }
+
     /// How the controller is, as far as it knows itself.
     pub async fn health(&self) -> Health {
         Health {
@@ -513,7 +523,11 @@ impl Controller {
     /// Writes what heartbeats changed; called now and then, and at the end.
     pub fn save(&self) {
         let dirty = self.table().take_dirty();
-        for session in dirty {
+        for id in dirty {
+            // One at a time: all of them at once would be as much memory again.
+            let Some(session) = self.session(&id) else {
+                continue;
+            };
             if let Err(cause) = self.0.stored.put(&session) {
                 warn!(session:% = session.id; "a heartbeat was not saved: {cause}");
             }

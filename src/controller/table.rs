@@ -70,7 +70,8 @@ type Index = BTreeSet<(Timestamp, RecordingId)>;
 pub(super) struct Table {
     policy: Policy,
     watched_since: Timestamp,
-    entries: HashMap<RecordingId, Entry>,
+    /// Boxed: a third of the map's places are empty.
+    entries: HashMap<RecordingId, Box<Entry>>,
     by_status: HashMap<Status, Index>,
     due: Index,
     by_container: HashMap<ContainerId, RecordingId>,
@@ -110,7 +111,7 @@ impl Table {
     }
 
     pub(super) fn get(&self, id: &RecordingId) -> Option<&Entry> {
-        self.entries.get(id)
+        self.entries.get(id).map(Box::as_ref)
     }
 
     pub(super) fn of_container(&self, container: &ContainerId) -> Option<&RecordingId> {
@@ -131,7 +132,7 @@ impl Table {
             started_at: Timestamp::default(),
             due: None,
         };
-        self.entries.insert(id.clone(), entry);
+        self.entries.insert(id.clone(), Box::new(entry));
         self.schedule(&id, Timestamp::default());
     }
 
@@ -226,12 +227,18 @@ impl Table {
             .collect()
     }
 
-    /// Every session that changed since it was written, marked as written.
-    pub(super) fn take_dirty(&mut self) -> Vec<Session> {
-        self.entries
-            .values_mut()
-            .filter_map(|entry| std::mem::take(&mut entry.dirty).then(|| entry.session.clone()))
+    /// The ids of the sessions that changed since they were written, marked as written.
+    pub(super) fn take_dirty(&mut self) -> Vec<RecordingId> {
+        let entries = self.entries.values_mut();
+        entries
+            .filter_map(|entry| std::mem::take(&mut entry.dirty).then(|| entry.session.id.clone()))
             .collect()
+    }
+
+    /// The sessions whose recorder is expected to be at work.
+    pub(super) fn active(&self) -> impl Iterator<Item = &Session> {
+        let ids = self.matching(Which::Active).flatten();
+        ids.filter_map(|(_, id)| Some(&self.entries.get(id)?.session))
     }
 
     fn matching(&self, which: Which) -> impl Iterator<Item = &Index> {

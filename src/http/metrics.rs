@@ -5,7 +5,6 @@ use super::Shared;
 use super::answer::typed;
 use super::route::Routes;
 use super::with;
-use crate::controller::Which;
 use ::http::StatusCode;
 use ::metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -252,21 +251,13 @@ pub(super) fn render(shared: &Shared) -> String {
 /// Reads what only has a value now.
 fn refresh(shared: &Shared) {
     let now = shared.clock.now();
-    let active = shared.controller.page(crate::controller::Filter {
-        which: Which::Active,
-        limit: usize::MAX,
-        offset: 0,
-    });
-    let stuck_after = shared.settings.stuck_timeout();
-    let stuck = active
-        .sessions
-        .iter()
-        .filter(|it| now.since(it.advanced_at) > stuck_after);
-    let held = active.sessions.iter().filter(|it| it.container.is_some());
+    let active = shared.controller.counts().active;
+    let patience = shared.settings.stuck_timeout();
+    let (stuck, held) = shared.controller.stuck_and_held(patience);
     let outbox = shared.outbox.counts();
-    gauge!("ha_recorder_sessions_active").set(active.total as f64);
-    gauge!("ha_recorder_stuck_sessions").set(stuck.count() as f64);
-    gauge!("ha_recorder_containers_running").set(held.count() as f64);
+    gauge!("ha_recorder_sessions_active").set(active as f64);
+    gauge!("ha_recorder_stuck_sessions").set(stuck as f64);
+    gauge!("ha_recorder_containers_running").set(held as f64);
     gauge!("ha_recorder_webhook_pending").set(outbox.pending as f64);
     gauge!("ha_recorder_webhook_dropped_total").set(outbox.dropped as f64);
     gauge!("process_start_time_seconds").set(shared.started_at.millis() as f64 / 1000.0);

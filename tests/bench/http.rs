@@ -390,8 +390,7 @@ async fn relay() -> Vec<Figure> {
 async fn dead_targets() -> Vec<Figure> {
     let target = Target::start().await;
     let alone = House::relaying(&target.url()).await;
-    let paced = alone.send_paced(5_000, 500).await;
-    let without = target.delays(&paced).await;
+    let (without, _) = alone.delays_after_load(&target).await;
     drop(alone);
 
     // One that refuses every connection, one that takes them and never answers.
@@ -406,23 +405,7 @@ async fn dead_targets() -> Vec<Figure> {
     });
     let targets = format!("{refusing},http://127.0.0.1:{port}/hook,{}", target.url());
     let house = House::relaying(&targets).await;
-    house.load(64, EVENTS).await;
-    let left = async || house.controller.get("/openvidu/webhook/status").await;
-    let settled = || async {
-        let before = target.came.lock().unwrap().len();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        (target.came.lock().unwrap().len() == before).then_some(())
-    };
-    until(
-        "the living target's events",
-        Duration::from_secs(120),
-        settled,
-    )
-    .await;
-    let waiting = left().await["pending"].as_u64().unwrap();
-    target.came.lock().unwrap().clear();
-    let paced = house.send_paced(5_000, 500).await;
-    let with = target.delays(&paced).await;
+    let (with, waiting) = house.delays_after_load(&target).await;
     held.abort();
     let (a, b) = (quantile(&without, 0.5), quantile(&with, 0.5));
     let (tail_a, tail_b) = (quantile(&without, 0.99), quantile(&with, 0.99));
@@ -541,6 +524,27 @@ impl House {
             ("OPENVIDU_WEBHOOK_ENDPOINT", targets),
         ];
         Self::with(&relay).await
+    }
+
+    /// How long events take to the target after ten seconds of full load, and how many wait for other targets then.
+    async fn delays_after_load(&self, target: &Target) -> (Vec<f64>, u64) {
+        self.load(64, EVENTS).await;
+        let settled = || async {
+            let before = *target.last.lock().unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (*target.last.lock().unwrap() == before).then_some(())
+        };
+        until(
+            "the end of the target's events",
+            Duration::from_secs(120),
+            settled,
+        )
+        .await;
+        let status = self.controller.get("/openvidu/webhook/status").await;
+        target.came.lock().unwrap().clear();
+        let paced = self.send_paced(5_000, 500).await;
+        let waiting = status["pending"].as_u64().unwrap();
+        (target.delays(&paced).await, waiting)
     }
 
     /// Sends so many numbered events of 200 sessions, so many a second; when each was sent.

@@ -26,6 +26,18 @@ pub struct Controller {
     binary: PathBuf,
     child: Option<Child>,
     client: reqwest::Client,
+    /// What must never be written to its log.
+    secrets: Vec<String>,
+}
+
+/// Whatever a test does with a controller, its secrets stay out of what it writes.
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let log = self.log();
+        if !std::thread::panicking() && self.secrets.iter().any(|secret| log.contains(secret)) {
+            panic!("the controller wrote a secret to its log: {log}");
+        }
+    }
 }
 
 impl Controller {
@@ -52,6 +64,12 @@ impl Controller {
                 .iter()
                 .map(|(name, value)| (*name, (*value).to_owned())),
         );
+        let is_secret = |name: &str| {
+            let known = ov2_ha_recorder::config::TABLE.iter();
+            known.filter(|it| it.secret).any(|it| it.name == name)
+        };
+        let secrets = table.iter().filter(|(name, _)| is_secret(name));
+        let secrets = secrets.map(|(_, value)| value.clone()).collect();
         let text: String = table
             .iter()
             .map(|(name, value)| format!("{name}='{value}'\n"))
@@ -68,6 +86,7 @@ impl Controller {
             binary: binary.to_owned(),
             child: None,
             client: ov2_ha_recorder::outbound::client(second, 10 * second).unwrap(),
+            secrets,
         };
         controller.resume().await;
         controller
