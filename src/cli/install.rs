@@ -338,12 +338,12 @@ fn text(done: &Done) -> String {
     text
 }
 
-/// Builds the recording image by the script that the package brings, from this very program.
+/// Builds the recording image by the script that the package brings, or a checkout has, from this very program.
 pub(super) fn build_image(settings: &Settings) -> Result<(), Failure> {
     let program = std::env::current_exe().map_err(Failure::new)?;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/docker/build-recorder");
-    let script = [PathBuf::from(BUILD_RECORDER), here].into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        Failure::with(exit::UNAVAILABLE, format!("cannot build the recording image: {BUILD_RECORDER} is not there; install the package, or use --without-image"))
+    let scripts = [BUILD_RECORDER, "packaging/docker/build-recorder"].map(PathBuf::from);
+    let script = scripts.into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        Failure::with(exit::UNAVAILABLE, format!("cannot build the recording image: {BUILD_RECORDER} is not there; install the package, run this in a checkout, or use --without-image"))
     })?;
     Call::of(
         "bash",

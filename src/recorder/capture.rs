@@ -34,6 +34,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_millis(1500);
 /// Without sound for so long, something is wrong; silence is sound too.
 const SILENT: Duration = Duration::from_secs(2);
+/// How much later what a page draws reaches the screen than what it plays reaches the sink, in seconds: Chromium's
+/// software compositing in Xvfb, measured with a page that shows and beeps the wall clock.
+const SHOWN_LATE: &str = "0.040";
 /// What ffmpeg can write ahead of us, in bytes.
 const PIPE: i32 = 1 << 20;
 /// How much video one fragment holds, in microseconds: what a kill may cost.
@@ -162,6 +165,8 @@ fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
         // Sound is opened first, so that it is there before the first frame.
         add(&at_once);
         add(&[
+            "-itsoffset",
+            SHOWN_LATE,
             "-thread_queue_size",
             "512",
             "-f",

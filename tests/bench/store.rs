@@ -1,4 +1,4 @@
-//! How fast chunks reach the built-in server: `cargo test --release --test integration bench_store -- --ignored --nocapture`.
+//! How fast chunks reach the built-in server: `cargo test --profile bench --test integration bench_store -- --ignored --nocapture`.
 
 use crate::s3server::{BUCKET, ChildServer, Garage, Server, client, noise};
 use futures_util::{StreamExt, stream};
