@@ -1,4 +1,4 @@
-// Beside the sessions: the controller's health, the webhooks that wait or were given up, and the failovers of all sessions.
+// Beside the sessions: health, the webhooks that wait or were given up, and all failovers.
 
 import { ask } from "./live.js";
 import { entry } from "./sessions.js";
@@ -24,7 +24,9 @@ export function health(overview) {
 function detail({ details = {} }) {
   if (details.error) return String(details.error);
   if (details.total) return `${bytes(details.free)} of ${bytes(details.total)} free`;
-  return Object.values(details).filter((value) => typeof value !== "object").slice(0, 3).join(", ");
+  if ("dead" in details) return `${details.pending} waiting`;
+  if (details.enabled === false) return "off";
+  return Object.values(details).slice(0, 3).join(", ");
 }
 
 export function outbox(overview, now) {

@@ -25,8 +25,13 @@ impl Controller {
         if !session.state.status().active() {
             return true;
         }
-        self.sealed_status(&session.id)
-            .is_none_or(|status| status != "started")
+        !self.records_on(&session.id)
+    }
+
+    /// Whether OpenVidu's own file says that it records: the status that it gave to the recorder, or has set since.
+    fn records_on(&self, id: &RecordingId) -> bool {
+        let status = self.sealed_status(id);
+        status.is_some_and(|status| matches!(status.as_str(), "starting" | "started"))
     }
 
     /// The status in OpenVidu's `.recording.<id>`, where that can be read.
@@ -118,7 +123,7 @@ impl Controller {
             State::Stopping { .. } if held.backup => Some(Stop::Drain(DRAIN)),
             // OpenVidu ends its own container. What it has not ended by the time of the seal, it will not.
             State::Stopping { .. } if seal == SealState::NotYet => return false,
-            State::Stopping { .. } if self.sealed_status(id).as_deref() == Some("started") => {
+            State::Stopping { .. } if self.records_on(id) => {
                 self.postpone_seal(id);
                 return false;
             }

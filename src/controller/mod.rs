@@ -178,7 +178,8 @@ impl Controller {
         answer.unwrap_or_else(|| Err(ControllerError::unknown(id)))
     }
 
-    /// A client sets the status.
+    /// A client sets the status. That a recorder says it is done does not end what OpenVidu records on: it was told to
+    /// end by somebody else, such as a Docker daemon that stops, and is started again.
     ///
     /// # Errors
     /// [`ControllerError::NotFound`], or [`ControllerError::Over`] when the session cannot come back to life.
@@ -187,6 +188,11 @@ impl Controller {
         id: &RecordingId,
         status: Status,
     ) -> Result<(), ControllerError> {
+        let session = self.session(id).filter(|_| status == Status::Completed);
+        if session.is_some_and(|session| !self.end_was_wanted(&session)) {
+            info!(session:% = id; "the recorder was ended while OpenVidu records on");
+            return Ok(());
+        }
         self.apply(id, Event::Set(status))?;
         Ok(self.0.db.durable().await?)
     }
