@@ -141,7 +141,7 @@ proxies() {
 TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/ov2-ha-recorder/tools
 export PATH="$TOOLS/bin:$PATH"
 
-# need_crate name version [what it is for]: a program from crates.io, built once.
+# need_crate name version: a program from crates.io, built once.
 need_crate() {
   "$TOOLS/bin/$1" --version 2>/dev/null | grep -qF "$2" && return
   step "building $1 $2, once" cargo install "$1" --version "$2" --locked --root "$TOOLS"

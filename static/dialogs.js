@@ -12,7 +12,7 @@ export const ACTIONS = {
     means: "The recorder is ended and another goes on. Some seconds will be missing.",
     reason: true,
     send: (id, reason) => act("POST", `/api/failover/${at(id)}`, { reason: reason || "asked for on the status page" }),
-    done: "another recorder takes over.",
+    done: "Another recorder takes over.",
   },
   stop: {
     name: "Stop",

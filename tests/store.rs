@@ -161,7 +161,8 @@ pub async fn suite(store: Arc<dyn ChunkStore>, scratch: &Path) {
 async fn objects_come_back(store: &dyn ChunkStore, root: &str, scratch: &Path) {
     let key = format!("{root}/ä b~1+%&=?#/r1/0001.mp4");
     let source = scratch.join("source");
-    let target = scratch.join("target");
+    // In a folder that is made for it, and then over what was there.
+    let target = scratch.join(root).join("not there yet/target");
     for size in [0, 1, 400_000, 40 << 20] {
         let body = pattern(size, size as u8);
         std::fs::write(&source, &body).unwrap();

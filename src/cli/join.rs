@@ -56,6 +56,13 @@ fn gap_mode(text: &str) -> Result<GapMode, String> {
 
 impl Join {
     pub(super) async fn run(self) -> Result<(), Failure> {
+        if !self.check && !self.force && self.output.exists() {
+            let message = format!(
+                "{} is there already; replace it with --force",
+                self.output.display()
+            );
+            return Err(Failure::with(exit::CANNOT_WRITE, message));
+        }
         let fetched = match self.folder.exists() {
             true => None,
             false => Some(self.fetch().await?),
@@ -88,10 +95,9 @@ impl Join {
         let bar = bar(objects.iter().map(|it| it.bytes).sum(), self.form.json);
         bar.set_message("fetching");
         for object in objects.iter().filter(|it| it.key.ends_with(".mp4")) {
-            let path = fetched.root.join(&object.key);
-            disk::make_folder(disk::parent(&path))
-                .map_err(|cause| Failure::with(exit::CANNOT_WRITE, cause))?;
-            store.fetch(&object.key, &path).await?;
+            store
+                .fetch(&object.key, &fetched.root.join(&object.key))
+                .await?;
             bar.inc(object.bytes);
         }
         bar.finish_and_clear();
@@ -119,13 +125,6 @@ impl Join {
     }
 
     fn join(&self, chunks: &[ChunkSource]) -> Result<(), Failure> {
-        if self.output.exists() && !self.force {
-            let message = format!(
-                "{} is there already; replace it with --force",
-                self.output.display()
-            );
-            return Err(Failure::with(exit::CANNOT_WRITE, message));
-        }
         let options = self.options(chunks).map_err(Failure::new)?;
         let bar = bar(bytes_of(chunks), self.form.json);
         let begun = Instant::now();

@@ -1,7 +1,6 @@
 //! Finishing a take without a recorder: what its runs left, in the recordings folder or in the chunk store, becomes the
 //! video at OpenVidu's path, with everything that OpenVidu expects beside it. Nothing is deleted here.
 
-use crate::disk;
 use crate::join::beside::{Beside, BesideError};
 use crate::join::{self, ChunkSource, GrowingFile, JoinError, Options};
 use crate::model::chunk::{ChunkKey, TakeKey};
@@ -11,8 +10,7 @@ use crate::tasks::Tasks;
 use log::{info, warn};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What is to be finished.
@@ -52,14 +50,6 @@ pub enum SalvageError {
     /// Something cannot be written beside the video.
     #[error(transparent)]
     Beside(#[from] BesideError),
-    /// A chunk cannot be laid where the join reads it.
-    #[error("cannot write {}: {cause}", path.display())]
-    Io {
-        /// What.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
     /// The work was cut short.
     #[error("finishing take {0} was cut short; it is taken up again at the next start")]
     CutShort(TakeKey),
@@ -120,7 +110,7 @@ impl Take {
             let path = local.join(format!("r{}", key.run)).join(key.file_name());
             let here = fs::metadata(&path).map_or(0, |file| file.len());
             if here < object.bytes {
-                self.fetch(store, &object.key, &path).await?;
+                store.fetch(&object.key, &path).await?;
             }
             let chunk = ChunkSource {
                 run: key.run,
@@ -130,22 +120,6 @@ impl Take {
             chunks.insert(chunk.origin(), chunk);
         }
         Ok(chunks.into_values().collect())
-    }
-
-    async fn fetch(
-        &self,
-        store: &Arc<dyn ChunkStore>,
-        key: &str,
-        path: &Path,
-    ) -> Result<(), SalvageError> {
-        let part = path.with_extension("mp4.part");
-        if let Some(folder) = path.parent() {
-            disk::make_folder(folder).map_err(at(folder))?;
-        }
-        // What an earlier attempt left is in the way.
-        let _ = fs::remove_file(&part);
-        store.fetch(key, &part).await?;
-        fs::rename(&part, path).map_err(at(path))
     }
 
     fn join(&self, chunks: &[ChunkSource]) -> Result<Salvaged, SalvageError> {
@@ -193,12 +167,5 @@ impl Take {
             take: self.key.take.clone(),
             gap_mode: self.gap_mode,
         }
-    }
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> SalvageError + '_ {
-    move |cause| SalvageError::Io {
-        path: path.to_owned(),
-        cause,
     }
 }

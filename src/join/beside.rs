@@ -2,12 +2,12 @@
 //! thumbnail and timeline are laid beside it, and everything is made readable for the one who serves it.
 
 use super::info_json;
-use crate::disk;
+use crate::disk::{self, Draft};
 use crate::model::ids::RecordingId;
 use crate::model::timeline::Timeline;
 use serde_json::Value;
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -157,9 +157,15 @@ pub fn timeline_at(path: &Path, timeline: &Timeline) -> Result<(), BesideError> 
     write_readable(path, &[&text[..], b"\n"].concat())
 }
 
+/// All or nothing, and readable from the first moment on.
 fn write_readable(path: &Path, bytes: &[u8]) -> Result<(), BesideError> {
-    disk::write(path, bytes).map_err(at(path))?;
-    fs::set_permissions(path, Permissions::from_mode(0o644)).map_err(at(path))
+    let write = || {
+        let mut draft = Draft::new(disk::parent(path))?;
+        draft.file.write_all(bytes)?;
+        draft.file.set_permissions(Permissions::from_mode(0o644))?;
+        draft.publish(path)
+    };
+    write().map_err(at(path))
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> BesideError + '_ {

@@ -79,9 +79,9 @@ fn join_into(
     let mut reports = Vec::with_capacity(chunks.len());
     let mut done = Progress::default();
     let mut flushed = 0;
-    let mut ahead = chunks.clone().into_iter().skip(1);
-    for chunk in chunks {
-        if let Some(next) = ahead.next() {
+    let mut chunks = chunks.into_iter().peekable();
+    while let Some(chunk) = chunks.next() {
+        if let Some(next) = chunks.peek() {
             fetch(&next.path);
         }
         let mut report = file.catch_up_one(chunk)?;

@@ -319,9 +319,7 @@ impl<'a> Flow<'a> {
             seen.well(TroubleKind::Starved);
         }
     }
-}
 
-impl Flow<'_> {
     fn listen(&mut self, fragment: &Fragment) {
         let Some(heard) = &mut self.heard else { return };
         let seen = &self.stage.seen;

@@ -102,10 +102,11 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn put_bytes(&self, key: &str, body: Bytes) -> Result<(), StoreError>;
 
-    /// Copies the object to the new file `to` and answers its size.
+    /// Copies the object to the file `to`, all or nothing, and answers its size. Replaces what was there and makes missing
+    /// folders.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] when it is not there.
+    /// [`StoreError::NotFound`] when it is not there; `to` is then as it was before.
     async fn fetch(&self, key: &str, to: &Path) -> Result<u64, StoreError>;
 
     /// Reads a small object whole.
