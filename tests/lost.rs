@@ -2,10 +2,10 @@
 //! with its disk costs seconds.
 
 use crate::record::Stage;
-use crate::s3server::{BUCKET, KEY, SECRET, Server, client};
 use crate::support::faults::{Fault, Proxy};
 use crate::support::frames::Footage;
 use crate::support::stage::seconds_now;
+use crate::support::stores::{BUCKET, KEY, SECRET, Server, client};
 use ov2_ha_recorder::store::ChunkStore;
 use ov2_ha_recorder::store::s3::S3Store;
 use std::path::Path;

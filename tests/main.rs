@@ -4,8 +4,6 @@
 
 mod api;
 mod architecture;
-#[path = "bench/store.rs"]
-mod bench_store;
 mod container;
 mod controller;
 mod failover;

@@ -1,7 +1,7 @@
 //! Recorder, controller and their disks are gone; the bucket is left. And the other end: when chunks may leave it.
 
-use crate::s3server::{Server, client, settings};
 use crate::support::controller::Controller;
+use crate::support::stores::{Server, client, settings};
 use crate::support::wait;
 use ov2_ha_recorder::clock::Timestamp;
 use ov2_ha_recorder::controller::takes::Takes;
@@ -112,7 +112,10 @@ async fn chunks_leave_the_store_only_when_the_video_holds_them() {
         chunk_folder: "chunks",
         tasks: &tasks,
     };
-    let find = async || takes.all().await.unwrap().remove(0);
+    let find = async || {
+        let stored = takes.all().await.unwrap().remove(0);
+        takes.take(&stored).await.unwrap()
+    };
     assert!(
         takes.clear(&find().await).await.is_err(),
         "there is no video"
@@ -133,7 +136,7 @@ async fn chunks_leave_the_store_only_when_the_video_holds_them() {
     );
 
     store.delete(&take.run(RunNumber(3))).await.unwrap();
-    assert!(takes.clear(&find().await).await.unwrap() > 5);
+    assert_eq!(takes.clear(&find().await).await.unwrap(), 5);
     assert_eq!(store.list("ses_B").await.unwrap(), []);
 }
 
@@ -141,7 +144,7 @@ async fn chunks_leave_the_store_only_when_the_video_holds_them() {
 async fn serve_finishes_a_take_that_nobody_looks_after_and_clears_it() {
     let folder = tempfile::tempdir().unwrap();
     let recordings = folder.path().join("recordings");
-    let port = crate::s3server::free_port().to_string();
+    let port = crate::support::controller::free_port().to_string();
     let mut settings = variables("");
     settings.retain(|(name, _)| *name != "HA_AWS_S3_SERVICE_ENDPOINT");
     settings.extend([
@@ -308,9 +311,9 @@ fn variables(endpoint: &str) -> Vec<(&str, &str)> {
     vec![
         ("HA_RECORDING_STORAGE", "s3"),
         ("HA_AWS_S3_SERVICE_ENDPOINT", endpoint),
-        ("HA_AWS_S3_BUCKET", crate::s3server::BUCKET),
-        ("HA_AWS_ACCESS_KEY", crate::s3server::KEY),
-        ("HA_AWS_SECRET_KEY", crate::s3server::SECRET),
+        ("HA_AWS_S3_BUCKET", crate::support::stores::BUCKET),
+        ("HA_AWS_ACCESS_KEY", crate::support::stores::KEY),
+        ("HA_AWS_SECRET_KEY", crate::support::stores::SECRET),
     ]
 }
 

@@ -1,8 +1,8 @@
 //! What every kind of chunk store must do, and each kind doing it.
 
-use crate::s3server::{BUCKET, Garage, Moto, Server, client};
 use crate::support::faults::{Fault, Proxy};
 use crate::support::stage::leave_out as left_out;
+use crate::support::stores::{BUCKET, Garage, Moto, Server, client};
 use bytes::Bytes;
 use ov2_ha_recorder::store::local::LocalStore;
 use ov2_ha_recorder::store::{ChunkStore, StoreError};

@@ -1,7 +1,7 @@
 //! The uploader between a recorder and a store that has good and bad days.
 
-use crate::s3server::{Server, client, noise};
 use crate::support::faults::{Fault, Proxy};
+use crate::support::stores::{Server, client, noise};
 use crate::support::wait;
 use ov2_ha_recorder::clock::SystemClock;
 use ov2_ha_recorder::model::chunk::{ChunkKey, TakeKey};
@@ -87,12 +87,16 @@ async fn closed_chunks_are_stored_and_leave_the_disk() {
     assert_eq!(files.count(), 1, "stored chunks are gone from the disk");
 }
 
+/// The store is away for `OV2_AWAY_SECONDS` (6 unless set), and a chunk is closed in every sixtieth of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_wait_while_the_store_is_away_and_follow_when_it_is_back() {
+    let away = std::env::var("OV2_AWAY_SECONDS").map_or(6, |text| text.parse().unwrap());
+    let mut pace = tokio::time::interval(Duration::from_secs(away) / 60);
     let scene = Scene::set().await;
     scene.proxy.usually(Fault::Away);
     for index in 1..=60 {
-        let (key, path) = scene.chunk(index, 2_000);
+        pace.tick().await;
+        let (key, path) = scene.chunk(index, 400_000);
         let begin = Instant::now();
         scene.uploader.chunk_closed(key, path);
         assert!(
@@ -111,6 +115,7 @@ async fn chunks_wait_while_the_store_is_away_and_follow_when_it_is_back() {
     assert!(begin.elapsed() < Duration::from_secs(2));
 
     scene.proxy.usually(Fault::None);
+    let begin = Instant::now();
     let left = scene.uploader.drain(Duration::from_secs(30)).await;
     assert_eq!(
         left,
@@ -120,7 +125,7 @@ async fn chunks_wait_while_the_store_is_away_and_follow_when_it_is_back() {
     assert_eq!(scene.stored().await.len(), 60);
     assert_eq!(scene.uploader.trouble(), None);
     eprintln!(
-        "60 chunks stored {:.1} s after the store's return",
+        "away for {away} s, 60 chunks stored {:.1} s after the store's return",
         begin.elapsed().as_secs_f64()
     );
 }

@@ -109,24 +109,22 @@ impl Recover {
     }
 }
 
-async fn finish(takes: &Takes<'_>, take: &StoredTake) -> Result<(), Failure> {
-    let bar = ProgressBar::new(take.bytes());
+async fn finish(takes: &Takes<'_>, stored: &StoredTake) -> Result<(), Failure> {
+    let take = takes.take(stored).await?;
+    let bar = ProgressBar::new(stored.bytes());
     let style = "{msg} {bar:30} {bytes}/{total_bytes} {eta}";
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);
     }
     bar.set_message(take.key.recording.to_string());
-    let finished = takes.finish(take, &mut |bytes| bar.inc(bytes)).await;
+    let finished = takes.finish(&take, &mut |bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();
     let recovered = finished.map_err(Failure::new)?;
-    let finished = &recovered.finished;
-    println!(
-        "{}: {:.1} s, {} gaps, ended {}",
-        finished.video.display(),
-        finished.duration.as_secs_f64(),
-        finished.timeline.gaps.len(),
-        finished.timeline.ended_at
-    );
+    let of = recovered.timeline.map(|timeline| {
+        let (seconds, gaps) = (timeline.duration_seconds, timeline.gaps.len());
+        format!(": {seconds:.1} s, {gaps} gaps, ended {}", timeline.ended_at)
+    });
+    println!("{}{}", recovered.video.display(), of.unwrap_or_default());
     for fault in &recovered.faults {
         println!("  {fault}");
     }

@@ -1,12 +1,7 @@
 //! Ended sessions are forgotten here once they have been idle long enough, and with them go their chunks: those that the
 //! finished video was found to hold, byte for byte. What could not be verified stays, and is reported.
 
-use super::salvage::{SalvageError, Take};
-use super::{Controller, Which, lock};
-use crate::config::Switch;
-use crate::disk;
-use crate::join;
-use crate::model::ids::RecordingId;
+use super::{Controller, Which};
 use crate::model::session::{Session, State};
 use log::{info, warn};
 use std::time::Duration;
@@ -50,53 +45,13 @@ impl Controller {
         self.0.clock.now().since(ended) >= patience
     }
 
-    /// Deletes the chunks of a finished take, if the video holds all of them.
     async fn delete_chunks(&self, session: &Session) {
         let finished = matches!(
             session.state,
             State::Completed { .. } | State::Failed { .. }
         );
-        let Switch(wanted) = self.0.settings.s3_cleanup;
-        let Some(take) = self.take_of(session).filter(|_| finished && wanted) else {
-            return;
-        };
-        match self.verify(&take).await {
-            Ok(0) => {}
-            Ok(chunks) => match self.0.store.delete(&take.key.to_string()).await {
-                Ok(_) => {
-                    self.delete_local(&take);
-                    info!(session:% = session.id, chunks; "the video holds every chunk; they were deleted");
-                }
-                Err(cause) => self.keep(&session.id, &cause.to_string()),
-            },
-            Err(cause) => self.keep(&session.id, &cause.to_string()),
+        if let Some(take) = self.take_of(session).filter(|_| finished) {
+            self.clear_take(&take).await;
         }
-    }
-
-    async fn verify(&self, take: &Take) -> Result<usize, SalvageError> {
-        let chunks = take.chunks(&self.0.store).await?;
-        if chunks.is_empty() {
-            return Ok(0);
-        }
-        let video = take.video();
-        let name = format!("verify {}", take.key);
-        let work = self.0.tasks.spawn_blocking(name, move || {
-            join::verify(&video, &chunks).map(|checked| checked.chunks)
-        });
-        let cut_short = |_| SalvageError::CutShort(take.key.clone());
-        Ok(work.await.map_err(cut_short)??)
-    }
-
-    fn keep(&self, id: &RecordingId, cause: &str) {
-        warn!(session:% = id; "the chunks are kept: {cause}");
-        lock(&self.0.unverified).insert(id.clone());
-    }
-
-    /// The take's folder among the recordings, and those above it that are empty then.
-    fn delete_local(&self, take: &Take) {
-        let local = take.local();
-        // What the store deleted is gone already, and a folder that is not empty stays.
-        let _ = std::fs::remove_dir_all(&local);
-        disk::prune(disk::parent(&local), &take.recordings);
     }
 }

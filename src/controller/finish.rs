@@ -3,7 +3,7 @@
 
 use super::Controller;
 use super::act::{SealState, can_write};
-use super::salvage::{SalvageError, Take};
+use super::takes::{Take, TakeError};
 use crate::db::outbox;
 use crate::join;
 use crate::join::beside::Beside;
@@ -57,9 +57,10 @@ impl Controller {
                 folder: self.0.settings.chunk_folder.0.clone(),
                 take: session.take.clone()?,
             },
-            recordings: self.0.settings.recording_path.clone(),
             video_name: name.unwrap_or_else(|| session.id.to_string()),
             gap_mode: self.0.settings.gap_mode,
+            // OpenVidu has written it.
+            recording_json: None,
         })
     }
 
@@ -169,13 +170,13 @@ impl Controller {
             let _ = self.apply(id, Event::Salvaged);
             return;
         };
-        match take.finish(&self.0.store, &self.0.tasks).await {
-            Ok(salvaged) => {
-                let seconds = salvaged.timeline.map(|it| it.duration_seconds);
+        info!(session:% = id; "the video is finished by the controller");
+        match self.finish_take(&take).await {
+            Ok(seconds) => {
                 info!(session:% = id, seconds:? = seconds; "the controller finished the video");
                 let _ = self.apply(id, Event::Salvaged);
             }
-            Err(cause @ SalvageError::Nothing(_)) => {
+            Err(cause @ TakeError::Nothing(_)) => {
                 error!(session:% = id; "{cause}");
                 let _ = self.apply(id, Event::GivenUp(cause.to_string()));
                 let _ = self.apply(id, Event::Salvaged);
@@ -224,7 +225,8 @@ impl Controller {
         let take = self
             .take_of(session)
             .ok_or("its recorder did not say which take it recorded")?;
-        let info = join::info_json(&take.video()).map_err(|cause| cause.to_string())?;
+        let info =
+            join::info_json(&self.takes().video(&take)).map_err(|cause| cause.to_string())?;
         let info = serde_json::from_str::<Value>(&info).map_err(|cause| cause.to_string())?;
         let number = |name: &str| -> f64 {
             let value = &info["format"][name];
@@ -235,7 +237,7 @@ impl Controller {
         recording.insert("status".into(), json!("ready"));
         recording.insert("size".into(), json!(size));
         recording.insert("duration".into(), json!(duration));
-        let beside = take.beside();
+        let beside = self.beside(&session.id);
         beside
             .write_seal(&Value::Object(recording.clone()))
             .map_err(|cause| cause.to_string())?;

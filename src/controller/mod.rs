@@ -10,7 +10,7 @@ mod finish;
 mod jobs;
 mod measure;
 pub mod relay;
-pub mod salvage;
+mod sweep;
 mod table;
 pub mod takes;
 mod watch;
@@ -90,7 +90,7 @@ struct Inner {
     blueprints: Mutex<HashMap<RecordingId, Blueprint>>,
     /// Recordings whose chunks stay because no video was verified to hold them.
     unverified: Mutex<BTreeSet<RecordingId>>,
-    sweep: Mutex<takes::Sweep>,
+    sweep: Mutex<sweep::Sweep>,
     /// What the runtime said of itself, and when.
     probed: Mutex<Option<(Timestamp, Result<RuntimeState, String>)>>,
     changes: broadcast::Sender<Change>,

@@ -1,31 +1,54 @@
-//! The chunk store's takes after their recorders: one that nobody finished becomes a video here, from the store alone
-//! where it must; one that is finished leaves the store, but only when its video was held against every chunk. What
-//! cannot be verified stays, and is reported.
+//! Finishing a take without a recorder: what its runs left, in the recordings folder and in the chunk store, becomes the
+//! video at OpenVidu's path, with everything that OpenVidu expects beside it. And the other end: chunks go once the video
+//! was held against every one of them.
 
-use super::{Controller, lock};
-use crate::clock::Timestamp;
+use crate::disk;
 use crate::join::beside::{Beside, BesideError};
-use crate::join::{self, ChunkSource, Finished, GrowingFile, JoinError, Options};
-use crate::model::chunk::ChunkKey;
-use crate::model::ids::RecordingId;
-use crate::model::manifest::Manifest;
+use crate::join::{self, ChunkSource, GrowingFile, JoinError, Options};
+use crate::model::chunk::{ChunkKey, TakeKey};
 use crate::model::timeline::{GapMode, Timeline};
 use crate::store::takes::{StoredTake, takes};
 use crate::store::{ChunkStore, StoreError};
 use crate::tasks::Tasks;
-use log::{info, warn};
+use log::warn;
+use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// With nothing to do the store is looked through this often.
-const IDLE: Duration = Duration::from_secs(3600);
 /// Chunks fetched at once to be held against a video.
 const ABREAST: usize = 16;
+
+/// What is to be finished.
+#[derive(Clone, Debug)]
+pub struct Take {
+    /// Its chunks.
+    pub key: TakeKey,
+    /// The video's name without extension.
+    pub video_name: String,
+    /// What becomes of gaps.
+    pub gap_mode: GapMode,
+    /// OpenVidu's view of the recording, for a folder in which OpenVidu wrote none.
+    pub recording_json: Option<Value>,
+}
+
+/// A take that became a video.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The video.
+    pub video: PathBuf,
+    /// What it is made from, where that is known.
+    pub timeline: Option<Timeline>,
+    /// Chunks that could not be used in full, and why.
+    pub faults: Vec<String>,
+}
 
 /// Why a take could not be finished or cleared.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
+    /// Nothing that could be shown is left of it.
+    #[error("nothing is left of take {0} that could be shown")]
+    Nothing(TakeKey),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -36,17 +59,8 @@ pub enum TakeError {
     #[error(transparent)]
     Beside(#[from] BesideError),
     /// A task that did not come to its end.
-    #[error("the work was cut off: {0}")]
-    CutOff(String),
-}
-
-/// A take that became a video.
-#[derive(Clone, Debug)]
-pub struct Recovered {
-    /// The video and its timeline.
-    pub finished: Finished,
-    /// Chunks that could not be used in full, and why.
-    pub faults: Vec<String>,
+    #[error("the work was cut short ({0}); it is taken up again at the next start")]
+    CutShort(String),
 }
 
 /// Work on takes in a store, with videos below a folder.
@@ -73,56 +87,75 @@ impl Takes<'_> {
         Ok(found)
     }
 
+    /// What the store's manifest says of a take.
+    ///
+    /// # Errors
+    /// When the store does not answer, or the manifest cannot be used.
+    pub async fn take(&self, stored: &StoredTake) -> Result<Take, StoreError> {
+        let key = stored.key.clone();
+        Ok(match stored.manifest(self.store).await? {
+            Some(manifest) => Take {
+                key,
+                video_name: manifest.video_name,
+                gap_mode: manifest.gap_mode,
+                recording_json: manifest.recording_json,
+            },
+            None => Take {
+                video_name: key.recording.to_string(),
+                key,
+                gap_mode: GapMode::Cut,
+                recording_json: None,
+            },
+        })
+    }
+
     /// Whether the take's video is finished, here or as far as the store was told.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn is_finished(&self, take: &StoredTake) -> Result<bool, TakeError> {
-        if take.finished {
+    pub async fn is_finished(&self, stored: &StoredTake) -> Result<bool, TakeError> {
+        if stored.finished {
             return Ok(true);
         }
-        let video = self.video(take, take.manifest(self.store).await?.as_ref());
+        let video = self.video(&self.take(stored).await?);
         self.blocking("look at a video", move || {
             Ok(join::verify(&video, &[]).is_ok())
         })
         .await
     }
 
-    /// Makes the take's video of what is in the store and what a recorder left here, and lays beside it what belongs
-    /// there. `progress` is told the bytes of every chunk that is done.
+    /// Makes the take's video of what recorders left here and what is in the store, and lays beside it what belongs there.
+    /// Harmless when it is finished already. `progress` is told the bytes of every chunk that is done.
     ///
     /// # Errors
-    /// When nothing of it can be shown, or store or disk refuse. What is in the store stays there.
+    /// See [`TakeError`]; what was there before stays, here and in the store.
     pub async fn finish(
         &self,
-        take: &StoredTake,
+        take: &Take,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Recovered, TakeError> {
-        let manifest = take.manifest(self.store).await?;
-        let video = self.video(take, manifest.as_ref());
-        let options = Options {
-            recording: take.key.recording.clone(),
-            take: take.key.take.clone(),
-            gap_mode: manifest.as_ref().map_or(GapMode::Cut, |m| m.gap_mode),
+        let chunks = self.chunks(take).await?;
+        if chunks.is_empty() && !self.video(take).is_file() {
+            return Err(TakeError::Nothing(take.key.clone()));
+        }
+        let beside = self.beside(take);
+        beside.begin(take.recording_json.as_ref())?;
+        let recovered = match self.grow(take, &chunks, progress).await {
+            Err(TakeError::Join(cause)) if chunks.is_empty() => self.keep(take, &cause),
+            Err(TakeError::Join(cause)) => {
+                warn!(take:% = take.key; "the video is joined anew: {cause}");
+                self.join_anew(take, &chunks).await?
+            }
+            // What lies at the video's path begins after the first chunks.
+            Ok(None) => self.join_anew(take, &chunks).await?,
+            Ok(Some(recovered)) => recovered,
+            Err(cause) => return Err(cause),
         };
-        let beside = Beside::new(self.recordings, &take.key.recording);
-        let json = manifest.as_ref().and_then(|m| m.recording_json.as_ref());
-        beside.begin(json)?;
-        let grown = self.grow(take, &video, &options, progress).await?;
-        let recovered = match grown {
-            Some(recovered) => recovered,
-            // What a recorder left here begins after what the store has: all of it, anew.
-            None => self.join_anew(take, &video, options).await?,
-        };
-        let Finished {
-            video, timeline, ..
-        } = &recovered.finished;
-        beside.complete(video, Some(timeline)).await?;
-        let timeline = serde_json::to_vec_pretty(timeline);
-        let mark = take.key.finished();
-        self.store
-            .put_bytes(&mark, timeline.unwrap_or_default().into())
-            .await?;
+        let timeline = recovered.timeline.as_ref();
+        beside.complete(&recovered.video, timeline).await?;
+        if let Some(timeline) = timeline {
+            self.mark_finished(take, timeline).await;
+        }
         Ok(recovered)
     }
 
@@ -130,18 +163,17 @@ impl Takes<'_> {
     /// before what the video holds.
     async fn grow(
         &self,
-        take: &StoredTake,
-        video: &Path,
-        options: &Options,
+        take: &Take,
+        chunks: &[Chunk],
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Option<Recovered>, TakeError> {
-        let (path, options) = (video.to_owned(), options.clone());
+        let (path, options) = (self.video(take), take.options());
         let open = move || GrowingFile::open(path, options);
         let mut file = self.blocking("open a video", open).await?;
         let mut faults = Vec::new();
-        for (key, bytes) in &take.chunks {
-            let chunk = self.bring(key).await?;
-            let source = chunk.source.clone();
+        for chunk in chunks {
+            let brought = self.bring(chunk).await?;
+            let source = brought.source.clone();
             let take_in = move || {
                 let caught_up = file.catch_up(&[source])?;
                 Ok((file, caught_up))
@@ -152,84 +184,151 @@ impl Takes<'_> {
                 return Ok(None);
             }
             let broken = caught_up.into_iter().filter_map(|chunk| chunk.fault);
-            faults.extend(broken.map(|fault| format!("{key}: {fault}")));
-            progress(*bytes);
+            faults.extend(broken.map(|fault| format!("{}: {fault}", chunk.key)));
+            progress(chunk.bytes);
         }
         let finish = move || file.finish();
         let finished = self.blocking("finish a video", finish).await?;
-        Ok(Some(Recovered { finished, faults }))
+        Ok(Some(Recovered {
+            video: finished.video,
+            timeline: Some(finished.timeline),
+            faults,
+        }))
     }
 
-    async fn join_anew(
-        &self,
-        take: &StoredTake,
-        video: &Path,
-        options: Options,
-    ) -> Result<Recovered, TakeError> {
-        let mut chunks = Vec::new();
-        for (key, _) in &take.chunks {
-            chunks.push(self.bring(key).await?);
+    async fn join_anew(&self, take: &Take, chunks: &[Chunk]) -> Result<Recovered, TakeError> {
+        let brought = self.bring_all(chunks).await?;
+        let (sources, path, options) = (sources(&brought), self.video(take), take.options());
+        let join = move || join::join_chunks(&sources, &path, options, &mut |_| {});
+        let joined = self.blocking("join a take", join).await?;
+        let broken = joined.chunks.into_iter().filter_map(|chunk| chunk.fault);
+        Ok(Recovered {
+            video: joined.video,
+            timeline: joined.timeline,
+            faults: broken.collect(),
+        })
+    }
+
+    /// With no chunk left, the video that is there is all there is.
+    fn keep(&self, take: &Take, cause: &JoinError) -> Recovered {
+        warn!(take:% = take.key; "the video stays as it is: {cause}");
+        Recovered {
+            video: self.video(take),
+            timeline: None,
+            faults: Vec::new(),
         }
-        let sources: Vec<_> = chunks.iter().map(|chunk| chunk.source.clone()).collect();
-        let path = video.to_owned();
-        let work = move || {
-            let joined = join::join_chunks(&sources, &path, options.clone(), &mut |_| {})?;
-            let faults = joined.chunks.into_iter().filter_map(|chunk| chunk.fault);
-            let finished = GrowingFile::open(path, options)?.finish()?;
-            Ok((finished, faults.collect()))
-        };
-        let (finished, faults) = self.blocking("join a take", work).await?;
-        drop(chunks);
-        Ok(Recovered { finished, faults })
     }
 
-    /// Deletes the take from the store once its video is verified to hold every chunk of it; answers how many objects.
+    /// Tells the store, so that nobody makes the video again.
+    async fn mark_finished(&self, take: &Take, timeline: &Timeline) {
+        let timeline = serde_json::to_vec_pretty(timeline).unwrap_or_default();
+        let mark = take.key.finished();
+        if let Err(cause) = self.store.put_bytes(&mark, timeline.into()).await {
+            warn!(take:% = take.key; "the store was not told that the video is finished: {cause}");
+        }
+    }
+
+    /// Deletes the take's chunks, here and in the store, once its video is verified to hold every one of them; answers how
+    /// many there were.
     ///
     /// # Errors
     /// [`JoinError::Differs`] when the video does not hold them; nothing was deleted then.
-    pub async fn clear(&self, take: &StoredTake) -> Result<usize, TakeError> {
-        let video = self.video(take, take.manifest(self.store).await?.as_ref());
-        for group in take.chunks.chunks(ABREAST) {
-            let mut chunks = Vec::new();
-            for (key, _) in group {
-                chunks.push(self.bring(key).await?);
-            }
-            let sources: Vec<_> = chunks.iter().map(|chunk| chunk.source.clone()).collect();
-            let video = video.clone();
+    pub async fn clear(&self, take: &Take) -> Result<usize, TakeError> {
+        let chunks = self.chunks(take).await?;
+        for group in chunks.chunks(ABREAST) {
+            let brought = self.bring_all(group).await?;
+            let (sources, video) = (sources(&brought), self.video(take));
             let verify = move || join::verify(&video, &sources);
             self.blocking("verify a video", verify).await?;
         }
-        Ok(self.store.delete(&take.key.to_string()).await?)
+        if !chunks.is_empty() {
+            self.store.delete(&take.key.to_string()).await?;
+            self.delete_local(take);
+        }
+        Ok(chunks.len())
     }
 
-    fn video(&self, take: &StoredTake, manifest: Option<&Manifest>) -> PathBuf {
-        let recording = &take.key.recording;
-        let name = manifest.map_or(recording.as_str(), |manifest| &manifest.video_name);
-        Beside::new(self.recordings, recording).video(name)
+    /// The take's folder among the recordings, and those above it that are empty then.
+    fn delete_local(&self, take: &Take) {
+        let local = self.local(take);
+        // What the store deleted is gone already, and a folder that is not empty stays.
+        let _ = fs::remove_dir_all(&local);
+        disk::prune(disk::parent(&local), self.recordings);
+    }
+
+    /// The video's path.
+    pub fn video(&self, take: &Take) -> PathBuf {
+        self.beside(take).video(&take.video_name)
+    }
+
+    fn beside(&self, take: &Take) -> Beside {
+        Beside::new(self.recordings, &take.key.recording)
+    }
+
+    /// Where the take's chunks lie on this machine.
+    fn local(&self, take: &Take) -> PathBuf {
+        self.recordings.join(take.key.to_string())
+    }
+
+    /// Every chunk of the take in order: the file here, or the stored object where that is all there is or holds more.
+    async fn chunks(&self, take: &Take) -> Result<Vec<Chunk>, StoreError> {
+        let mut found = BTreeMap::new();
+        // No folder, or nothing in it, is not wrong: then the store has everything.
+        for source in join::find_chunks(&self.local(take)).unwrap_or_default() {
+            let chunk = Chunk {
+                key: take.key.chunk(source.run, source.index),
+                bytes: fs::metadata(&source.path).map_or(0, |file| file.len()),
+                here: Some(source.path),
+            };
+            found.insert((chunk.key.run, chunk.key.index), chunk);
+        }
+        for object in self.store.list(&take.key.to_string()).await? {
+            let Some(key) = ChunkKey::parse(&take.key, &object.key) else {
+                continue;
+            };
+            let origin = (key.run, key.index);
+            if found.get(&origin).is_none_or(|it| it.bytes < object.bytes) {
+                let chunk = Chunk {
+                    here: self.store.path(&object.key),
+                    bytes: object.bytes,
+                    key,
+                };
+                found.insert(origin, chunk);
+            }
+        }
+        Ok(found.into_values().collect())
     }
 
     /// The chunk as a file on this machine; one that had to be fetched goes away with the answer.
-    async fn bring(&self, key: &ChunkKey) -> Result<Brought, StoreError> {
-        let source = |path| ChunkSource {
-            run: key.run,
-            index: key.index,
-            path,
+    async fn bring(&self, chunk: &Chunk) -> Result<Brought, StoreError> {
+        let key = &chunk.key;
+        let path = match &chunk.here {
+            Some(path) => path.clone(),
+            None => {
+                // In the recording's own folder: it is on the disk that has room for the video.
+                let name = format!(".fetched-r{}-{}", key.run, key.file_name());
+                let folder = self.recordings.join(key.take.recording.as_str());
+                let path = folder.join(name);
+                self.store.fetch(&key.to_string(), &path).await?;
+                path
+            }
         };
-        let text = key.to_string();
-        if let Some(path) = self.store.path(&text) {
-            return Ok(Brought {
-                source: source(path),
-                fetched: false,
-            });
-        }
-        // In the recording's own folder: it is on the disk that has room for the video.
-        let name = format!(".fetched-r{}-{}", key.run, key.file_name());
-        let path = self.recordings.join(key.take.recording.as_str()).join(name);
-        self.store.fetch(&text, &path).await?;
         Ok(Brought {
-            source: source(path),
-            fetched: true,
+            source: ChunkSource {
+                run: key.run,
+                index: key.index,
+                path,
+            },
+            fetched: chunk.here.is_none(),
         })
+    }
+
+    async fn bring_all(&self, chunks: &[Chunk]) -> Result<Vec<Brought>, StoreError> {
+        let mut brought = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            brought.push(self.bring(chunk).await?);
+        }
+        Ok(brought)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -238,8 +337,26 @@ impl Takes<'_> {
         work: impl FnOnce() -> Result<T, JoinError> + Send + 'static,
     ) -> Result<T, TakeError> {
         let done = self.tasks.spawn_blocking(name, work).await;
-        Ok(done.map_err(|cause| TakeError::CutOff(cause.to_string()))??)
+        Ok(done.map_err(|cause| TakeError::CutShort(cause.to_string()))??)
     }
+}
+
+impl Take {
+    fn options(&self) -> Options {
+        Options {
+            recording: self.key.recording.clone(),
+            take: self.key.take.clone(),
+            gap_mode: self.gap_mode,
+        }
+    }
+}
+
+/// A chunk of a take, and where it is.
+struct Chunk {
+    key: ChunkKey,
+    bytes: u64,
+    /// The file, where it is on this machine.
+    here: Option<PathBuf>,
 }
 
 /// A chunk on this machine.
@@ -248,133 +365,15 @@ struct Brought {
     fetched: bool,
 }
 
+fn sources(brought: &[Brought]) -> Vec<ChunkSource> {
+    brought.iter().map(|chunk| chunk.source.clone()).collect()
+}
+
 impl Drop for Brought {
     fn drop(&mut self) {
         if self.fetched {
             // What cannot be deleted is overwritten by the next one who fetches it.
-            let _ = std::fs::remove_file(&self.source.path);
+            let _ = fs::remove_file(&self.source.path);
         }
-    }
-}
-
-/// What the controller remembers between two looks through the store.
-#[derive(Debug, Default)]
-pub(super) struct Sweep {
-    /// When there will be something to do, as far as is known; `None` before the first look.
-    next: Option<Timestamp>,
-    /// Takes that nobody finished: their bytes, and since when these have not grown.
-    quiet: BTreeMap<String, (u64, Timestamp)>,
-}
-
-impl Controller {
-    /// Looks through the chunk store when there is a reason to: finishes takes that nobody records and nobody will, and
-    /// clears finished ones.
-    pub(super) async fn sweep_store(&self, something_ended: bool) {
-        let now = self.0.clock.now();
-        let next = lock(&self.0.sweep).next;
-        if !something_ended && next.is_some_and(|at| now < at) {
-            return;
-        }
-        let found = match self.takes().all().await {
-            Ok(found) => found,
-            Err(cause) => return warn!("the chunk store was not looked through: {cause}"),
-        };
-        let mut next = now.plus(IDLE);
-        let mut quiet = BTreeMap::new();
-        for take in found.iter().filter(|take| self.is_free(take)) {
-            match self.takes().is_finished(take).await {
-                Ok(true) => match self.kept_until(take).await {
-                    Some(at) if now < at => next = next.min(at),
-                    _ => self.clear_take(take).await,
-                },
-                Ok(false) => {
-                    next = now;
-                    let since = self.watch_take(take, now);
-                    if now.since(since) < self.patience() || !self.finish_take(take).await {
-                        quiet.insert(take.key.to_string(), (take.bytes(), since));
-                    }
-                }
-                Err(cause) => warn!(take:% = take.key; "{cause}"),
-            }
-        }
-        let mut sweep = lock(&self.0.sweep);
-        sweep.next = Some(next);
-        sweep.quiet = quiet;
-    }
-
-    fn takes(&self) -> Takes<'_> {
-        Takes {
-            store: &*self.0.store,
-            recordings: &self.0.settings.recording_path,
-            chunk_folder: &self.0.settings.chunk_folder.0,
-            tasks: &self.0.tasks,
-        }
-    }
-
-    /// Whether no session looks after the take; one that does concludes it, and clears it in the end.
-    fn is_free(&self, take: &StoredTake) -> bool {
-        let session = self.session(&take.key.recording);
-        session.is_none_or(|session| session.take.is_some_and(|t| t != take.key.take))
-    }
-
-    /// Longer than a recorder that lives could be silent, also one that still looks for its controller.
-    fn patience(&self) -> Duration {
-        let settings = &self.0.settings;
-        (settings.heartbeat_timeout() + settings.stuck_timeout()) * 2
-    }
-
-    /// Since when the take has not grown.
-    fn watch_take(&self, take: &StoredTake, now: Timestamp) -> Timestamp {
-        match lock(&self.0.sweep).quiet.get(&take.key.to_string()) {
-            Some((bytes, since)) if *bytes == take.bytes() => *since,
-            _ => now,
-        }
-    }
-
-    async fn finish_take(&self, take: &StoredTake) -> bool {
-        info!(take:% = take.key, chunks = take.chunks.len(); "nobody finishes this take; its video is made from the store");
-        match self.takes().finish(take, &mut |_| {}).await {
-            Ok(recovered) => {
-                let seconds = recovered.finished.duration.as_secs_f64();
-                info!(take:% = take.key, seconds = seconds; "the video is finished");
-                for fault in recovered.faults {
-                    warn!(take:% = take.key; "{fault}");
-                }
-                true
-            }
-            Err(cause) => {
-                warn!(take:% = take.key; "the video was not made: {cause}");
-                false
-            }
-        }
-    }
-
-    /// Deletes a finished take's chunks when the video holds them.
-    async fn clear_take(&self, take: &StoredTake) {
-        if !self.0.settings.s3_cleanup.0 {
-            return;
-        }
-        let recording: &RecordingId = &take.key.recording;
-        match self.takes().clear(take).await {
-            Ok(objects) => {
-                lock(&self.0.unverified).remove(recording);
-                info!(take:% = take.key, objects = objects; "the video holds every chunk; they leave the store");
-            }
-            Err(cause) => {
-                if lock(&self.0.unverified).insert(recording.clone()) {
-                    warn!(take:% = take.key; "chunks stay in the store, no video was verified to hold them: {cause}");
-                }
-            }
-        }
-    }
-
-    /// Until when a finished take's chunks stay; `None` when it is not known when it ended.
-    async fn kept_until(&self, take: &StoredTake) -> Option<Timestamp> {
-        let text = self.0.store.read(&take.key.finished()).await.ok()?;
-        let timeline: Timeline = serde_json::from_slice(&text).ok()?;
-        let settings = &self.0.settings;
-        let days = Duration::from_secs(settings.keep_chunks_days.saturating_mul(24 * 3600));
-        let kept = days.max(settings.session_max_inactive_seconds.seconds());
-        Some(timeline.ended_at.plus(kept))
     }
 }

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::hours::{Chunk, LENGTH};
+use support::sheet::Sheet;
 
 /// Four hours of 20 seconds each, 2 GiB in all.
 const CHUNKS: u32 = 720;
@@ -30,80 +31,23 @@ const ROUNDS: usize = 3;
 const RUN: u32 = 72;
 
 fn main() {
-    // `cargo bench -- join` measures what is called so
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with('-'))
-        .collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
+    let mut sheet = Sheet::new();
     let folder = tempfile::tempdir().unwrap();
     let chunk = Chunk::encode(folder.path(), "1280x720", BYTES / CHUNKS as usize);
-    let mut sheet = Sheet::default();
-    if is_wanted("join") {
+    if sheet.wants("join") {
         join(folder.path(), &chunk, &mut sheet);
     }
-    if is_wanted("finish") {
+    if sheet.wants("finish") {
         finish(folder.path(), &chunk, &mut sheet);
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    if is_wanted("stop") {
+    if sheet.wants("stop") {
         runtime.block_on(stop(&chunk, &mut sheet));
     }
-    if is_wanted("record") {
+    if sheet.wants("record") {
         runtime.block_on(record_itself(&mut sheet));
     }
     sheet.end();
-}
-
-/// Counts what was missed.
-#[derive(Default)]
-struct Sheet {
-    missed: usize,
-}
-
-impl Sheet {
-    fn at_most(&mut self, what: &str, measured: f64, required: f64, unit: &str) {
-        self.line(
-            what,
-            "at most",
-            measured,
-            required,
-            unit,
-            measured <= required,
-        );
-    }
-
-    fn at_least(&mut self, what: &str, measured: f64, required: f64, unit: &str) {
-        self.line(
-            what,
-            "at least",
-            measured,
-            required,
-            unit,
-            measured >= required,
-        );
-    }
-
-    fn line(
-        &mut self,
-        what: &str,
-        how: &str,
-        measured: f64,
-        required: f64,
-        unit: &str,
-        is_met: bool,
-    ) {
-        let word = if is_met { "met" } else { "MISSED" };
-        self.missed += usize::from(!is_met);
-        println!("{what}: required {how} {required} {unit}, measured {measured:.3} {unit}: {word}");
-    }
-
-    fn end(&self) {
-        if self.missed > 0 {
-            println!("{} figures were missed", self.missed);
-            std::process::exit(1);
-        }
-    }
 }
 
 /// The folder of chunks joined by us, copied by `cp`, and joined by ffmpeg, each from a cold cache.
