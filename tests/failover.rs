@@ -132,7 +132,7 @@ impl Desk {
         ]);
         let settings = Arc::new(settings.settings().unwrap());
         let tasks = Tasks::new();
-        let db = Db::open(&folder.join("data"), &Tasks::new()).unwrap();
+        let db = Db::open(&folder.join("data")).unwrap();
         let bounds = Bounds {
             bytes: 1 << 20,
             age: Duration::from_secs(60),

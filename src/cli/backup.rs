@@ -8,7 +8,6 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Settings;
 use crate::db::{Db, DbError};
 use crate::store;
-use crate::tasks::Tasks;
 use bytes::Bytes;
 use clap::Args;
 use flate2::Compression;
@@ -21,7 +20,6 @@ use std::fs::File;
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The version of the archive's layout.
 pub(super) const FORMAT: u32 = 1;
@@ -163,14 +161,11 @@ async fn state(
     data_dir: &Path,
     bar: &ProgressBar,
 ) -> Result<Vec<u8>, Failure> {
-    let tasks = Tasks::new();
-    match Db::open(data_dir, &tasks) {
+    match Db::open(data_dir) {
         Ok(db) => {
             let mut text = Vec::new();
-            let done = db.export(&mut text);
-            drop(db);
-            tasks.end(Duration::from_secs(5)).await;
-            done.map(|_| text).map_err(Failure::new)
+            db.export(&mut text).map_err(Failure::new)?;
+            Ok(text)
         }
         Err(DbError::InUse { .. } | DbError::Folder { .. }) => fetch(settings, bar).await,
         Err(other) => Err(Failure::new(other)),

@@ -4,11 +4,9 @@ use super::report::Form;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::clock::{Clock, SystemClock};
 use crate::db::Db;
-use crate::tasks::Tasks;
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// What must be given so that nobody resets by accident.
 const WORD: &str = "reset-everything";
@@ -43,10 +41,8 @@ impl Reset {
         let db = self.data.data_dir.join("db");
         let mut done = Done { kept: None };
         if db.exists() {
-            let tasks = Tasks::new();
             // Fails when the service has it open.
-            drop(Db::open(&self.data.data_dir, &tasks).map_err(Failure::new)?);
-            tasks.end(Duration::from_secs(5)).await;
+            drop(Db::open(&self.data.data_dir).map_err(Failure::new)?);
             let kept = self
                 .data
                 .data_dir

@@ -72,8 +72,8 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
     let tls = tls(&settings)?;
     let listener = listen(&settings, tls.clone()).await?;
     let runtime = runtime(&settings, data_dir).await?;
-    let (tasks, keeper) = (Tasks::new(), Tasks::new());
-    let db = Db::open(data_dir, &keeper)?;
+    let tasks = Tasks::new();
+    let db = Db::open(data_dir)?;
     if let Some((listener, objects)) = objects(&settings, data_dir).await? {
         info!(port = settings.s3_server_port.0, bucket = settings.s3_bucket; "the built-in S3 server takes requests");
         tasks.spawn("S3 server", objects.serve(listener, tasks.token()));

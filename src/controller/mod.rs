@@ -1,6 +1,6 @@
 //! The controller's heart: recorders register and are heard here, OpenVidu's news arrive here, and what becomes of a
-//! recording is decided here. It holds every session in memory and writes each change to the database; what is answered
-//! as accepted is on disk. It never touches a frame: recorders write, [`join`](crate::join) joins.
+//! recording is decided here. It holds every session in memory, but for its particulars, and writes each change to the
+//! database; what is answered as accepted is on disk. It never touches a frame: recorders write, [`join`](crate::join) joins.
 
 mod act;
 mod answers;
@@ -27,14 +27,14 @@ use crate::db::sessions::Sessions;
 use crate::db::{Db, DbError};
 use crate::model::failover::{Policy, Reason};
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
-use crate::model::session::{Event, Holder, Refusal, Session, State, Status};
+use crate::model::session::{Event, Holder, Particulars, Refusal, Session, State, Status};
 use crate::model::wire::{
     Heartbeat, RecorderIdentity, RecordingStatusChanged, Registration, Report,
 };
 use crate::runtime::{Blueprint, Runtime};
 use crate::store::ChunkStore;
 use crate::tasks::Tasks;
-use log::{info, warn};
+use log::{error, info, warn};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -109,8 +109,8 @@ impl Controller {
         let stored = parts.db.sessions()?;
         let policy = policy(&parts.settings);
         let mut table = Table::new(policy.clone(), parts.clock.now());
-        for session in stored.all()? {
-            table.insert(session);
+        for session in stored.all() {
+            table.insert(session?);
         }
         Ok(Self(Arc::new(Inner {
             settings: parts.settings,
@@ -206,7 +206,7 @@ impl Controller {
         id: &RecordingId,
         path: String,
     ) -> Result<(), ControllerError> {
-        self.change(id, |entry| entry.session.recording_path = Some(path))?;
+        self.describe(id, |particulars| particulars.recording_path = Some(path))?;
         Ok(self.0.db.durable().await?)
     }
 
@@ -239,6 +239,15 @@ impl Controller {
     /// One session.
     pub fn session(&self, id: &RecordingId) -> Option<Session> {
         self.table().get(id).map(|entry| entry.session.clone())
+    }
+
+    /// What was said of a session beside what it is decided by. A damaged record is reported and says nothing.
+    pub fn particulars(&self, id: &RecordingId) -> Particulars {
+        let read = self.0.stored.particulars(id);
+        read.unwrap_or_else(|cause| {
+            error!("{cause}");
+            Particulars::default()
+        })
     }
 
     /// A part of the list of sessions, oldest first.
@@ -348,7 +357,7 @@ impl Controller {
         let Some(session) = self.session(&news.id) else {
             return;
         };
-        if of_another_take(news, &session) {
+        if of_another_take(news, &session, &self.particulars(&news.id)) {
             return;
         }
         let event = match news.status.as_str() {
@@ -401,6 +410,22 @@ impl Controller {
         Ok(answer)
     }
 
+    /// Writes down what is said of a session; on disk after `db.durable()`.
+    fn describe(
+        &self,
+        id: &RecordingId,
+        change: impl FnOnce(&mut Particulars),
+    ) -> Result<(), ControllerError> {
+        let table = self.table();
+        let entry = table.get(id).ok_or_else(|| ControllerError::unknown(id))?;
+        let mut particulars = self.0.stored.particulars(id)?;
+        change(&mut particulars);
+        self.0.stored.put_with(&entry.session, &particulars)?;
+        drop(table);
+        self.tell(|| Change::Session(id.clone()));
+        Ok(())
+    }
+
     fn forget(&self, id: &RecordingId) -> Result<Session, ControllerError> {
         let mut table = self.table();
         let session = table
@@ -423,7 +448,9 @@ impl Controller {
         });
         let Some(entry) = known else {
             let session = wanted.new_session(holder, now)?;
-            self.0.stored.put(&session)?;
+            let mut particulars = Particulars::default();
+            wanted.describe(&mut particulars);
+            self.0.stored.put_with(&session, &particulars)?;
             table.insert(session.clone());
             drop(table);
             self.0.wake.notify_one();
@@ -432,6 +459,8 @@ impl Controller {
         };
         self.check_place(entry, wanted, now)?;
         let run = wanted.run_after(entry.session.run);
+        let mut particulars = self.0.stored.particulars(&wanted.id)?;
+        wanted.describe(&mut particulars);
         let session = table
             .change(&wanted.id, |entry| {
                 entry.session.on(Event::Registered { run, holder }, now)?;
@@ -439,7 +468,7 @@ impl Controller {
                 Ok::<_, Refusal>(entry.session.clone())
             })
             .ok_or_else(|| ControllerError::unknown(&wanted.id))??;
-        self.0.stored.put(&session)?;
+        self.0.stored.put_with(&session, &particulars)?;
         drop(table);
         self.0.wake.notify_one();
         self.tell(|| Change::Session(session.id.clone()));
@@ -530,12 +559,11 @@ impl Controller {
     pub fn save(&self) {
         let dirty = self.table().take_dirty();
         for id in dirty {
-            // One at a time: all of them at once would be as much memory again.
-            let Some(session) = self.session(&id) else {
-                continue;
-            };
-            if let Err(cause) = self.0.stored.put(&session) {
-                warn!(session:% = session.id; "a heartbeat was not saved: {cause}");
+            // One at a time, so that whoever is heard meanwhile does not wait for all of them.
+            let table = self.table();
+            let written = table.get(&id).map(|it| self.0.stored.put(&it.session));
+            if let Some(Err(cause)) = written {
+                warn!(session:% = id; "a heartbeat was not saved: {cause}");
             }
         }
     }
@@ -610,14 +638,7 @@ impl Wanted {
             original: None,
             failovers: Vec::new(),
             client_id: self.client_id.clone(),
-            client_host: None,
-            unique_session_id: None,
-            original_session_id: None,
-            recording_path: None,
             video_name: None,
-            recording_json: None,
-            environment: None,
-            metadata: None,
         };
         self.refresh(&mut session);
         if let Some(status) = self.status {
@@ -628,27 +649,30 @@ impl Wanted {
 
     /// Takes over what the registration says; what it leaves out stays.
     fn refresh(&self, session: &mut Session) {
+        session.client_id.clone_from(&self.client_id);
+        if session.take.is_none() {
+            session.take.clone_from(&self.take);
+        }
+        if let Some(recorder) = &self.identity {
+            session.video_name = Some(recorder.video_name.clone());
+        }
+    }
+
+    /// Takes over the particulars that the registration gives; what it leaves out stays.
+    fn describe(&self, it: &mut Particulars) {
         let raw = self.raw.clone();
         let take = |slot: &mut Option<String>, value: Option<String>| {
             if value.is_some() {
                 *slot = value;
             }
         };
-        session.client_id.clone_from(&self.client_id);
-        if session.take.is_none() {
-            session.take.clone_from(&self.take);
-        }
-        take(&mut session.client_host, raw.client_host);
-        take(&mut session.unique_session_id, raw.unique_session_id);
-        take(&mut session.original_session_id, raw.original_session_id);
-        take(&mut session.recording_json, raw.recording_json.map(text_of));
-        take(
-            &mut session.environment,
-            raw.environment.map(without_secrets).map(text_of),
-        );
-        take(&mut session.metadata, raw.metadata.map(text_of));
-        let name = self.identity.as_ref().map(|r| r.video_name.clone());
-        take(&mut session.video_name, name);
+        take(&mut it.client_host, raw.client_host);
+        take(&mut it.unique_session_id, raw.unique_session_id);
+        take(&mut it.original_session_id, raw.original_session_id);
+        take(&mut it.recording_json, raw.recording_json.map(text_of));
+        let environment = raw.environment.map(without_secrets);
+        take(&mut it.environment, environment.map(text_of));
+        take(&mut it.metadata, raw.metadata.map(text_of));
     }
 }
 
@@ -679,12 +703,16 @@ fn fence(session: &Session, heard: &Heartbeat) -> Result<(), Refusal> {
 }
 
 /// Whether OpenVidu speaks of another recording that has, or had, the same id.
-fn of_another_take(news: &RecordingStatusChanged, session: &Session) -> bool {
+fn of_another_take(
+    news: &RecordingStatusChanged,
+    session: &Session,
+    particulars: &Particulars,
+) -> bool {
     let differs = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if !a.is_empty() && !b.is_empty() && a != b);
     let take = session.take.as_ref().and_then(|t| t.as_str().parse().ok());
     let earlier =
         matches!((news.start_time, take), (Some(start), Some::<i64>(take)) if start < take);
-    earlier || differs(&news.unique_session_id, &session.unique_session_id)
+    earlier || differs(&news.unique_session_id, &particulars.unique_session_id)
 }
 
 /// The take as OpenVidu's own JSON names it, for recorders that do not.

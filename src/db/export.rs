@@ -231,11 +231,9 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::db::Db;
-    use crate::tasks::Tasks;
 
-    async fn example(folder: &Path) -> Vec<u8> {
-        let tasks = Tasks::new();
-        let db = Db::open(folder, &tasks).unwrap();
+    fn example(folder: &Path) -> Vec<u8> {
+        let db = Db::open(folder).unwrap();
         db.tree("sessions").unwrap().insert("a", "1").unwrap();
         db.tree("outbox").unwrap().insert([0, 255], "2").unwrap();
         let mut text = Vec::new();
@@ -244,22 +242,19 @@ mod tests {
             3,
             "two and the version"
         );
-        drop(db);
-        tasks.end(Duration::from_secs(5)).await;
         text
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn an_export_comes_back_as_the_same_database_and_the_old_one_is_kept() {
+    #[test]
+    fn an_export_comes_back_as_the_same_database_and_the_old_one_is_kept() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let text = example(from.path()).await;
+        let text = example(from.path());
         assert_eq!(import(to.path(), &text[..], "old").unwrap(), None);
         assert_eq!(
             import(to.path(), &text[..], "old").unwrap(),
             Some(to.path().join("db.old"))
         );
-        let tasks = Tasks::new();
-        let db = Db::open(to.path(), &tasks).unwrap();
+        let db = Db::open(to.path()).unwrap();
         let mut again = Vec::new();
         db.export(&mut again).unwrap();
         assert_eq!(again, text);
@@ -267,10 +262,10 @@ mod tests {
         assert!(held.to_string().contains("in use"), "{held}");
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_damaged_or_cut_export_is_refused_before_anything_is_replaced() {
+    #[test]
+    fn a_damaged_or_cut_export_is_refused_before_anything_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let text = example(folder.path()).await;
+        let text = example(folder.path());
         for cut in 0..text.len() - 1 {
             assert!(check(&text[..cut]).is_err(), "cut at {cut}");
         }

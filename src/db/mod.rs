@@ -1,18 +1,18 @@
-//! The embedded database: sessions and webhooks go in here, and what was answered as kept is there after any crash. One
-//! thread makes writes durable for everybody who waits, so that a hundred waiters cost one flush. Nobody outside this room
-//! sees sled.
+//! The embedded database: sessions and webhooks go in here, and what was answered as kept is there after any crash. Who
+//! waits for the disk flushes for everybody who waits by then, so that a hundred waiters cost one flush and a single one no
+//! other thread. Nobody outside this room sees sled.
 
 pub mod export;
 pub mod outbox;
 pub mod sessions;
 
-use crate::tasks::Tasks;
+use crate::tasks;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Mutex;
 
 /// The version of the layout of keys and trees; a database of another one is left alone.
 pub const VERSION: u32 = 1;
@@ -74,19 +74,26 @@ pub enum DbError {
 #[derive(Clone)]
 pub struct Db {
     sled: sled::Db,
-    waiters: Arc<Mutex<Sender<Waiter>>>,
+    flushes: Arc<Flushes>,
     path: PathBuf,
 }
 
-type Waiter = oneshot::Sender<Result<(), DbError>>;
+/// Who waits for the disk takes a number. The first in line flushes for everybody who has one by then, and the others find
+/// it done when their turn comes. After a flush that failed the next in line tries again.
+struct Flushes {
+    file: File,
+    /// The last number that was given.
+    given: AtomicU64,
+    /// The last number whose writes are on disk.
+    served: Mutex<u64>,
+}
 
 impl Db {
-    /// Opens the database below `data_dir` and makes it when there is none. The thread that flushes belongs to `tasks`
-    /// and ends when the last clone of the database is dropped.
+    /// Opens the database below `data_dir` and makes it when there is none.
     ///
     /// # Errors
     /// When the folder cannot be written, another process has the database open, or another version made it.
-    pub fn open(data_dir: &Path, tasks: &Tasks) -> Result<Self, DbError> {
+    pub fn open(data_dir: &Path) -> Result<Self, DbError> {
         let path = data_dir.join("db");
         let folder = |cause: std::io::Error| DbError::Folder {
             path: data_dir.to_owned(),
@@ -101,15 +108,14 @@ impl Db {
             .open()
             .map_err(|cause| not_opened(&path, &cause))?;
         check_version(&sled, &path)?;
-        let file = File::open(path.join("db")).map_err(folder)?;
-        let (sender, receiver) = mpsc::channel();
-        let flushed = sled.clone();
-        tasks.spawn_blocking("database flusher", move || {
-            flush_for_waiters(&receiver, || flush(&flushed, &file));
-        });
+        let flushes = Flushes {
+            file: File::open(path.join("db")).map_err(folder)?,
+            given: AtomicU64::new(0),
+            served: Mutex::new(0),
+        };
         Ok(Self {
             sled,
-            waiters: Arc::new(Mutex::new(sender)),
+            flushes: Arc::new(flushes),
             path,
         })
     }
@@ -119,12 +125,21 @@ impl Db {
     /// # Errors
     /// When the disk did not take it.
     pub async fn durable(&self) -> Result<(), DbError> {
-        let (waiter, done) = oneshot::channel();
-        let gone = |_| failed("flush")("the flusher has ended");
-        lock(&self.waiters)
-            .send(waiter)
-            .map_err(|_| failed("flush")("the flusher has ended"))?;
-        done.await.map_err(gone)?
+        let Flushes { given, served, .. } = &*self.flushes;
+        let number = given.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut served = served.lock().await;
+        if *served < number {
+            let last = given.load(Ordering::SeqCst);
+            tasks::block(|| self.flush())?;
+            *served = last;
+        }
+        Ok(())
+    }
+
+    /// sled asks the kernel to write back, which a crash of this process survives; the sync survives a loss of power too.
+    fn flush(&self) -> Result<(), DbError> {
+        self.sled.flush().map_err(failed("flush"))?;
+        self.flushes.file.sync_data().map_err(failed("flush"))
     }
 
     /// Bytes on disk.
@@ -140,26 +155,6 @@ impl Db {
     fn tree(&self, name: &str) -> Result<sled::Tree, DbError> {
         self.sled.open_tree(name).map_err(failed("open a tree"))
     }
-}
-
-/// Every waiter that came while a flush ran is answered by the next one.
-fn flush_for_waiters(receiver: &Receiver<Waiter>, flush: impl Fn() -> Result<(), DbError>) {
-    while let Ok(first) = receiver.recv() {
-        let waiters = std::iter::once(first)
-            .chain(receiver.try_iter())
-            .collect::<Vec<_>>();
-        let outcome = flush();
-        for waiter in waiters {
-            // A waiter that gave up needs no answer.
-            let _ = waiter.send(outcome.clone());
-        }
-    }
-}
-
-/// sled asks the kernel to write back, which a crash of this process survives; the sync survives a loss of power too.
-fn flush(sled: &sled::Db, file: &File) -> Result<(), DbError> {
-    sled.flush().map_err(failed("flush"))?;
-    file.sync_data().map_err(failed("flush"))
 }
 
 fn check_version(sled: &sled::Db, path: &Path) -> Result<(), DbError> {
@@ -216,10 +211,6 @@ fn failed<E: std::fmt::Display>(act: &'static str) -> impl Fn(E) -> DbError {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,36 +218,57 @@ mod tests {
     #[tokio::test]
     async fn a_database_of_another_version_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let tasks = Tasks::new();
-        let db = Db::open(folder.path(), &tasks).unwrap();
+        let db = Db::open(folder.path()).unwrap();
         db.sled.insert(VERSION_KEY, b"99".as_slice()).unwrap();
         db.durable().await.unwrap();
         drop(db);
-        assert!(
-            tasks
-                .end(std::time::Duration::from_secs(5))
-                .await
-                .is_empty()
-        );
-        let refused = Db::open(folder.path(), &Tasks::new()).err().unwrap();
+        let refused = Db::open(folder.path()).err().unwrap();
         assert!(refused.to_string().contains("has version 99"), "{refused}");
     }
 
     #[tokio::test]
     async fn a_database_is_open_in_one_place_only() {
         let folder = tempfile::tempdir().unwrap();
-        let _first = Db::open(folder.path(), &Tasks::new()).unwrap();
-        let refused = Db::open(folder.path(), &Tasks::new()).err().unwrap();
+        let _first = Db::open(folder.path()).unwrap();
+        let refused = Db::open(folder.path()).err().unwrap();
         assert!(matches!(refused, DbError::InUse { .. }), "{refused:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn many_waiters_are_all_answered() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(folder.path(), &Tasks::new()).unwrap();
+        let db = Db::open(folder.path()).unwrap();
         let waits = (0..500).map(|_| db.durable());
         for answer in futures_util::future::join_all(waits).await {
             answer.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_is_answered_had_its_write_flushed_and_who_gives_up_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(folder.path()).unwrap();
+        let writers = (0..8).map(|writer| {
+            let db = db.clone();
+            tokio::spawn(async move {
+                for round in 0..10 {
+                    let mark = crate::random::hex::<8>();
+                    let key = format!("{writer} {round}");
+                    db.sled.insert(key, mark.as_bytes()).unwrap();
+                    if round % 2 == 0 {
+                        let moment = std::time::Duration::from_micros(round);
+                        drop(tokio::time::timeout(moment, db.durable()).await);
+                        continue;
+                    }
+                    db.durable().await.unwrap();
+                    let log = std::fs::read(db.path().join("db")).unwrap();
+                    let written = log.windows(mark.len()).any(|it| it == mark.as_bytes());
+                    assert!(written, "{writer} {round}");
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
         }
     }
 }

@@ -868,7 +868,6 @@ fn fault(act: &'static str) -> impl Fn(sled::Error) -> DbError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::Tasks;
 
     const TARGET: TargetId = TargetId([1; 8]);
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -904,8 +903,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ids = Vec::new();
         for life in 0..2 {
-            let tasks = Tasks::new();
-            let db = Db::open(folder.path(), &tasks).unwrap();
+            let db = Db::open(folder.path()).unwrap();
             let (outbox, mut due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
             if life == 0 {
                 for body in ["1", "2", "3"] {
@@ -928,15 +926,13 @@ mod tests {
                 assert_eq!(outbox.counts().pending, 2);
                 assert_eq!(outbox.counts().delivered, 1);
             }
-            drop((outbox, db));
-            assert!(tasks.end(Duration::from_secs(5)).await.is_empty());
         }
     }
 
     #[tokio::test]
     async fn a_dead_letter_is_listed_and_delivered_again_on_request() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(folder.path(), &Tasks::new()).unwrap();
+        let db = Db::open(folder.path()).unwrap();
         let (outbox, mut due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
         let id = outbox.accept(event("s", "{}")).await.unwrap();
         for due in drain(&mut due).await {
@@ -963,7 +959,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_outbox_drops_the_oldest_and_counts_them() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(folder.path(), &Tasks::new()).unwrap();
+        let db = Db::open(folder.path()).unwrap();
         let (outbox, _due) = Outbox::open(&db, targets(), bounds(20_000), NOW).unwrap();
         for _ in 0..200 {
             outbox
@@ -980,7 +976,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_crash_left_half_done_is_tidied_up_at_the_start() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(folder.path(), &Tasks::new()).unwrap();
+        let db = Db::open(folder.path()).unwrap();
         let (outbox, mut due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
         outbox.accept(event("s", "{}")).await.unwrap();
         let all = drain(&mut due).await;
@@ -1005,7 +1001,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_settled_is_forgotten_with_its_event() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(folder.path(), &Tasks::new()).unwrap();
+        let db = Db::open(folder.path()).unwrap();
         let (outbox, mut due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
         outbox.accept(event("s", "{}")).await.unwrap();
         for due in drain(&mut due).await {

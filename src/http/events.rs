@@ -7,7 +7,7 @@ use super::answer::{json, set};
 use super::route::Routes;
 use super::sessions::SessionView;
 use super::{Context, Shared, context, with};
-use crate::controller::{Change, Filter as Wanted, Which};
+use crate::controller::{Change, Which};
 use crate::model::view::{News, OutboxView, Overview};
 use crate::random;
 use ::http::header;
@@ -257,16 +257,7 @@ fn text(news: &News<SessionView>) -> Arc<str> {
 }
 
 fn all_sessions(shared: &Shared) -> Vec<SessionView> {
-    let wanted = Wanted {
-        which: Which::Any,
-        limit: MOST,
-        offset: 0,
-    };
-    let page = shared.controller.page(wanted);
-    page.sessions
-        .into_iter()
-        .map(|session| shared.view(session))
-        .collect()
+    shared.views(Which::Any, MOST, 0).0
 }
 
 /// The controller at a glance.

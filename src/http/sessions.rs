@@ -8,10 +8,11 @@ use crate::clock::Timestamp;
 use crate::controller::{ControllerError, Counts, Filter as Wanted, Which};
 use crate::model::failover::Failover;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
-use crate::model::session::{Session, State, Status};
+use crate::model::session::{Particulars, Session, State, Status};
 use crate::model::wire::{
     ErrorBody, ErrorCode, Heartbeat, RecordingPath, Registration, Report, StatusChange,
 };
+use crate::tasks;
 use ::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -155,7 +156,12 @@ struct ContainerInfo {
 
 impl SessionView {
     /// The session as it is shown at `now`, held stuck after `stuck_after` without progress.
-    pub(super) fn of(session: Session, now: Timestamp, stuck_after: Duration) -> Self {
+    pub(super) fn of(
+        session: Session,
+        particulars: Particulars,
+        now: Timestamp,
+        stuck_after: Duration,
+    ) -> Self {
         let status = session.state.status();
         let active = status.active();
         let holder = session.container;
@@ -180,15 +186,15 @@ impl SessionView {
             }),
             session_id: session.id,
             client_id: session.client_id,
-            client_host: session.client_host,
+            client_host: particulars.client_host,
             created_at: session.created_at,
             last_heartbeat: session.heartbeat_at,
-            recording_path: session.recording_path,
-            metadata: session.metadata,
+            recording_path: particulars.recording_path,
+            metadata: particulars.metadata,
             last_chunk: session.last_chunk,
-            environment: session.environment,
-            unique_session_id: session.unique_session_id,
-            original_session_id: session.original_session_id,
+            environment: particulars.environment,
+            unique_session_id: particulars.unique_session_id,
+            original_session_id: particulars.original_session_id,
             run: session.run,
             take: session.take,
             state: session.state,
@@ -203,17 +209,26 @@ impl SessionView {
 impl Shared {
     /// A session as it is shown now.
     pub(super) fn view(&self, session: Session) -> SessionView {
-        SessionView::of(session, self.clock.now(), self.settings.stuck_timeout())
+        let particulars = self.controller.particulars(&session.id);
+        let stuck_after = self.settings.stuck_timeout();
+        SessionView::of(session, particulars, self.clock.now(), stuck_after)
     }
 
-    fn views(&self, which: Which, limit: usize, offset: usize) -> (Vec<SessionView>, usize) {
+    /// A part of the list, as it is shown now, and how many there are in all.
+    pub(super) fn views(
+        &self,
+        which: Which,
+        limit: usize,
+        offset: usize,
+    ) -> (Vec<SessionView>, usize) {
         let page = self.controller.page(Wanted {
             which,
             limit,
             offset,
         });
         let views = page.sessions.into_iter().map(|session| self.view(session));
-        (views.collect(), page.total)
+        // Their particulars are on disk.
+        (tasks::block(|| views.collect()), page.total)
     }
 }
 

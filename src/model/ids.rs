@@ -1,9 +1,10 @@
 //! Identifiers, checked once where they enter. Inside the program a [`RecordingId`] is safe as a folder name, as a part
-//! of an object key and in a log line.
+//! of an object key and in a log line. Copies share their text: every index of every session holds one.
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The longest identifier that is accepted, in bytes: what a file system takes as one name.
 pub const LONGEST: usize = 255;
@@ -44,9 +45,9 @@ fn check(text: &str) -> Result<(), IdError> {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, utoipa::ToSchema)]
-        #[schema(min_length = 1, max_length = 255, pattern = r"^(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]+$")]
-        pub struct $name(String);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, utoipa::ToSchema)]
+        #[schema(value_type = String, min_length = 1, max_length = 255, pattern = r"^(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]+$")]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks `text` and takes it as an identifier.
@@ -56,7 +57,7 @@ macro_rules! id {
             pub fn parse(text: impl Into<String>) -> Result<Self, IdError> {
                 let text = text.into();
                 check(&text)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
 
             /// The identifier's text.
@@ -75,6 +76,12 @@ macro_rules! id {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
                 Self::parse(text)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+                output.serialize_str(&self.0)
             }
         }
 

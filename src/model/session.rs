@@ -14,7 +14,7 @@ pub const VERSION: u32 = 1;
 /// How long after a stop OpenVidu is given to seal the recording: it waits 30 s for its container, and then writes.
 pub const SEAL_AFTER: Duration = Duration::from_secs(45);
 
-/// One take and everything the controller knows about it.
+/// One take and everything that is decided by; the rest are its [`Particulars`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     /// The recording's id.
@@ -52,6 +52,14 @@ pub struct Session {
     pub failovers: Vec<Failover>,
     /// Who registered.
     pub client_id: String,
+    /// The video's name without extension.
+    pub video_name: Option<String>,
+}
+
+/// What clients said of a session that no transition asks for. It is kept on disk only, and read when it is wanted: a
+/// hundred thousand sessions are in memory together, and their particulars are most of what is known of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Particulars {
     /// Where it records.
     pub client_host: Option<String>,
     /// OpenVidu's unique id of the session.
@@ -60,8 +68,6 @@ pub struct Session {
     pub original_session_id: Option<String>,
     /// Where the video is.
     pub recording_path: Option<String>,
-    /// The video's name without extension.
-    pub video_name: Option<String>,
     /// OpenVidu's `RECORDING_JSON`.
     pub recording_json: Option<String>,
     /// The recorder's settings, without secrets.
@@ -658,14 +664,7 @@ pub(crate) mod tests {
             original: None,
             failovers: Vec::new(),
             client_id: "client".into(),
-            client_host: None,
-            unique_session_id: None,
-            original_session_id: None,
-            recording_path: None,
             video_name: None,
-            recording_json: None,
-            environment: None,
-            metadata: None,
         }
     }
 
