@@ -1,6 +1,7 @@
 //! The controller's doors and its start: both runtimes pass one suite, and what is wrong at the start is one sentence.
 
 use crate::support::docker::{Container as Docked, docker};
+use crate::support::secrets::said;
 use crate::support::standin::{self, StandIn};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -260,8 +261,7 @@ fn refusal(folder: &Path, settings: &[(&str, &str)], data: &Path) -> (i32, Strin
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code().unwrap(), said)
+    (output.status.code().unwrap(), said(&output))
 }
 
 fn free_port() -> String {

@@ -4,6 +4,7 @@
 use crate::record::Stage;
 use crate::support::faults::{Fault, Proxy};
 use crate::support::frames::Footage;
+use crate::support::secrets::said;
 use crate::support::stage::seconds_now;
 use crate::support::stores::{BUCKET, KEY, SECRET, Server, client};
 use ov2_ha_recorder::store::ChunkStore;
@@ -86,9 +87,8 @@ async fn a_machine_lost_with_its_disk_costs_seconds() {
         .envs(bucket.settings())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&recovered.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&recovered.stderr);
-    assert!(recovered.status.success(), "{said}{errors}");
+    let said = said(&recovered);
+    assert!(recovered.status.success(), "{said}");
     let folder = out.path().join("ses_lost");
     let footage = Footage::read(&folder.join(format!("{}.mp4", stage.order.name)));
     let missing = lost_at - footage.last_clock();

@@ -1,6 +1,7 @@
 //! The operator's commands as a person runs them: the real program, its words and its exit codes.
 
 use crate::support::controller::{Controller, USER};
+use crate::support::secrets;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -117,11 +118,12 @@ fn program() -> Command {
 }
 
 fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    secrets::said(output)
 }
 
 fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {}", text(output)))
+    let said = text(output);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {said}"))
 }
 
 #[test]

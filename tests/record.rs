@@ -5,6 +5,7 @@ use crate::support::frames::{self, Footage};
 use crate::support::hours::Chunk;
 use crate::support::openvidu::{Order, environment};
 use crate::support::page::{Page, SECRET};
+use crate::support::secrets;
 use crate::support::stage::leave_out;
 use crate::support::wait;
 use ov2_ha_recorder::join::{GrowingFile, Options};
@@ -509,6 +510,7 @@ impl Stage {
         Recorder {
             process,
             video: self.video(),
+            log: self.log_file(),
             stop_file: self.stop_file(),
         }
     }
@@ -608,6 +610,7 @@ impl Stage {
 pub struct Recorder {
     pub process: Child,
     video: PathBuf,
+    log: PathBuf,
     stop_file: PathBuf,
 }
 
@@ -671,5 +674,7 @@ impl Drop for Recorder {
             let _ = Command::new("kill").args(["-TERM", &pid]).status();
             let _ = self.process.wait();
         }
+        let log = fs::read_to_string(&self.log);
+        secrets::heard("the recorder", &log.unwrap_or_default());
     }
 }

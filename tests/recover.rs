@@ -1,6 +1,7 @@
 //! Recorder, controller and their disks are gone; the bucket is left. And the other end: when chunks may leave it.
 
 use crate::support::controller::Controller;
+use crate::support::secrets::said;
 use crate::support::stores::{Server, client, settings};
 use crate::support::wait;
 use ov2_ha_recorder::clock::Timestamp;
@@ -325,11 +326,6 @@ fn recorder(endpoint: &str, arguments: &[&str]) -> Output {
             .output()
             .unwrap()
     })
-}
-
-fn said(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(err)
 }
 
 fn probed(video: &Path) -> f64 {

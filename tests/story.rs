@@ -7,6 +7,7 @@ use crate::support::docker::docker;
 use crate::support::frames::{Footage, probe};
 use crate::support::openvidu::{Order, PATIENCE, Recording, Sealed};
 use crate::support::page::SECRET;
+use crate::support::secrets::said;
 use crate::support::stage::{Stage, leave_out};
 use reqwest::Method;
 use serde_json::Value;
@@ -267,9 +268,8 @@ async fn the_operators_own_tests_record_a_page_and_count_the_seconds_lost() {
         }
         program.args([command, "--json", "--env-file"]).arg(&env);
         let output = tokio::task::block_in_place(|| program.output()).unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let fault = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{command}: {said}{fault}");
+        let said = said(&output);
+        assert!(output.status.success(), "{command}: {said}");
         said
     };
     run("test-recording");

@@ -2,6 +2,7 @@
 //! intended change `OV2_KEEP=1 cargo test --test integration terminal` keeps the new sight.
 
 use crate::support::controller::Controller;
+use crate::support::secrets;
 use crate::support::stage::leave_out;
 use crate::support::wait::until;
 use std::cell::Cell;
@@ -49,7 +50,7 @@ impl Terminal {
     /// What stands there, with its colours.
     fn sight(&self) -> String {
         let shown = self.tmux(&["capture-pane", "-p", "-e"]).unwrap();
-        String::from_utf8(shown.stdout).unwrap()
+        secrets::said(&shown)
     }
 
     /// Types `line`, and behind it what marks its end; the mark.

@@ -1,6 +1,7 @@
 //! Webhooks from OpenVidu to the customer's endpoint: kept before they are answered, in order, whatever dies on the way.
 
 use crate::support::controller::{Controller, USER, free_port};
+use crate::support::secrets::said;
 use crate::support::wait::until;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -439,7 +440,7 @@ async fn a_relay_to_oneself_is_refused_at_the_start() {
         .await
         .expect("it runs")
         .unwrap();
-    let message = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let message = said(&ended);
     assert_eq!(ended.status.code(), Some(78), "{message}");
     assert!(message.contains("this controller itself"), "{message}");
 }

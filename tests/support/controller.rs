@@ -1,5 +1,6 @@
 //! A controller of one's own: the real binary as a process, with a port, a data folder and an account that nobody else has.
 
+use super::secrets;
 use super::wait::until;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
@@ -26,16 +27,16 @@ pub struct Controller {
     binary: PathBuf,
     child: Option<Child>,
     client: reqwest::Client,
-    /// What must never be written to its log.
-    secrets: Vec<String>,
 }
 
-/// Whatever a test does with a controller, its secrets stay out of what it writes.
+/// Whatever a test does with a controller, secrets stay out of what it and the recorders below it write.
 impl Drop for Controller {
     fn drop(&mut self) {
-        let log = self.log();
-        if !std::thread::panicking() && self.secrets.iter().any(|secret| log.contains(secret)) {
-            panic!("the controller wrote a secret to its log: {log}");
+        secrets::heard("the controller", &self.log());
+        let recorders = fs::read_dir(self.folder.join("data/processes"));
+        for recorder in recorders.into_iter().flatten().flatten() {
+            let log = fs::read_to_string(recorder.path().join("log"));
+            secrets::heard("a recorder", &log.unwrap_or_default());
         }
     }
 }
@@ -64,12 +65,7 @@ impl Controller {
                 .iter()
                 .map(|(name, value)| (*name, (*value).to_owned())),
         );
-        let is_secret = |name: &str| {
-            let known = ov2_ha_recorder::config::TABLE.iter();
-            known.filter(|it| it.secret).any(|it| it.name == name)
-        };
-        let secrets = table.iter().filter(|(name, _)| is_secret(name));
-        let secrets = secrets.map(|(_, value)| value.clone()).collect();
+        secrets::keep(table.iter().map(|(name, value)| (*name, value.as_str())));
         let text: String = table
             .iter()
             .map(|(name, value)| format!("{name}='{value}'\n"))
@@ -86,7 +82,6 @@ impl Controller {
             binary: binary.to_owned(),
             child: None,
             client: ov2_ha_recorder::outbound::client(second, 10 * second).unwrap(),
-            secrets,
         };
         controller.resume().await;
         controller

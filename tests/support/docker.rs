@@ -1,5 +1,6 @@
 //! Docker through its command line, as far as tests need it. Everything here blocks for a short while only.
 
+use super::secrets;
 use std::process::{Command, Stdio};
 
 /// Runs `docker` with `args`; what it printed, or what it complained of.
@@ -144,6 +145,7 @@ impl Container {
 
     /// Removes it by force; harmless when it is gone.
     pub fn remove(&self) {
+        secrets::heard("a container", &self.logs());
         let _ = docker(&["rm", "-f", "-v", &self.0]);
     }
 }

@@ -11,6 +11,7 @@ pub mod hours;
 pub mod openvidu;
 pub mod page;
 pub mod reader;
+pub mod secrets;
 pub mod sheet;
 pub mod stage;
 pub mod standin;

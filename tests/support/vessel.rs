@@ -2,6 +2,7 @@
 //! process runtime treats as one.
 
 use super::docker::{Container, docker, signal_process};
+use super::secrets;
 use super::wait::until;
 use ov2_ha_recorder::model::ids::ContainerId;
 use ov2_ha_recorder::runtime::process::ProcessRuntime;
@@ -158,6 +159,7 @@ impl Vessel {
 
     /// Removes it once it has ended.
     pub async fn remove(&self) -> Result<(), String> {
+        secrets::heard("a recorder", &self.logs());
         match self {
             Self::Docker(container) => docker(&["rm", &container.0]).map(drop),
             Self::Process { runtime, id, .. } => {
