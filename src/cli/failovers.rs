@@ -1,6 +1,7 @@
 //! `failovers`: what was lost and replaced, for the person who asks what happened.
 
 use super::api::Api;
+use super::report::Form;
 use super::{Failure, SettingsFile};
 use clap::Args;
 use serde_json::Value;
@@ -12,9 +13,8 @@ pub(super) struct Failovers {
     file: SettingsFile,
     /// The session; without it all.
     session: Option<String>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 impl Failovers {
@@ -24,21 +24,20 @@ impl Failovers {
             Some(id) => vec![one(&api, id).await?],
             None => all(&api).await?,
         };
-        if self.json {
-            println!("{}", Value::Array(sessions.iter().map(history).collect()));
-            return Ok(());
-        }
-        let mut shown = 0;
-        for session in &sessions {
-            for failover in failovers(session) {
-                println!("{}", line(session, failover));
-                shown += 1;
-            }
-        }
-        if shown == 0 {
-            println!("no failover");
-        }
+        let histories = sessions.iter().map(history).collect::<Vec<_>>();
+        self.form.print(&histories, |_| text(&sessions));
         Ok(())
+    }
+}
+
+fn text(sessions: &[Value]) -> String {
+    let lines = sessions.iter().flat_map(|session| {
+        let lines = failovers(session).map(|failover| line(session, failover) + "\n");
+        lines.collect::<Vec<_>>()
+    });
+    match lines.collect::<String>() {
+        none if none.is_empty() => "no failover".into(),
+        text => text,
     }
 }
 

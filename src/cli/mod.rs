@@ -82,6 +82,7 @@ enum Action {
     TestFailover(test_recording::TestRecording),
     Join(join::Join),
     Timeline(timeline::Show),
+    /// For the build of the package only.
     #[command(hide = true)]
     Package(package::Package),
 }
@@ -226,4 +227,25 @@ fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> 
         .build()
         .map_err(|cause| Failure::new(format!("cannot start the runtime: {cause}")))?
         .block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_takes_an_env_file_and_all_that_answer_a_person_answer_programs_too() {
+        let whole = Command::command();
+        let takes = |command: &clap::Command, name: &str| {
+            let mut all = command.get_arguments();
+            all.any(|argument| argument.get_long() == Some(name))
+        };
+        for command in whole.get_subcommands().filter(|it| !it.is_hide_set()) {
+            let name = command.get_name();
+            assert!(takes(command, "env-file"), "{name}");
+            let lives_on = ["serve", "record"].contains(&name);
+            assert!(lives_on || takes(command, "json"), "{name}");
+        }
+    }
 }

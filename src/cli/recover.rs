@@ -1,13 +1,16 @@
 //! `recover`: videos from nothing but the chunk store. Lists the takes whose video nobody finished, and finishes them.
 
+use super::report::Form;
 use super::{Failure, SettingsFile, exit};
-use crate::config::Settings;
+use crate::config::{Settings, Storage};
 use crate::controller::takes::Takes;
 use crate::store::takes::StoredTake;
 use crate::store::{self, ChunkStore};
 use crate::tasks::Tasks;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 
 /// Finish videos from the chunk store alone, after recorder and controller were lost.
@@ -26,6 +29,58 @@ pub(super) struct Recover {
     /// Only list what is there.
     #[arg(long)]
     list: bool,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// What was in the store, and what became of it.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    takes: Vec<Listed>,
+    videos: Vec<Video>,
+    failed: Vec<Failed>,
+}
+
+/// A take in the store.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    recording: String,
+    take: String,
+    /// The video's name, or why it is not known.
+    name: String,
+    chunks: usize,
+    bytes: u64,
+    finished: bool,
+}
+
+/// What is known of a video whose chunks knew their time.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MadeOf {
+    seconds: f64,
+    gaps: usize,
+    ended_at: String,
+}
+
+/// A video that was made.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Video {
+    recording: String,
+    take: String,
+    video: PathBuf,
+    #[serde(flatten)]
+    made_of: Option<MadeOf>,
+    faults: Vec<String>,
+}
+
+/// A take that became none.
+#[derive(Debug, Serialize)]
+struct Failed {
+    recording: String,
+    take: String,
+    cause: String,
 }
 
 impl Recover {
@@ -44,21 +99,21 @@ impl Recover {
             chunk_folder: &settings.chunk_folder.0,
             tasks: &tasks,
         };
-        let wanted = self.wanted(&takes, &settings, &*store).await?;
-        if self.list {
-            return Ok(());
+        let mut report = Report::default();
+        let wanted = self.wanted(&takes, &*store, &mut report).await?;
+        if wanted.is_empty() {
+            self.tell(nothing(&settings));
         }
-        let mut failed = 0;
-        for take in &wanted {
-            if let Err(cause) = finish(&takes, take).await {
-                eprintln!(
-                    "{} (take {}): {}",
-                    take.key.recording, take.key.take, cause.message
-                );
-                failed += 1;
+        for take in wanted.iter().filter(|_| !self.list) {
+            match self.finish(&takes, take).await {
+                Ok(video) => report.videos.push(video),
+                Err(failed) => report.failed.push(failed),
             }
         }
-        match failed {
+        if self.form.json {
+            self.form.print(&report, |_| String::new());
+        }
+        match report.failed.len() {
             0 => Ok(()),
             failed => Err(Failure::with(
                 exit::FAILED,
@@ -67,66 +122,137 @@ impl Recover {
         }
     }
 
+    /// Says to a person at once what a program gets at the end.
+    fn tell(&self, line: impl Display) {
+        if !self.form.json {
+            println!("{line}");
+        }
+    }
+
     /// The takes to finish; every take is named on the way.
     async fn wanted(
         &self,
         takes: &Takes<'_>,
-        settings: &Settings,
         store: &dyn ChunkStore,
+        report: &mut Report,
     ) -> Result<Vec<StoredTake>, Failure> {
         let mut wanted = Vec::new();
         for take in takes.all().await? {
-            let named = self
-                .recordings
-                .iter()
-                .any(|name| name == take.key.recording.as_str());
-            let finished = takes.is_finished(&take).await.map_err(Failure::new)?;
-            let state = if finished { "finished" } else { "not finished" };
-            let megabytes = take.bytes() as f64 / 1e6;
-            let name = match take.manifest(store).await {
-                Ok(Some(manifest)) => manifest.video_name,
-                Ok(None) => "no manifest".into(),
-                Err(cause) => cause.to_string(),
-            };
-            println!(
-                "{}  take {}  {name}  {} chunks  {megabytes:.1} MB  {state}",
-                take.key.recording,
-                take.key.take,
-                take.chunks.len()
-            );
-            if named || (self.recordings.is_empty() && !finished) {
+            let listed = list(takes, store, &take).await?;
+            self.tell(&listed);
+            let named = self.recordings.contains(&listed.recording);
+            if named || (self.recordings.is_empty() && !listed.finished) {
                 wanted.push(take);
             }
-        }
-        if wanted.is_empty() {
-            let place = match settings.storage {
-                crate::config::Storage::Local => settings.recording_path.display().to_string(),
-                crate::config::Storage::S3 => settings.s3_bucket.clone(),
-            };
-            println!("no take in {place} is without a finished video");
+            report.takes.push(listed);
         }
         Ok(wanted)
     }
+
+    async fn finish(&self, takes: &Takes<'_>, stored: &StoredTake) -> Result<Video, Failed> {
+        let recording = stored.key.recording.to_string();
+        let key = stored.key.take.to_string();
+        let bar = bar(stored.bytes(), &recording);
+        let made = async {
+            let take = takes.take(stored).await?;
+            takes.finish(&take, &mut |bytes| bar.inc(bytes)).await
+        };
+        let made = made.await;
+        bar.finish_and_clear();
+        match made {
+            Ok(recovered) => {
+                let video = Video {
+                    recording,
+                    take: key,
+                    video: recovered.video,
+                    made_of: recovered.timeline.map(|timeline| MadeOf {
+                        seconds: timeline.duration_seconds,
+                        gaps: timeline.gaps.len(),
+                        ended_at: timeline.ended_at.to_string(),
+                    }),
+                    faults: recovered.faults,
+                };
+                self.tell(&video);
+                Ok(video)
+            }
+            Err(cause) => {
+                eprintln!("{recording} (take {key}): {cause}");
+                Err(Failed {
+                    recording,
+                    take: key,
+                    cause: cause.to_string(),
+                })
+            }
+        }
+    }
 }
 
-async fn finish(takes: &Takes<'_>, stored: &StoredTake) -> Result<(), Failure> {
-    let take = takes.take(stored).await?;
-    let bar = ProgressBar::new(stored.bytes());
+async fn list(
+    takes: &Takes<'_>,
+    store: &dyn ChunkStore,
+    take: &StoredTake,
+) -> Result<Listed, Failure> {
+    let name = match take.manifest(store).await {
+        Ok(Some(manifest)) => manifest.video_name,
+        Ok(None) => "no manifest".into(),
+        Err(cause) => cause.to_string(),
+    };
+    Ok(Listed {
+        recording: take.key.recording.to_string(),
+        take: take.key.take.to_string(),
+        name,
+        chunks: take.chunks.len(),
+        bytes: take.bytes(),
+        finished: takes.is_finished(take).await.map_err(Failure::new)?,
+    })
+}
+
+impl Display for Listed {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let state = if self.finished {
+            "finished"
+        } else {
+            "not finished"
+        };
+        write!(
+            out,
+            "{}  take {}  {}  {} chunks  {:.1} MB  {state}",
+            self.recording,
+            self.take,
+            self.name,
+            self.chunks,
+            self.bytes as f64 / 1e6
+        )
+    }
+}
+
+impl Display for Video {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.video.display())?;
+        if let Some(of) = &self.made_of {
+            let (seconds, gaps, end) = (of.seconds, of.gaps, &of.ended_at);
+            write!(out, ": {seconds:.1} s, {gaps} gaps, ended {end}")?;
+        }
+        let mut faults = self.faults.iter();
+        faults.try_for_each(|fault| write!(out, "\n  {fault}"))
+    }
+}
+
+fn nothing(settings: &Settings) -> String {
+    let place = match settings.storage {
+        Storage::Local => settings.recording_path.display().to_string(),
+        Storage::S3 => settings.s3_bucket.clone(),
+    };
+    format!("no take in {place} is without a finished video")
+}
+
+/// Shown on a terminal only; indicatif sees to that.
+fn bar(bytes: u64, recording: &str) -> ProgressBar {
+    let bar = ProgressBar::new(bytes);
     let style = "{msg} {bar:30} {bytes}/{total_bytes} {eta}";
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);
     }
-    bar.set_message(take.key.recording.to_string());
-    let finished = takes.finish(&take, &mut |bytes| bar.inc(bytes)).await;
-    bar.finish_and_clear();
-    let recovered = finished.map_err(Failure::new)?;
-    let of = recovered.timeline.map(|timeline| {
-        let (seconds, gaps) = (timeline.duration_seconds, timeline.gaps.len());
-        format!(": {seconds:.1} s, {gaps} gaps, ended {}", timeline.ended_at)
-    });
-    println!("{}{}", recovered.video.display(), of.unwrap_or_default());
-    for fault in &recovered.faults {
-        println!("  {fault}");
-    }
-    Ok(())
+    bar.set_message(recording.to_owned());
+    bar
 }

@@ -243,6 +243,9 @@ pub(super) struct Logs {
     /// How many lines of the past.
     #[arg(short = 'n', long, default_value_t = 100)]
     lines: u32,
+    /// Taken as by every command; a log is found without settings.
+    #[command(flatten)]
+    _file: SettingsFile,
     #[command(flatten)]
     form: Form,
 }
@@ -251,24 +254,40 @@ impl Logs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let lines = self.lines.to_string();
         let follow = self.follow.then_some("-f");
-        let call = match Manager::find()? {
-            Manager::Systemd => {
-                let output = if self.form.json { "json" } else { "short-iso" };
-                Call::of(
-                    "journalctl",
-                    ["-u", UNIT, "--no-pager", "-o", output, "-n", &lines]
-                        .into_iter()
-                        .chain(follow),
-                )
+        match (Manager::find()?, self.form.json) {
+            (Manager::Systemd, json) => {
+                let output = if json { "json" } else { "short-iso" };
+                let arguments = ["-u", UNIT, "--no-pager", "-o", output, "-n", &lines];
+                Call::of("journalctl", arguments.into_iter().chain(follow)).show()
             }
-            Manager::Docker => Call::of(
-                "docker",
-                ["logs", "--tail", &lines]
-                    .into_iter()
-                    .chain(follow)
-                    .chain([CONTAINER]),
-            ),
-        };
-        call.show()
+            (Manager::Docker, json) => {
+                let arguments = ["logs", "--tail", &lines].into_iter().chain(follow);
+                let call = Call::of("docker", arguments.chain([CONTAINER]));
+                match json {
+                    true => call.each_line(|line| println!("{}", as_json(line))),
+                    false => call.show(),
+                }
+            }
+        }
+    }
+}
+
+/// A line of the container's log as one JSON object; with HA_LOG_FORMAT=json it is one already.
+fn as_json(line: &str) -> Value {
+    match serde_json::from_str(line) {
+        Ok(object @ Value::Object(_)) => object,
+        _ => serde_json::json!({ "MESSAGE": line }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_a_containers_log_is_an_object() {
+        let json = r#"{"message":"ready"}"#;
+        assert_eq!(as_json(json).to_string(), json);
+        assert_eq!(as_json("12").to_string(), r#"{"MESSAGE":"12"}"#);
     }
 }

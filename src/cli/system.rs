@@ -2,6 +2,7 @@
 //! program that is not there is a sentence, not a panic.
 
 use super::{Failure, exit};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -50,6 +51,26 @@ impl Call {
     pub(super) fn succeeds(mut self) -> bool {
         let quiet = self.command.stdout(Stdio::null()).stderr(Stdio::null());
         quiet.status().is_ok_and(|status| status.success())
+    }
+
+    /// Runs it and hands on each line that it writes, whichever stream it writes to.
+    ///
+    /// # Errors
+    /// When it is not there or fails.
+    pub(super) fn each_line(mut self, mut take: impl FnMut(&str)) -> Result<(), Failure> {
+        let broken = |cause: std::io::Error| missing(self.program, &cause);
+        let (read, write) = std::io::pipe().map_err(broken)?;
+        self.command.stdout(write.try_clone().map_err(broken)?);
+        let mut child = self.command.stderr(write).spawn().map_err(broken)?;
+        // Its ends of the pipe must be the last ones, so that reading ends with it.
+        drop(self.command);
+        for line in BufReader::new(read).lines() {
+            take(&line.map_err(broken)?);
+        }
+        match child.wait().map_err(broken)? {
+            status if status.success() => Ok(()),
+            status => Err(Failure::new(format!("{} failed: {status}", self.program))),
+        }
     }
 
     /// Runs it on the person's own terminal.

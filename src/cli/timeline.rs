@@ -1,10 +1,11 @@
 //! `timeline`: shows what a video was made from and what is missing in it, as a picture of the time that passed and a table
 //! below. Reads `<id>.timeline.json`, or the video itself, also while it still grows.
 
-use super::Failure;
 use super::report::Form;
+use super::{Failure, SettingsFile};
 use crate::clock::Timestamp;
-use crate::join;
+use crate::join::{self, beside::Beside};
+use crate::model::ids::RecordingId;
 use crate::model::timeline::{Gap, GapMode, Run, Timeline};
 use clap::Args;
 use std::fs;
@@ -16,18 +17,33 @@ const WIDTH: usize = 72;
 /// Show which runs and chunks a recording was made from, and every gap in it with its cause.
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// A <id>.timeline.json, or a video made here (finished or growing).
+    /// A <id>.timeline.json, a video made here (finished or growing), or the id of a finished recording in
+    /// OPENVIDU_RECORDING_PATH.
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    named: PathBuf,
+    #[command(flatten)]
+    file: SettingsFile,
     #[command(flatten)]
     form: Form,
 }
 
 impl Show {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let timeline = read(&self.file)?;
+        let timeline = read(&self.place()?)?;
         self.form.print(&timeline, draw);
         Ok(())
+    }
+
+    /// The file of that name, or what the recording of that id left beside its video.
+    fn place(&self) -> Result<PathBuf, Failure> {
+        let id = self.named.to_str().map(RecordingId::parse);
+        match id {
+            Some(Ok(id)) if !self.named.exists() => {
+                let recordings = self.file.settings()?.recording_path;
+                Ok(Beside::new(&recordings, &id).timeline())
+            }
+            _ => Ok(self.named.clone()),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod draw;
 mod known;
 
 use super::api::Api;
+use super::report::Form;
 use super::{Failure, SettingsFile, exit};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
@@ -28,11 +29,13 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// How long a stream may live before it is opened anew.
 const STREAM: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Watch the recordings on this terminal, and act: the status page without a browser.
+/// Watch the recordings on this terminal, and act: the status page without a browser. With --json what it shows now.
 #[derive(Debug, Args)]
 pub(super) struct Monitor {
     #[command(flatten)]
     file: SettingsFile,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// What arrives.
@@ -85,15 +88,16 @@ struct Screen {
 impl Monitor {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let api = Arc::new(Api::of(&self.file.settings()?)?);
+        // A wrong password or no controller is said before the screen is taken.
+        let now = api.get("/api/overview").await?.ok("watch the controller")?;
+        if self.form.json {
+            self.form.print(&now, Value::to_string);
+            return Ok(());
+        }
         if !std::io::stdout().is_terminal() {
-            let message =
-                "monitor needs a terminal; for programs there is \"ov2-ha-recorder status --json\"";
+            let message = "monitor needs a terminal; for programs there is \"--json\"";
             return Err(Failure::with(exit::UNAVAILABLE, message));
         }
-        // A wrong password or no controller is said before the screen is taken.
-        api.get("/api/failover/status")
-            .await?
-            .ok("watch the controller")?;
         let tasks = Tasks::new();
         let (tell, told) = mpsc::channel(64);
         tasks.spawn(
