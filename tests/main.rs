@@ -24,4 +24,5 @@ mod story;
 mod support;
 mod terminal;
 mod upload;
+mod watchdog;
 mod webhook;

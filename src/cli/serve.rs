@@ -113,10 +113,10 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
     let asked = controller.clone();
     supervise::keep_alive(&tasks, move || {
         let asked = asked.clone();
-        async move {
-            asked.counts();
-        }
+        async move { asked.alive().await }
     });
+    #[cfg(debug_assertions)]
+    hang_when_told(&controller, &db, &tasks)?;
     info!(port = settings.controller_port.0; "the controller is ready");
 
     let outcome = tokio::select! {
@@ -209,6 +209,23 @@ fn reload(tls: Option<&Tls>) {
         Some(Ok(())) => {}
         None => info!("nothing to read again: other settings are read at the start"),
     }
+}
+
+/// The switch of the watchdog's test, in debug builds only: SIGUSR1 hangs the controller, SIGUSR2 its database.
+#[cfg(debug_assertions)]
+fn hang_when_told(controller: &Controller, db: &Db, tasks: &Tasks) -> Result<(), Failure> {
+    let mut first = signal(SignalKind::user_defined1()).map_err(Failure::new)?;
+    let mut second = signal(SignalKind::user_defined2()).map_err(Failure::new)?;
+    let (controller, db, owner) = (controller.clone(), db.clone(), tasks.clone());
+    tasks.spawn("hang switch", async move {
+        let work: Box<dyn FnOnce() + Send> = tokio::select! {
+            _ = first.recv() => Box::new(move || controller.hang()),
+            _ = second.recv() => Box::new(move || db.hang()),
+            () = owner.token().cancelled_owned() => return,
+        };
+        owner.spawn_blocking("a hang", work);
+    });
+    Ok(())
 }
 
 /// The signals that end the service.

@@ -1,5 +1,5 @@
-//! What the service manager hears: ready, reloading, stopping, and a sign of life. Where no manager listens, nothing is
-//! said. The sign of life is given only after the work itself answered, so that a hung controller is restarted.
+//! What the service manager hears: ready, stopping, and a sign of life. Where no manager listens, nothing is said. The sign
+//! of life is given only after the work itself answered, so that a hung controller is restarted.
 
 use crate::tasks::Tasks;
 use sd_notify::NotifyState;

@@ -271,6 +271,24 @@ impl Controller {
         }
     }
 
+    /// Answers when sessions can be looked at and the database takes writes. A disk that refuses is no hang: health
+    /// tells of it, and whoever had waited for that write was told.
+    pub async fn alive(&self) {
+        self.counts();
+        if let Err(cause) = self.0.db.durable().await {
+            warn!("the database does not take writes: {cause}");
+        }
+    }
+
+    /// Holds the table and never returns, as a deadlock would: what the watchdog's test asks for.
+    #[cfg(debug_assertions)]
+    pub fn hang(&self) {
+        let _held = self.table();
+        loop {
+            std::thread::park();
+        }
+    }
+
     /// How many active sessions made no progress for `patience`, and how many are held by a container.
     pub fn stuck_and_held(&self, patience: Duration) -> (usize, usize) {
         let now = self.0.clock.now();

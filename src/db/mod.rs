@@ -142,6 +142,15 @@ impl Db {
         self.flushes.file.sync_data().map_err(failed("flush"))
     }
 
+    /// Takes no more waiters and never returns, as a deadlock would: what the watchdog's test asks for.
+    #[cfg(debug_assertions)]
+    pub fn hang(&self) {
+        let _held = self.flushes.served.blocking_lock();
+        loop {
+            std::thread::park();
+        }
+    }
+
     /// Bytes on disk.
     pub fn size_on_disk(&self) -> u64 {
         self.sled.size_on_disk().unwrap_or(0)
