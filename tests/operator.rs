@@ -1,17 +1,21 @@
 //! The operator's commands as a person runs them: the real program, its words and its exit codes.
 
 use crate::support::controller::{Controller, USER};
+use crate::support::docker::signal_process;
 use crate::support::secrets;
+use crate::support::wait::until_true;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
+const SOON: Duration = Duration::from_secs(20);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
 
 /// An OpenVidu folder as its installer of that version leaves it, as far as we read it.
-fn openvidu(folder: &Path, image: &str, webhook: &str) -> PathBuf {
+pub fn openvidu(folder: &Path, image: &str, webhook: &str) -> PathBuf {
     let (path, recordings) = (folder.join("openvidu"), folder.join("recordings"));
     fs::create_dir_all(&path).unwrap();
     fs::create_dir_all(&recordings).unwrap();
@@ -422,5 +426,45 @@ async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
         .await
         .unwrap();
     assert_eq!(kept.status(), 200);
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_changes_how_much_is_logged_and_names_what_needs_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [("HA_RUNTIME", "process"), ("DEBUG_MODE", "false")];
+    let recordings = folder.path().join("recordings");
+    let mut controller =
+        Controller::start(Path::new(PROGRAM), folder.path(), &recordings, &settings).await;
+    let env = folder.path().join("controller.env");
+    let before = fs::read_to_string(&env).unwrap();
+    let changed = before.replace(
+        "DEBUG_MODE='false'",
+        "DEBUG_MODE='true'\nHEARTBEAT_INTERVAL=7",
+    );
+    for (text, heard) in [
+        (
+            "HEARTBEAT_INTERVAL=often".to_owned(),
+            "the settings stay as they were",
+        ),
+        (
+            changed,
+            "changed settings hold from the next start settings=HEARTBEAT_INTERVAL",
+        ),
+    ] {
+        assert!(
+            !controller.log().contains(" DEBUG "),
+            "{}",
+            controller.log()
+        );
+        fs::write(&env, text).unwrap();
+        signal_process(controller.process(), "HUP");
+        until_true(heard, SOON, || controller.log().contains(heard)).await;
+    }
+    controller.get("/api/sessions").await;
+    until_true("a debug line", SOON, || {
+        controller.log().contains("DEBUG answered")
+    })
+    .await;
     controller.stop().await;
 }

@@ -1,6 +1,7 @@
 //! The commands in a real terminal, as tmux gives one: what a person sees, held against what was seen before. After an
 //! intended change `OV2_KEEP=1 cargo test --test integration terminal` keeps the new sight.
 
+use crate::operator::openvidu;
 use crate::support::controller::Controller;
 use crate::support::secrets;
 use crate::support::stage::leave_out;
@@ -47,9 +48,9 @@ impl Terminal {
         self.tmux(&["send-keys", "Enter"]).unwrap();
     }
 
-    /// What stands there, with its colours.
+    /// What stands there, with its colours; a line that the terminal had to fold is one line.
     fn sight(&self) -> String {
-        let shown = self.tmux(&["capture-pane", "-p", "-e"]).unwrap();
+        let shown = self.tmux(&["capture-pane", "-p", "-e", "-J"]).unwrap();
         secrets::said(&shown)
     }
 
@@ -134,11 +135,168 @@ async fn every_command_teaches_its_use() {
             shown.trim_end()
         );
     }
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/help.txt");
-    if std::env::var_os("OV2_KEEP").is_some() {
-        fs::write(&kept, &all).unwrap();
+    keep("help.txt", &all);
+}
+
+/// Every command as it is tried beside a service that records nothing, on a machine that has neither Docker nor systemd:
+/// what cannot be done there is said in a sentence. `{}` is the test's folder.
+const TRIED: &[&str] = &[
+    "serve",
+    "record",
+    "start",
+    "stop",
+    "restart",
+    "status",
+    "logs",
+    "health",
+    "failovers",
+    "failovers ses_none",
+    "validate",
+    "config HA_CONTROLLER_PASSWORD CHUNK_TIME_SIZE",
+    "test-api",
+    "test-s3",
+    "test-recording",
+    "test-failover",
+    "recover",
+    "join {}/none -o {}/joined.mp4",
+    "timeline ses_none",
+    "monitor --json | head -n 1",
+    "clean",
+    "backup -o {}/backup.tar.gz",
+    "restore --check {}/backup.tar.gz",
+    "restore {}/backup.tar.gz",
+    "reset",
+    "update",
+    "install --auto --dry-run --without-image --without-service {}/openvidu",
+    "reconfigure --dry-run --without-service {}/openvidu",
+    "uninstall --without-image --without-service",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_says_what_it_said_before() {
+    let name = "every_command_says_what_it_said_before";
+    let folder = tempfile::tempdir().unwrap();
+    let Some(terminal) = Terminal::open(folder.path(), LONG) else {
+        return leave_out(name, "tmux is missing");
+    };
+    let recordings = folder.path().join("recordings");
+    let settings = [("HA_RUNTIME", "process")];
+    let controller =
+        Controller::start(Path::new(PROGRAM), folder.path(), &recordings, &settings).await;
+    openvidu(
+        folder.path(),
+        "openvidu/openvidu-server:2.32.2",
+        "OPENVIDU_WEBHOOK=false",
+    );
+    let place = folder.path().to_str().unwrap();
+    let mut all = String::new();
+    for line in TRIED {
+        let command = line.split(' ').next().unwrap();
+        let data = match takes_data_dir(command) {
+            true => format!(" --data-dir {place}/data"),
+            false => String::new(),
+        };
+        let options = format!("{command} --env-file {place}/controller.env{data}");
+        let typed = line
+            .replacen(command, &options, 1)
+            .replace("{}", place)
+            .replace("| head", "| /usr/bin/head");
+        let (shown, code) = terminal
+            .run(&format!("PATH={place}/empty {PROGRAM} {typed}"))
+            .await;
+        let shown = plain(&shown);
+        let shown = shown.rsplit_once('\n').map_or("", |(shown, _mark)| shown);
+        let shown = shown.replace(place, "{}").replace(&place[1..], "{}");
+        let shown = steady(&shown);
+        all += &format!("$ ov2-ha-recorder {line}\n{shown}\n(exit code {code})\n\n");
     }
-    assert_eq!(all, fs::read_to_string(kept).unwrap());
+    assert!(!all.contains(&controller.password), "{all}");
+    let tried = TRIED.iter().map(|line| line.split(' ').next().unwrap());
+    let tried = tried.collect::<std::collections::BTreeSet<_>>();
+    let all_commands = commands();
+    assert_eq!(tried, all_commands.iter().map(String::as_str).collect());
+    keep("commands.txt", &all);
+}
+
+fn takes_data_dir(command: &str) -> bool {
+    let help = Command::new(PROGRAM).args([command, "--help"]).output();
+    String::from_utf8(help.unwrap().stdout)
+        .unwrap()
+        .contains("--data-dir")
+}
+
+/// Without what differs from run to run: numbers and the test session's id, the width of columns, how full the disk is.
+fn steady(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        let words = line.split_whitespace().map(steady_word);
+        words.collect::<Vec<_>>().join(" ")
+    });
+    let lines = lines.filter(|line| !line.contains(" disk "));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn steady_word(word: &str) -> String {
+    let mut seen = String::new();
+    for letter in word.chars() {
+        match letter {
+            '0'..='9' if seen.ends_with('N') => {}
+            // A digit of a name, as in s3, stays.
+            '0'..='9' if !seen.ends_with(|c: char| c.is_ascii_lowercase()) => seen.push('N'),
+            other => seen.push(other),
+        }
+    }
+    let seen = seen.replace("N.N", "N");
+    match seen.split_once("ov2-test-") {
+        Some((before, id)) => {
+            let after = id.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+            format!("{before}ov2-test-ID{after}")
+        }
+        None => seen,
+    }
+}
+
+/// Holds `seen` against what was seen before.
+fn keep(name: &str, seen: &str) {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name);
+    if std::env::var_os("OV2_KEEP").is_some() {
+        fs::write(&kept, seen).unwrap();
+    }
+    assert_eq!(seen, fs::read_to_string(kept).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn install_asks_for_address_and_port_and_takes_the_answers() {
+    let name = "install_asks_for_address_and_port_and_takes_the_answers";
+    let folder = tempfile::tempdir().unwrap();
+    let Some(terminal) = Terminal::open(folder.path(), LONG) else {
+        return leave_out(name, "tmux is missing");
+    };
+    openvidu(
+        folder.path(),
+        "openvidu/openvidu-server:2.32.2",
+        "OPENVIDU_WEBHOOK=false",
+    );
+    let place = folder.path().display();
+    let mark = terminal.begin(&format!(
+        "{PROGRAM} install --env-file {place}/own.env --data-dir {place}/data --without-image --without-service {place}/openvidu"
+    ));
+    for (question, answer) in [
+        ("address of this machine", "10.1.2.3"),
+        ("port of the controller [15443]:", "15999"),
+    ] {
+        until(question, SOON, || async {
+            plain(&terminal.sight()).contains(question).then_some(())
+        })
+        .await;
+        terminal.type_in(answer);
+    }
+    let (shown, code) = terminal.end(&mark).await;
+    assert_eq!(code, 0, "{shown}");
+    let env = fs::read_to_string(folder.path().join("own.env")).unwrap();
+    assert!(env.contains("HA_CONTROLLER_HOST=10.1.2.3\n"), "{env}");
+    assert!(env.contains("HA_CONTROLLER_PORT=15999\n"), "{env}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

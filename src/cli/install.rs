@@ -157,6 +157,11 @@ impl Install {
             "15443",
         )?;
         env.set("HA_CONTROLLER_PORT", &port);
+        if settings(&env, path).is_ok_and(|settings| settings.s3_server_on()) {
+            let question = "port of the built-in S3 server";
+            let port = self.answer(&old, "MINIO_API_PORT", question, "9000")?;
+            env.set("MINIO_API_PORT", &port);
+        }
         if old.get("HA_CONTROLLER_USERNAME").is_none() {
             env.set("HA_CONTROLLER_USERNAME", "recorder");
         }

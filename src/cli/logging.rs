@@ -1,42 +1,83 @@
-//! Log lines: plain sentences with fields, as text for people or JSON for machines.
+//! Log lines: plain sentences with fields, as text for people or JSON for machines. Before the journal's ears a line begins
+//! with its level as the journal understands it, which keeps the time itself.
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::LogFormat;
+use env_logger::fmt::Formatter;
 use log::kv::{Error, Key, Value, VisitSource};
+use log::{Level, LevelFilter, Record};
 use serde_json::{Map, json};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 
 /// Starts logging to standard error; `RUST_LOG` overrides the levels. Harmless when called again.
 pub(super) fn start(format: LogFormat, debug: bool) {
-    let level = if debug { "debug" } else { "info" };
-    let quiet = "s3s=warn,hyper=warn,reqwest=warn,tracing::span=off,sled=warn,bollard=warn,tokio_cron_scheduler=warn";
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{level},{quiet}"));
+    let filter = "debug,s3s=warn,hyper=warn,reqwest=warn,tracing::span=off,sled=warn,bollard=warn,tokio_cron_scheduler=warn";
     let mut builder = env_logger::Builder::new();
-    builder.parse_filters(&filter);
-    match format {
-        LogFormat::Text => builder.format(text),
-        LogFormat::Json => builder.format(json_line),
+    builder.parse_filters(&levels().unwrap_or_else(|| filter.into()));
+    let line = match format {
+        LogFormat::Text if journal_listens() => told,
+        LogFormat::Text => text,
+        LogFormat::Json => json_line,
+    };
+    match journal_listens() {
+        true => builder.format(move |out, record| {
+            write!(out, "<{}>", priority(record.level()))?;
+            line(out, record)
+        }),
+        false => builder.format(line),
     };
     // An error means that logging was started before, as in tests.
     let _ = builder.try_init();
+    tell_more(debug);
 }
 
-fn text(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> std::io::Result<()> {
-    let mut line = format!(
-        "{} {:<5} {}",
-        SystemClock.now(),
-        record.level(),
-        record.args()
-    );
+/// Tells what helps to find a fault too, or not any more; `RUST_LOG` has the last word.
+pub(super) fn tell_more(debug: bool) {
+    if levels().is_none() {
+        log::set_max_level(if debug {
+            LevelFilter::Debug
+        } else {
+            LevelFilter::Info
+        });
+    }
+}
+
+fn levels() -> Option<String> {
+    std::env::var("RUST_LOG").ok()
+}
+
+/// Whether standard error is what the service manager connected to the journal, and not something put in its place.
+fn journal_listens() -> bool {
+    let connected = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let own = std::fs::metadata("/proc/self/fd/2");
+    own.is_ok_and(|own| connected == format!("{}:{}", own.dev(), own.ino()))
+}
+
+/// The level in syslog's numbers.
+const fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+fn text(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    write!(out, "{} {:<5} ", SystemClock.now(), record.level())?;
+    told(out, record)
+}
+
+/// What is told, without time and level.
+fn told(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    let mut line = record.args().to_string();
     // The visitor never fails.
     let _ = record.key_values().visit(&mut TextFields(&mut line));
     writeln!(out, "{line}")
 }
 
-fn json_line(
-    out: &mut env_logger::fmt::Formatter,
-    record: &log::Record<'_>,
-) -> std::io::Result<()> {
+fn json_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let mut fields = Map::new();
     fields.insert("timestamp".into(), json!(SystemClock.now()));
     fields.insert("level".into(), json!(record.level().as_str()));

@@ -17,6 +17,7 @@ mod openvidu;
 mod package;
 mod record;
 mod recover;
+mod reload;
 mod report;
 mod reset;
 mod restore;

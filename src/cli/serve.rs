@@ -1,6 +1,7 @@
 //! `serve`: the controller as a service. Builds everything in the order in which it is needed, says what is wrong in one
 //! sentence, and owns the signals: the first ends in a few seconds with everything written, the second at once.
 
+use super::reload::Reload;
 use super::{DataDir, Failure, SettingsFile, exit, logging, supervise};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{RuntimeKind, Settings};
@@ -38,7 +39,8 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let settings = self.settings.settings()?;
+        let variables = self.settings.variables()?;
+        let settings = variables.settings()?;
         settings.account()?;
         logging::start(settings.log_format, settings.debug.0);
         raise_file_limit();
@@ -46,7 +48,10 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(Failure::new)?;
-        let outcome = runtime.block_on(serve(Arc::new(settings), &self.data.data_dir));
+        let tls = tls(&settings)?;
+        let reload = Reload::new(self.settings, &variables, tls.clone());
+        let outcome =
+            runtime.block_on(serve(Arc::new(settings), tls, &reload, &self.data.data_dir));
         // What did not end by its deadline was named; it must not hold the process.
         runtime.shutdown_background();
         outcome
@@ -65,12 +70,16 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> {
+async fn serve(
+    settings: Arc<Settings>,
+    tls: Option<Tls>,
+    reload: &Reload,
+    data_dir: &Path,
+) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // The address first: a second controller on this machine ends here and has touched nothing.
-    let tls = tls(&settings)?;
-    let listener = listen(&settings, tls.clone()).await?;
+    let listener = listen(&settings, tls).await?;
     let runtime = runtime(&settings, data_dir).await?;
     let tasks = Tasks::new();
     let db = Db::open(data_dir)?;
@@ -120,7 +129,7 @@ async fn serve(settings: Arc<Settings>, data_dir: &Path) -> Result<(), Failure> 
     info!(port = settings.controller_port.0; "the controller is ready");
 
     let outcome = tokio::select! {
-        () = signals.end_while_reloading(tls.as_ref()) => Ok(()),
+        () = signals.end_while_reloading(reload) => Ok(()),
         ended = serving => match ended {
             Ok(Ok(())) => Err(Failure::new("the HTTP server ended by itself")),
             Ok(Err(faults)) => Err(faults.into()),
@@ -203,14 +212,6 @@ async fn runtime(settings: &Settings, data_dir: &Path) -> Result<Arc<dyn Runtime
     }
 }
 
-fn reload(tls: Option<&Tls>) {
-    match tls.map(Tls::reload) {
-        Some(Err(cause)) => error!("the old certificate stays in use: {cause}"),
-        Some(Ok(())) => {}
-        None => info!("nothing to read again: other settings are read at the start"),
-    }
-}
-
 /// The switch of the watchdog's test, in debug builds only: SIGUSR1 hangs the controller, SIGUSR2 its database.
 #[cfg(debug_assertions)]
 fn hang_when_told(controller: &Controller, db: &Db, tasks: &Tasks) -> Result<(), Failure> {
@@ -251,13 +252,13 @@ impl Signals {
         }
     }
 
-    /// Waits for the end; until then a hang-up reads the certificate again.
-    async fn end_while_reloading(&mut self, tls: Option<&Tls>) {
+    /// Waits for the end; until then a hang-up has things read again.
+    async fn end_while_reloading(&mut self, reload: &Reload) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.reload.recv() => reload(tls),
+                _ = self.reload.recv() => reload.now(),
             }
         }
     }
