@@ -104,6 +104,23 @@ async fn the_controllers_image_is_one_file_and_its_container_answers() {
     assert_eq!(container.0.inspect("{{.State.ExitCode}}").unwrap(), "0");
 }
 
+#[test]
+fn the_compose_file_passes_every_setting_on() {
+    let file = include_str!("../packaging/compose.yml");
+    let (_, settings) = file.split_once("x-settings: &settings\n").unwrap();
+    let (settings, _) = settings.split_once("\n\n").unwrap();
+    let passed = settings.lines().map(|line| {
+        let (name, value) = line.trim().split_once(": ").unwrap();
+        assert!(value.starts_with(&format!("${{{name}:")), "{line}");
+        name
+    });
+    let known = ov2_ha_recorder::config::TABLE.iter().map(|it| it.name);
+    assert!(
+        passed.eq(known),
+        "compose.yml must name these in this order"
+    );
+}
+
 /// `docker compose`, or the earlier program of that name.
 fn compose() -> Option<Vec<&'static str>> {
     [vec!["docker", "compose"], vec!["docker-compose"]]

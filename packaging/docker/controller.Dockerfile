@@ -1,7 +1,8 @@
 # The controller alone: one static file in an empty image; build-controller lays out what is copied.
 #
-# It runs as a user of its own; the group that owns Docker's socket on the host is added when it is started
-# (compose.yml: group_add), for its number differs between hosts.
+# It runs as a user of its own; the group that owns Docker's socket is added when it is started (docker run --group-add), for
+# its number differs between hosts. Where recordings belong to root, as OpenVidu's do, compose.yml shows how it runs as root
+# with one capability.
 FROM scratch
 LABEL created.by="ov2-ha-recorder"
 COPY ov2-ha-recorder /ov2-ha-recorder
