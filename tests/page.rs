@@ -351,8 +351,9 @@ async fn five_hundred_sessions_stay_light() {
         "500 sessions: first paint {paint:.0} ms, page {:.1} % of a core, layout shift {shift:.3}",
         share * 100.0
     );
-    // What is aimed at is 10 %; a machine full of other tests is given room.
-    assert!(share < 0.25, "{share}");
+    assert!(share < 0.10, "{share}");
+    // Required are 200 ms; tests beside this one have the machine too.
+    assert!(paint < 400.0, "{paint}");
     assert!(shift < 0.1, "{shift}");
     browser.types("/").await;
     browser.types("room 499").await;
@@ -532,7 +533,7 @@ async fn a_hundred_open_pages_cost_the_controller_little() {
         "100 pages, 100 sessions: the controller uses {:.1} % of a core",
         share * 100.0
     );
-    assert!(share < 0.15, "{share}");
+    assert!(share < 0.05, "{share}");
     pages.into_iter().for_each(|page| page.abort());
     drop(desk.folder);
 }
