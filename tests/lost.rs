@@ -19,7 +19,8 @@ const SLACK: f64 = 1.0;
 #[tokio::test(flavor = "multi_thread")]
 async fn stored_chunks_leave_the_disk_and_the_video_is_whole() {
     let bucket = Bucket::set().await;
-    let stage = bucket.stage("ses_s3").await;
+    let mut stage = bucket.stage("ses_s3").await;
+    stage.settings.push(("DEBUG_MODE", "true".into()));
     let mut recorder = stage.start().await;
     recorder.grows_for(Duration::from_secs(11)).await;
     let closed = files(stage.folder.path(), "mp4");
@@ -41,6 +42,17 @@ async fn stored_chunks_leave_the_disk_and_the_video_is_whole() {
         has("manifest.json") && has("timeline.json") && has("0003.mp4"),
         "{keys:?}"
     );
+    let kept = stage.folder.path().join("ses_s3/recorder.log");
+    let kept = std::fs::read_to_string(kept).unwrap();
+    assert!(kept.contains("the video is finished"), "{kept}");
+    let log = keys.iter().find(|key| key.ends_with("r1/recorder.log"));
+    let log = bucket.direct.read(log.unwrap()).await.unwrap();
+    let log = String::from_utf8(log.to_vec()).unwrap();
+    assert!(
+        log.contains("recording begins") && kept.contains(&log),
+        "{log}"
+    );
+    assert!(log.contains("the video is finished"), "{log}");
     assert_eq!(
         files(stage.folder.path(), "mp4"),
         1,

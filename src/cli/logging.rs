@@ -3,15 +3,17 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::LogFormat;
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use serde_json::{Map, json};
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 
-/// Starts logging to standard error; `RUST_LOG` overrides the levels. Harmless when called again.
-pub(super) fn start(format: LogFormat, debug: bool) {
+/// Starts logging to standard error, and to the file `copy` too; `RUST_LOG` overrides the levels. Harmless when called again.
+pub(super) fn start(format: LogFormat, debug: bool, copy: Option<File>) {
     let filter = "debug,s3s=warn,hyper=warn,reqwest=warn,tracing::span=off,sled=warn,bollard=warn,tokio_cron_scheduler=warn";
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&levels().unwrap_or_else(|| filter.into()));
@@ -27,6 +29,9 @@ pub(super) fn start(format: LogFormat, debug: bool) {
         }),
         false => builder.format(line),
     };
+    if let Some(copy) = copy {
+        builder.target(Target::Pipe(Box::new(Both(copy))));
+    }
     // An error means that logging was started before, as in tests.
     let _ = builder.try_init();
     tell_more(debug);
@@ -85,6 +90,21 @@ fn json_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     // The visitor never fails.
     let _ = record.key_values().visit(&mut JsonFields(&mut fields));
     writeln!(out, "{}", serde_json::Value::Object(fields))
+}
+
+/// Standard error and a file. A file that cannot be written keeps nothing from standard error.
+struct Both(File);
+
+impl Write for Both {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = self.0.write_all(line);
+        io::stderr().write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 struct TextFields<'a>(&'a mut String);

@@ -41,13 +41,21 @@ impl Record {
         };
         let settings = variables.settings().inspect_err(|_| {
             // So that what is wrong is seen in the container's log too, in the usual form.
-            logging::start(LogFormat::Text, false);
+            logging::start(LogFormat::Text, false, None);
         })?;
-        logging::start(settings.log_format, settings.debug.0);
         let place = Place {
             recordings: self.recordings,
             stop_file: self.stop_file,
         };
+        let log = settings.debug.0.then(|| recorder::open_log(&order, &place));
+        let (log, trouble) = match log.transpose() {
+            Ok(log) => (log, None),
+            Err(cause) => (None, Some(cause)),
+        };
+        logging::start(settings.log_format, settings.debug.0, log);
+        if let Some(cause) = trouble {
+            log::warn!("no log is kept beside the video: {cause}");
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

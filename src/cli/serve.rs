@@ -42,7 +42,7 @@ impl Serve {
         let variables = self.settings.variables()?;
         let settings = variables.settings()?;
         settings.account()?;
-        logging::start(settings.log_format, settings.debug.0);
+        logging::start(settings.log_format, settings.debug.0, None);
         raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -72,6 +72,11 @@ impl Beside {
         self.named("jpg")
     }
 
+    /// What recorders logged, in debug mode.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("recorder.log")
+    }
+
     fn named(&self, ending: &str) -> PathBuf {
         self.folder.join(format!("{}.{ending}", self.recording))
     }

@@ -35,6 +35,11 @@ impl TakeKey {
         }
     }
 
+    /// The key of what the recorder of that run logged, in debug mode.
+    pub fn log(&self, run: RunNumber) -> String {
+        format!("{}recorder.log", self.run(run))
+    }
+
     /// The prefix of one run's chunks, with the slash that keeps `r1` from meaning `r10`.
     pub fn run(&self, run: RunNumber) -> String {
         format!("{self}/r{run}/")

@@ -13,6 +13,7 @@ mod capture;
 mod chunks;
 mod contact;
 mod devtools;
+mod diary;
 mod display;
 pub mod order;
 mod preview;
@@ -27,6 +28,7 @@ mod workshop;
 use crate::child;
 use crate::clock::SystemClock;
 use crate::config::Settings;
+use crate::disk;
 use crate::join::beside::{Beside, BesideError};
 use crate::join::{Finished, GrowingFile, JoinError, Options, Piece};
 use crate::model::chunk::TakeKey;
@@ -101,6 +103,19 @@ pub enum RecorderError {
     /// One of the recorder's own threads ended.
     #[error("the recorder failed: {0}; what was recorded is kept for the next run")]
     Broken(String),
+}
+
+/// Opens the log that recorders of the order's recording keep beside the video in debug mode, and goes on with it.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn open_log(order: &Order, place: &Place) -> std::io::Result<std::fs::File> {
+    let path = Beside::new(&place.recordings, &order.recording).log();
+    disk::make_folder(disk::parent(&path))?;
+    std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path)
 }
 
 /// Records as ordered until it is told to stop, and finishes the video.
@@ -256,6 +271,11 @@ impl Recorder {
             "manifest and chunks left behind",
             self.take_up(uploader.clone()),
         );
+        if self.settings.debug.0 {
+            let (store, key) = (Arc::clone(&self.store), self.take.log(run.number));
+            let log = diary::keep(store, key, self.beside.log(), tasks.token());
+            tasks.spawn("log upload", log);
+        }
         Ok(Writing {
             run,
             uploader,
