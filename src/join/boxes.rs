@@ -3,6 +3,7 @@
 
 use super::Malformed;
 use mp4_atom::{Atom, Encode};
+use std::ops::Range;
 
 /// A box's four letters.
 pub(super) type Kind = [u8; 4];
@@ -50,27 +51,37 @@ impl Header {
 
 /// The boxes that lie one after another in `body`, each as kind and body.
 pub(super) fn children(body: &[u8]) -> impl Iterator<Item = Result<(Kind, &[u8]), Malformed>> {
-    let mut rest = body;
+    spans(body, 0..body.len()).map(|found| found.map(|(kind, span)| (kind, &body[span])))
+}
+
+/// The boxes that lie one after another within `span` of `bytes`, each as kind and the span of its body.
+pub(super) fn spans(
+    bytes: &[u8],
+    span: Range<usize>,
+) -> impl Iterator<Item = Result<(Kind, Range<usize>), Malformed>> {
+    let mut rest = span;
     std::iter::from_fn(move || {
         // a few bytes of padding at the end are no box
         if rest.len() < 8 {
             return None;
         }
-        let next = split(rest);
-        rest = next.as_ref().map_or(&[], |(_, _, rest)| *rest);
-        Some(next.map(|(kind, body, _)| (kind, body)))
+        let next = first(bytes, &rest);
+        rest.start = next.as_ref().map_or(rest.end, |(_, body)| body.end);
+        Some(next)
     })
 }
 
-fn split(bytes: &[u8]) -> Result<(Kind, &[u8], &[u8]), Malformed> {
-    let header = Header::read(bytes)?.ok_or_else(|| Malformed::new("a box's header is cut off"))?;
-    let (head, len) = (
-        header.head as usize,
-        usize::try_from(header.len).unwrap_or(usize::MAX),
-    );
-    match (bytes.get(head..len), bytes.get(len..)) {
-        (Some(body), Some(rest)) => Ok((header.kind, body, rest)),
-        _ => Err(Malformed::new(format!(
+fn first(bytes: &[u8], span: &Range<usize>) -> Result<(Kind, Range<usize>), Malformed> {
+    let within = bytes.get(span.clone()).unwrap_or(&[]);
+    let header =
+        Header::read(within)?.ok_or_else(|| Malformed::new("a box's header is cut off"))?;
+    let len = usize::try_from(header.len).unwrap_or(usize::MAX);
+    match len <= within.len() {
+        true => Ok((
+            header.kind,
+            span.start + header.head as usize..span.start + len,
+        )),
+        false => Err(Malformed::new(format!(
             "the box {} is cut off",
             name(header.kind)
         ))),

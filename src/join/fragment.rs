@@ -1,4 +1,4 @@
-//! What ffmpeg writes, taken apart: an [`Init`] says how to read the fragments that follow, a [`Fragment`] is half a second
+//! What ffmpeg writes, taken apart: an [`Init`] says how to read the fragments that follow, a [`Fragment`] is a fifth of a second
 //! of sound and picture with the wall clock in its stamps. Nothing here knows of files or of the joined video.
 
 use super::Malformed;
@@ -7,11 +7,12 @@ use super::silence;
 use crate::clock::Timestamp;
 use bytes::{Bytes, BytesMut};
 use mp4_atom::{Elst, Hdlr, Mdhd, Moof, Tkhd, Trex, Trun};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The longest box but `mdat` that is believed.
 pub(super) const LONGEST_BOX: u64 = 4 << 20;
-/// The longest `mdat` that is held in memory: half a second of video is a hundredth of it.
+/// The longest `mdat` that is held in memory: a fragment of video is a hundredth of it.
 pub(super) const LONGEST_MEDIA: u64 = 128 << 20;
 /// The finest time scale that is believed, in ticks a second: with [`LATEST`] no sum of stamps leaves 64 bits.
 const FINEST: u32 = 1_000_000_000;
@@ -28,6 +29,8 @@ pub struct Splitter {
     buffer: BytesMut,
     kind: Option<Bytes>,
     init: Option<Arc<Init>>,
+    /// By how many microseconds sound is stamped later than it came in.
+    delay: i64,
 }
 
 /// One piece of ffmpeg's output.
@@ -35,7 +38,7 @@ pub struct Splitter {
 pub enum Piece {
     /// The start of a stream: how to read what follows.
     Init(Arc<Init>),
-    /// Half a second of it.
+    /// A fifth of a second of it.
     Fragment(Fragment),
 }
 
@@ -43,6 +46,11 @@ impl Splitter {
     /// A splitter at the start of a stream.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Has all sound stamped later by so many microseconds, or earlier where there are less than none.
+    pub fn delay_sound(&mut self, microseconds: i64) {
+        self.delay = microseconds;
     }
 
     /// Takes the next bytes of the stream.
@@ -85,6 +93,7 @@ impl Splitter {
         let Some(bytes) = self.take(header.len, LONGEST_BOX, header.kind)? else {
             return Ok(None);
         };
+        let bytes = bytes.freeze();
         match &header.kind {
             b"ftyp" => self.kind = Some(bytes),
             b"moov" => {
@@ -112,27 +121,65 @@ impl Splitter {
             )));
         }
         limit(mdat.len, LONGEST_MEDIA, mdat.kind)?;
-        let Some(bytes) = self.take(moof.len + mdat.len, LONGEST_BOX + LONGEST_MEDIA, moof.kind)?
-        else {
+        let most = LONGEST_BOX + LONGEST_MEDIA;
+        let Some(mut bytes) = self.take(moof.len + mdat.len, most, moof.kind)? else {
             return Ok(None);
         };
         let init = self
             .init
             .as_ref()
             .ok_or_else(|| Malformed::new("a moof comes before any moov"))?;
+        if let Some(track) = init.track(Media::Audio).filter(|_| self.delay != 0) {
+            let ticks = rescale(self.delay, 1_000_000, track.timescale);
+            delay(&mut bytes[..moof.len as usize], track.id, ticks)?;
+        }
+        let bytes = bytes.freeze();
         let head = Head::read(&bytes[..moof.len as usize], bytes.len() as u64, init)?;
         Ok(Some(Piece::Fragment(Fragment { bytes, head })))
     }
 
-    fn take(&mut self, len: u64, most: u64, kind: Kind) -> Result<Option<Bytes>, Malformed> {
+    fn take(&mut self, len: u64, most: u64, kind: Kind) -> Result<Option<BytesMut>, Malformed> {
         limit(len, most, kind)?;
         let len = len as usize;
         if self.buffer.len() < len {
             self.buffer.reserve(len - self.buffer.len());
             return Ok(None);
         }
-        Ok(Some(self.buffer.split_to(len).freeze()))
+        Ok(Some(self.buffer.split_to(len)))
     }
+}
+
+/// Moves the decode time of track `id` in a `moof` by `ticks`.
+fn delay(moof: &mut [u8], id: u32, ticks: i64) -> Result<(), Malformed> {
+    let mut stamps = Vec::new();
+    for traf in boxes::spans(moof, 8..moof.len()) {
+        let (_, traf) = traf?;
+        let parts = || boxes::spans(moof, traf.clone()).flatten();
+        let is_its = |(kind, body): (Kind, Range<usize>)| {
+            kind == *b"tfhd" && boxes::be32(moof, body.start + 4) == Some(id)
+        };
+        if parts().any(is_its) {
+            stamps.extend(parts().filter(|(kind, _)| kind == b"tfdt"));
+        }
+    }
+    for (_, body) in stamps {
+        let at = body.start + 4;
+        // the first byte is the version: with 1 the stamp is 64 bits wide
+        let width = if moof.get(body.start) == Some(&1) {
+            8
+        } else {
+            4
+        };
+        let field = moof.get_mut(at..(at + width).min(body.end));
+        let field = field.filter(|field| field.len() == width);
+        let field = field.ok_or_else(|| Malformed::new("a fragment's decode time is cut off"))?;
+        let was = field
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let now = was.saturating_add_signed(ticks).to_be_bytes();
+        field.copy_from_slice(&now[8 - width..]);
+    }
+    Ok(())
 }
 
 pub(super) fn limit(len: u64, most: u64, kind: Kind) -> Result<(), Malformed> {
@@ -303,10 +350,10 @@ fn entries(stsd: &[u8]) -> Result<Vec<Bytes>, Malformed> {
     }
 }
 
-/// Half a second of a stream: a `moof` and its `mdat`.
+/// A fifth of a second of a stream: a `moof` and its `mdat`.
 #[derive(Clone, Debug)]
 pub struct Fragment {
-    /// Both boxes, as ffmpeg wrote them.
+    /// Both boxes, as ffmpeg wrote them but for the stamps of sound; see [`Splitter::delay_sound`].
     pub bytes: Bytes,
     pub(super) head: Head,
 }

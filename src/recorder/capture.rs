@@ -6,12 +6,16 @@ use super::audio;
 use super::browser::Page;
 use super::display::Display;
 use super::order::{Order, Sound};
+use super::phase;
 use super::supervise::{Ended, Stage, blame, gone, there};
 use crate::child::Child;
 use crate::join::{Fragment, Piece, Splitter};
 use crate::model::wire::TroubleKind;
+use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +40,7 @@ const LATE: Duration = Duration::from_millis(1500);
 const SILENT: Duration = Duration::from_secs(2);
 /// How much later what a page draws reaches the screen than what it plays reaches the sink, in seconds: Chromium's
 /// software compositing in Xvfb, measured with a page that shows and beeps the wall clock.
-const SHOWN_LATE: &str = "0.040";
+const SHOWN_LATE: &str = "0.044";
 /// What ffmpeg can write ahead of us, in bytes.
 const PIPE: i32 = 1 << 20;
 /// How much video one fragment holds, in microseconds: what a kill may cost.
@@ -58,9 +62,14 @@ pub(super) struct Ground {
     pub(super) begun: AtomicBool,
 }
 
-/// How this ffmpeg wants to be told that frames pass through as they come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Syntax(&'static str);
+/// What differs between versions of ffmpeg.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Syntax {
+    /// How it wants to be told that frames pass through as they come.
+    pass: &'static str,
+    /// How it prints the stamp of the first frame, where it can.
+    print_first: Option<fn() -> String>,
+}
 
 impl Syntax {
     /// Asks the installed ffmpeg for its version.
@@ -84,9 +93,14 @@ impl Syntax {
             .split(|c: char| !c.is_ascii_digit())
             .map(|part| part.parse::<u32>().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        match version < (5, 1) && version.0 > 0 {
-            true => Self("-vsync"),
-            false => Self("-fps_mode"),
+        let is_before = |other: (u32, u32)| version < other && version.0 > 0;
+        Self {
+            pass: if is_before((5, 1)) {
+                "-vsync"
+            } else {
+                "-fps_mode"
+            },
+            print_first: (!is_before((4, 4))).then_some(phase::print_first),
         }
     }
 }
@@ -112,8 +126,8 @@ pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended
         () = ground.stop.cancelled() => None,
     };
     let Some(on) = on else { return Ended::Told };
-    let mut ffmpeg = match start(stage, order, ground, on) {
-        Ok(ffmpeg) => ffmpeg,
+    let (mut ffmpeg, printed) = match start(stage, order, ground, on) {
+        Ok(started) => started,
         Err(why) => return Ended::Died(why),
     };
     let Some(stdout) = ffmpeg.stdout() else {
@@ -129,8 +143,15 @@ pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended
     };
     tokio::pin!(below);
     let mut flow = Flow::new(stage, order, ground);
+    let flowing = async {
+        if order.sound == Sound::Recorded && ground.syntax.print_first.is_some() {
+            flow.keep_sound_with_picture(printed, order.frame_rate)
+                .await;
+        }
+        flow.run(stdout, &mut ffmpeg).await
+    };
     let ended = tokio::select! {
-        how = flow.run(stdout, &mut ffmpeg) => how,
+        how = flowing => how,
         why = &mut below => Ended::Anew(why),
         () = ground.refresh.notified() => Ended::Anew("a new stream was asked for".into()),
     };
@@ -141,14 +162,29 @@ pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended
     }
 }
 
-fn start(stage: &Stage, order: &Order, ground: &Ground, on: Display) -> Result<Child, String> {
+/// Starts ffmpeg. What it prints of its first frame comes out of the descriptor.
+fn start(
+    stage: &Stage,
+    order: &Order,
+    ground: &Ground,
+    on: Display,
+) -> Result<(Child, OwnedFd), String> {
     let mut command = stage.workshop.command("ffmpeg");
     command
         .env("PULSE_LATENCY_MSEC", "60")
         .args(arguments(order, ground, on))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    Child::spawn("ffmpeg", command, &stage.hidden, &stage.tasks).map_err(|cause| cause.to_string())
+    let (printed, prints) = io::pipe().map_err(|cause| format!("no pipe for ffmpeg: {cause}"))?;
+    let mapping = FdMapping {
+        parent_fd: prints.into(),
+        child_fd: phase::DESCRIPTOR,
+    };
+    let mapped = command.fd_mappings(vec![mapping]);
+    mapped.map_err(|cause| cause.to_string())?;
+    let spawned = Child::spawn("ffmpeg", command, &stage.hidden, &stage.tasks);
+    let ffmpeg = spawned.map_err(|cause| cause.to_string())?;
+    Ok((ffmpeg, printed.into()))
 }
 
 fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
@@ -198,8 +234,8 @@ fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
         "-crf",
         "28",
     ]);
-    add(&["-pix_fmt", "yuv420p", "-vf", &format!("fps={rate}")]);
-    add(&[ground.syntax.0, "passthrough", "-force_key_frames", &key]);
+    add(&["-pix_fmt", "yuv420p", "-vf", &filters(order, ground.syntax)]);
+    add(&[ground.syntax.pass, "passthrough", "-force_key_frames", &key]);
     add(&["-g", "1000000", "-sc_threshold", "0"]);
     if order.sound == Sound::Recorded {
         add(&["-c:a", "aac", "-b:a", "128k", "-ar", "48000", "-ac", "2"]);
@@ -218,10 +254,21 @@ fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
     all
 }
 
+/// What becomes of a frame before it is encoded.
+fn filters(order: &Order, syntax: Syntax) -> String {
+    let print = syntax
+        .print_first
+        .filter(|_| order.sound == Sound::Recorded);
+    let first = print.map(|print| print());
+    let all = first.into_iter().chain([phase::to_grid(order.frame_rate)]);
+    all.collect::<Vec<_>>().join(",")
+}
+
 /// What comes out of one ffmpeg.
 struct Flow<'a> {
     stage: &'a Stage,
     ground: &'a Ground,
+    splitter: Splitter,
     /// When the last fragment came, and how long the next may take.
     last: Instant,
     patience: Duration,
@@ -235,6 +282,7 @@ impl<'a> Flow<'a> {
         Self {
             stage,
             ground,
+            splitter: Splitter::new(),
             last: Instant::now(),
             patience: FIRST,
             frame: Duration::from_secs(1) / order.frame_rate,
@@ -242,11 +290,24 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// Waits for the first frame, and has sound moved as the frames were.
+    async fn keep_sound_with_picture(&mut self, printed: OwnedFd, rate: u32) {
+        let known = tokio::select! {
+            known = phase::delay(printed, rate) => known.unwrap_or_default(),
+            () = tokio::time::sleep_until(self.last + self.patience) => None,
+            () = self.ground.stop.cancelled() => None,
+        };
+        match known {
+            Some(delay) => self.splitter.delay_sound(delay),
+            // Half a frame is what it may cost.
+            None => log::debug!("ffmpeg does not say when it took its first frame"),
+        }
+    }
+
     /// Hands on everything up to the end of the stream. When told to stop, has ffmpeg finish what it holds.
     async fn run(&mut self, mut stdout: ChildStdout, ffmpeg: &mut Child) -> Ended {
         // A larger pipe is a convenience: without it ffmpeg only waits earlier.
         let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE));
-        let mut splitter = Splitter::new();
         let mut buffer = vec![0; 64 << 10];
         let mut told = false;
         loop {
@@ -275,10 +336,10 @@ impl<'a> Flow<'a> {
             match read {
                 Ok(0) | Err(_) if told => return Ended::Told,
                 Ok(0) | Err(_) => return Ended::Died(ffmpeg.ended().await),
-                Ok(count) => splitter.push(&buffer[..count]),
+                Ok(count) => self.splitter.push(&buffer[..count]),
             }
             loop {
-                match splitter.next() {
+                match self.splitter.next() {
                     Ok(Some(piece)) => self.hand_on(piece).await,
                     Ok(None) => break,
                     Err(fault) => return Ended::Died(format!("ffmpeg wrote no MP4: {fault}")),
@@ -338,16 +399,26 @@ mod tests {
 
     #[test]
     fn each_ffmpeg_is_spoken_to_in_its_own_words() {
-        for (said, option) in [
-            ("ffmpeg version 4.2.7-0ubuntu0.1 Copyright", "-vsync"),
-            ("ffmpeg version n4.4 Copyright", "-vsync"),
-            ("ffmpeg version 5.0.1 Copyright", "-vsync"),
-            ("ffmpeg version 5.1.9-0+deb12u1 Copyright", "-fps_mode"),
-            ("ffmpeg version 7.1 Copyright", "-fps_mode"),
-            ("ffmpeg version N-118193-g5f38c82536 Copyright", "-fps_mode"),
-            ("", "-fps_mode"),
+        for (said, pass, prints) in [
+            ("ffmpeg version 4.2.7-0ubuntu0.1 Copyright", "-vsync", false),
+            ("ffmpeg version n4.4 Copyright", "-vsync", true),
+            ("ffmpeg version 5.0.1 Copyright", "-vsync", true),
+            (
+                "ffmpeg version 5.1.9-0+deb12u1 Copyright",
+                "-fps_mode",
+                true,
+            ),
+            ("ffmpeg version 7.1 Copyright", "-fps_mode", true),
+            (
+                "ffmpeg version N-118193-g5f38c82536 Copyright",
+                "-fps_mode",
+                true,
+            ),
+            ("", "-fps_mode", true),
         ] {
-            assert_eq!(Syntax::of(said), Syntax(option), "{said}");
+            let syntax = Syntax::of(said);
+            assert_eq!(syntax.pass, pass, "{said}");
+            assert_eq!(syntax.print_first.is_some(), prints, "{said}");
         }
     }
 }

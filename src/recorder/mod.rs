@@ -16,6 +16,7 @@ mod devtools;
 mod diary;
 mod display;
 pub mod order;
+mod phase;
 mod preview;
 mod run;
 mod seen;

@@ -138,11 +138,32 @@ impl Footage {
     /// For every beep how much later than the picture it comes, in seconds; negative when it is early.
     pub fn sound_offsets(&self) -> Vec<f64> {
         let offset = |beep: &f64| {
-            let clock = self.clock_at(*beep)?;
-            let late = clock - clock.round();
-            Some(late)
+            let clock = beep + self.clock_ahead(*beep)?;
+            Some(clock - clock.round())
         };
         self.beeps.iter().filter_map(offset).collect()
+    }
+
+    /// By how much the picture's clock is ahead of file time at `at`. A page paints when it comes to it, so the median of
+    /// the frames around counts, as far as no cut lies between.
+    fn clock_ahead(&self, at: f64) -> Option<f64> {
+        const AROUND: f64 = 0.5;
+        let ahead = |frame: &Frame| Some(frame.clock? - frame.at);
+        let place = self.frames.partition_point(|frame| frame.at <= at);
+        let here = ahead(self.frames.get(place.checked_sub(1)?)?)?;
+        let near = |frame: &&Frame| (frame.at - at).abs() < AROUND;
+        // a step of the clock against file time is a cut: what lies behind it says nothing here
+        let up_to_a_cut = |last: &mut f64, frame: &Frame| {
+            let now = ahead(frame)?;
+            let step = (now - std::mem::replace(last, now)).abs();
+            (step < TOLERANCE).then_some(now)
+        };
+        let (before, after) = self.frames.split_at(place);
+        let before = before.iter().rev().take_while(near);
+        let mut around: Vec<f64> = before.scan(here, up_to_a_cut).collect();
+        around.extend(after.iter().take_while(near).scan(here, up_to_a_cut));
+        around.sort_by(f64::total_cmp);
+        around.get(around.len() / 2).copied()
     }
 
     /// The median of [`Self::sound_offsets`].
@@ -410,6 +431,17 @@ mod tests {
         let white = (0..25).map(|n| (1.0 + f64::from(n) * 0.04, None));
         let blank = footage(second(1e9, 0.0).chain(white).chain(second(1e9 + 2.0, 2.0)));
         assert!((blank.missing() - 1.0).abs() < 0.05, "{:?}", blank.holes());
+    }
+
+    #[test]
+    fn a_beep_is_held_against_the_frames_on_its_side_of_a_cut() {
+        let mut cut = footage(second(1e9, 0.0).chain(second(1e9 + 4.02, 1.0)));
+        // one frame was painted late
+        cut.frames[27].clock = cut.frames[26].clock;
+        cut.beeps = vec![0.96, 1.08];
+        let offsets = cut.sound_offsets();
+        assert!((offsets[0] + 0.04).abs() < 1e-6, "{offsets:?}");
+        assert!((offsets[1] - 0.1).abs() < 1e-6, "{offsets:?}");
     }
 
     #[test]
