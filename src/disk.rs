@@ -3,9 +3,10 @@
 //! that holds the name is flushed too.
 
 use crate::random;
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// How the names of unfinished files begin; whoever lists a folder leaves these out.
 pub const UNFINISHED: &str = ".tmp-";
@@ -111,6 +112,26 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(cause) => Err(cause),
     }
+}
+
+/// Deletes the files in `folder` and below that are `unfinished` by name and were not written to for `age`: whoever began
+/// them was killed. Answers how many.
+pub fn sweep(folder: &Path, age: Duration, unfinished: &dyn Fn(&str) -> bool) -> usize {
+    let is_abandoned = |entry: &DirEntry, data: &Metadata| {
+        let name = entry.file_name();
+        let old = |at: SystemTime| at.elapsed().is_ok_and(|since| since >= age);
+        unfinished(&name.to_string_lossy()) && data.modified().is_ok_and(old)
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let swept = entries.map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => sweep(&entry.path(), age, unfinished),
+        // What cannot be deleted is tried again by the next sweep.
+        Ok(data) if data.is_file() && is_abandoned(&entry, &data) => {
+            usize::from(fs::remove_file(entry.path()).is_ok())
+        }
+        _ => 0,
+    });
+    swept.sum()
 }
 
 /// Makes the names in `folder` durable.

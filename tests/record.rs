@@ -1,18 +1,22 @@
 //! The recorder as a plain process: what a page shows is recorded to the frame, and each of its children may be killed.
 //! Judged by the frames of the video, which say at which moment of the wall clock they were shown.
 
+use crate::support::controller::{Controller, USER};
+use crate::support::docker::recording_image;
 use crate::support::frames::{self, Footage};
 use crate::support::hours::Chunk;
 use crate::support::openvidu::{Order, environment};
 use crate::support::page::{Page, SECRET};
 use crate::support::secrets;
-use crate::support::stage::leave_out;
+use crate::support::stage::{leave_out, seconds_now};
 use crate::support::wait;
 use ov2_ha_recorder::join::{GrowingFile, Options};
 use ov2_ha_recorder::model::ids::{RecordingId, TakeId};
 use ov2_ha_recorder::model::timeline::GapMode;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -56,7 +60,7 @@ async fn a_page_is_recorded_to_the_frame_and_finished_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ffmpeg_killed_loses_less_than_a_second() {
-    let (footage, stage) = killed("ses_ffmpeg", "ffmpeg", "libx264").await;
+    let (footage, stage) = killed("ses_ffmpeg", "capture", "ffmpeg", "libx264").await;
     println!("ffmpeg killed: {:.2} s missing", footage.missing());
     assert!(
         footage.missing() < 0.7 + SLACK,
@@ -68,7 +72,7 @@ async fn ffmpeg_killed_loses_less_than_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chrome_killed_is_back_within_seconds_and_the_video_shows_it() {
-    let (footage, _) = killed("ses_chrome", "chromium", "remote-debugging-pipe").await;
+    let (footage, _) = killed("ses_chrome", "browser", "chromium", "remote-debugging-pipe").await;
     println!("Chrome killed: {:.2} s missing", footage.missing());
     assert!(
         footage.missing() < 3.0 + SLACK,
@@ -79,7 +83,7 @@ async fn chrome_killed_is_back_within_seconds_and_the_video_shows_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xvfb_killed_takes_the_rest_along_and_all_are_back() {
-    let (footage, _) = killed("ses_xvfb", "Xvfb", "").await;
+    let (footage, _) = killed("ses_xvfb", "display", "Xvfb", "").await;
     println!("Xvfb killed: {:.2} s missing", footage.missing());
     assert!(
         footage.missing() < 4.0 + SLACK,
@@ -90,7 +94,7 @@ async fn xvfb_killed_takes_the_rest_along_and_all_are_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pulseaudio_killed_costs_seconds_and_sound_is_back() {
-    let (footage, _) = killed("ses_pulse", "pulseaudio", "").await;
+    let (footage, _) = killed("ses_pulse", "audio", "pulseaudio", "").await;
     println!("PulseAudio killed: {:.2} s missing", footage.missing());
     assert!(
         footage.missing() < 4.0 + SLACK,
@@ -146,16 +150,17 @@ async fn sound_and_picture_stay_together_over_ten_lost_recorders() {
     let offsets = footage.sound_offsets();
     println!("sound comes later than the picture by {offsets:.3?} s");
     assert!(offsets.len() >= 15, "{offsets:?}");
-    // a browser that starts on a busy machine may draw late; what the video adds would add up
-    let median = |part: &[f64]| {
-        let mut part = part.to_vec();
-        part.sort_by(f64::total_cmp);
-        part[part.len() / 2]
-    };
-    let (early, late) = offsets.split_at(offsets.len() / 2);
-    let (early, late) = (median(early), median(late));
-    assert!((early - late).abs() <= 0.040, "{early} s, then {late} s");
-    assert!(late.abs() < 0.1, "{offsets:?}");
+    let is_within = |bound: f64| offsets.iter().filter(move |offset| offset.abs() <= bound);
+    // the page's own sound may be late for a moment where others want the processor too
+    assert_eq!(
+        is_within(0.040 + 0.030).count(),
+        offsets.len(),
+        "{offsets:?}"
+    );
+    assert!(
+        is_within(0.040).count() * 10 >= offsets.len() * 9,
+        "{offsets:?}"
+    );
     stage.is_what_openvidu_expects();
 }
 
@@ -250,6 +255,7 @@ async fn recording_itself_costs_little_beside_what_its_children_need() {
     recorder.grows_for(Duration::from_secs(8)).await;
     let share = (processor_seconds(pid) - before) / begin.elapsed().as_secs_f64();
     let resident = resident_kilobytes(pid);
+    stage.has_a_fresh_preview();
     println!("{:.2} % of a core, {resident} KiB resident", share * 100.0);
     // an unoptimized build
     assert!(share < 0.08, "{share} of a core");
@@ -299,21 +305,27 @@ async fn a_child_that_keeps_dying_ends_the_run_which_keeps_what_it_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_costs_what_it_did_not_take_and_recording_goes_on() {
-    let stage = Stage::set("ses_full").await;
-    let disk = match Disk::mount(&stage, "size=40m") {
+    let mut stage = Stage::set("ses_full").await;
+    let disk = match Disk::in_memory(&stage, "size=40m") {
         Ok(disk) => disk,
         Err(why) => return leave_out("a_full_disk", &why),
     };
+    let watch = stage.watched().await;
     let mut recorder = stage.start().await;
     recorder.grows_for(Duration::from_secs(3)).await;
     let filler = stage.file("filler");
     // it ends for want of space
     let _ = fs::write(&filler, vec![1; 40 << 20]);
-    let is_told = || stage.log().contains("cannot write chunks");
-    wait::until_true("the disk's end", Duration::from_secs(10), is_told).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let is_told = |report: &Value| has_trouble(report, "disk", "No space left on device");
+    let took = watch.sees("the full disk", is_told).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let so_far = stage.footage();
+    assert_eq!(so_far.decode_errors, Vec::<String>::new());
+    assert!(so_far.duration > 2.0, "{} s", so_far.duration);
     fs::remove_file(&filler).unwrap();
     recorder.grows_for(Duration::from_secs(5)).await;
+    let is_well = |report: &Value| report["troubles"] == serde_json::json!([]);
+    watch.sees("the room", is_well).await;
     let (status, _) = recorder.stop().await;
     assert!(status.success(), "{}", stage.log());
     let footage = stage.footage();
@@ -332,7 +344,7 @@ async fn a_full_disk_costs_what_it_did_not_take_and_recording_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_written_is_named() {
     let stage = Stage::set("ses_readonly").await;
-    let disk = match Disk::mount(&stage, "ro") {
+    let disk = match Disk::in_memory(&stage, "ro") {
         Ok(disk) => disk,
         Err(why) => return leave_out("a_folder_that_cannot_be_written", &why),
     };
@@ -346,27 +358,214 @@ async fn a_folder_that_cannot_be_written_is_named() {
     drop(disk);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_turns_read_only_is_told_and_recording_goes_on_when_it_is_back() {
+    let mut stage = Stage::set("ses_broken").await;
+    let mut disk = match Disk::that_can_break(&stage) {
+        Ok(disk) => disk,
+        Err(why) => return leave_out("a_disk_that_turns_read_only", &why),
+    };
+    let watch = stage.watched().await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(6)).await;
+    if let Err(why) = disk.break_down() {
+        return leave_out("a_disk_that_turns_read_only", &why);
+    }
+    let is_told = |report: &Value| has_trouble(report, "disk", "Read-only file system");
+    let took = watch.sees("the broken disk", is_told).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let so_far = stage.footage();
+    assert_eq!(so_far.decode_errors, Vec::<String>::new());
+    assert!(so_far.duration > 4.0, "{} s", so_far.duration);
+    disk.repair().unwrap();
+    recorder.grows_for(Duration::from_secs(6)).await;
+    let is_well = |report: &Value| report["troubles"] == serde_json::json!([]);
+    watch.sees("the repaired disk", is_well).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    println!("disk broken: {:.2} s missing", footage.missing());
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert!(
+        footage.missing() < 6.0 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+    let gaps = stage.timeline()["gaps"].clone();
+    assert_eq!(gaps[0]["cause"], "the disk took nothing", "{gaps}");
+    stage.is_what_openvidu_expects();
+}
+
 /// A file system of its own in the recording's folder; gone when dropped.
-struct Disk(PathBuf);
+struct Disk {
+    at: PathBuf,
+    image: PathBuf,
+    /// The devices that the image was mounted from, the last one now.
+    devices: Vec<String>,
+}
 
 impl Disk {
-    fn mount(stage: &Stage, options: &str) -> Result<Self, String> {
+    fn at(stage: &Stage) -> Self {
         let at = stage.file("");
         fs::create_dir_all(&at).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at);
-        let said = mount.output().map_err(|cause| cause.to_string())?;
-        match said.status.success() {
-            true => Ok(Self(at)),
-            false => Err(String::from_utf8_lossy(&said.stderr).trim().to_owned()),
+        Self {
+            at,
+            image: stage.folder.path().join("disk"),
+            devices: Vec::new(),
         }
+    }
+
+    fn in_memory(stage: &Stage, options: &str) -> Result<Self, String> {
+        let disk = Self::at(stage);
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
+        said(mount.arg(&disk.at)).map(|_| disk)
+    }
+
+    /// An ext4, which turns read-only by itself when it meets an error.
+    fn that_can_break(stage: &Stage) -> Result<Self, String> {
+        let mut disk = Self::at(stage);
+        let image = fs::File::create(&disk.image).map_err(|cause| cause.to_string())?;
+        image
+            .set_len(256 << 20)
+            .map_err(|cause| cause.to_string())?;
+        said(Command::new("mkfs.ext4").arg("-q").arg(&disk.image))?;
+        disk.attach()?;
+        Ok(disk)
+    }
+
+    fn attach(&mut self) -> Result<(), String> {
+        let mut losetup = Command::new("losetup");
+        let device = said(losetup.args(["--find", "--show"]).arg(&self.image))?;
+        self.devices.push(device.clone());
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-o", "errors=remount-ro", &device])
+            .arg(&self.at);
+        said(&mut mount).map(drop)
+    }
+
+    /// Has its driver meet an error, once everything written is on the image.
+    fn break_down(&self) -> Result<(), String> {
+        said(Command::new("sync").arg("--file-system").arg(&self.at))?;
+        let device = self.devices.last().and_then(|path| path.rsplit('/').next());
+        let trigger = format!(
+            "/sys/fs/ext4/{}/trigger_fs_error",
+            device.unwrap_or_default()
+        );
+        fs::write(&trigger, "1").map_err(|cause| format!("{trigger}: {cause}"))
+    }
+
+    /// What an operator does: the broken one goes away, the repaired one is mounted in its place.
+    fn repair(&mut self) -> Result<(), String> {
+        said(Command::new("umount").arg("--lazy").arg(&self.at))?;
+        self.attach()
+    }
+}
+
+/// What a command prints, or what it complained of.
+fn said(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .output()
+        .map_err(|cause| format!("{command:?}: {cause}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr)),
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+        for device in &self.devices {
+            let _ = Command::new("losetup").args(["--detach", device]).status();
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_crashes_or_hangs_is_shown_again_and_counted() {
+    let mut stage = Stage::set("ses_page").await;
+    let watch = stage.watched().await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(4)).await;
+    recorder.signal_renderers("KILL");
+    let is_loaded_again = |report: &Value| report["restarts"]["page"] == 1;
+    watch.sees("the crashed page", is_loaded_again).await;
+    recorder.grows_for(Duration::from_secs(4)).await;
+    recorder.signal_renderers("STOP");
+    let is_replaced = |report: &Value| report["restarts"]["browser"] == 1;
+    watch.sees("the hanging page", is_replaced).await;
+    recorder.grows_for(Duration::from_secs(6)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert!(
+        seconds_now() - footage.last_clock() < 5.0,
+        "the page was not shown again"
+    );
+    // what is not answered for 12 s, and twice a few seconds until the page is there again
+    let missing = footage.missing() + footage.longest_stall();
+    assert!(
+        missing < 12.0 + 6.0 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_cannot_be_had_is_tried_until_it_can() {
+    let mut stage = Stage::set("ses_away").await;
+    let watch = stage.watched().await;
+    stage.page.go_away();
+    let mut recorder = stage.start().await;
+    let is_told = |report: &Value| {
+        has_trouble(report, "page", "the page cannot be loaded") && report["restarts"]["page"] != 0
+    };
+    watch.sees("the missing page", is_told).await;
+    stage.page.come_back();
+    let is_well = |report: &Value| report["troubles"] == serde_json::json!([]);
+    watch.sees("the page", is_well).await;
+    recorder.grows_for(Duration::from_secs(4)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    assert!(
+        seconds_now() - footage.last_clock() < 4.0,
+        "the page is not shown"
+    );
+    stage.keeps_the_secret();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_come_late_are_counted_and_ffmpeg_that_hangs_is_replaced() {
+    let mut stage = Stage::set("ses_slow").await;
+    stage.settings.push(("HEARTBEAT_INTERVAL", "1".into()));
+    let watch = stage.watched().await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    recorder.signal_child("ffmpeg", "libx264", "STOP");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    recorder.signal_child("ffmpeg", "libx264", "CONT");
+    let are_late = |report: &Value| report["lateFrames"].as_u64().is_some_and(|late| late > 0);
+    watch.sees("late frames", are_late).await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    recorder.signal_child("ffmpeg", "libx264", "STOP");
+    let is_replaced = |report: &Value| report["restarts"]["capture"] == 1;
+    let took = watch.sees("the hanging ffmpeg", is_replaced).await;
+    assert!(took.as_secs_f64() < 3.0 + 1.0 + SLACK, "{took:?}");
+    recorder.grows_for(Duration::from_secs(3)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert!(
+        footage.missing() < 4.5 + SLACK,
+        "{}",
+        frames::describe(&footage.holes())
+    );
 }
 
 #[test]
@@ -387,12 +586,50 @@ fn other_modes_without_the_base_images_entry_point_say_what_is_missing() {
     );
 }
 
-/// Records for a while, kills the child `name` whose arguments hold `mark`, goes on for a while, stops.
-async fn killed(id: &str, name: &str, mark: &str) -> (Footage, Stage) {
-    let stage = Stage::set(id).await;
+#[test]
+fn other_modes_are_handed_to_the_base_images_entry_point_as_they_came() {
+    let image = match recording_image() {
+        Ok(image) => image,
+        Err(why) => return leave_out("other_modes_are_handed_to_the_base_image", &why),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("entrypoint.sh");
+    fs::write(&script, "#!/bin/bash\nenv; echo \"$# arguments\"; exit 7\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let bind = |from: &std::path::Path, to: &str| format!("{}:{to}:ro", from.display());
+    for mode in [
+        "CONTAINER_WORKING_MODE=BROADCAST",
+        "HEADLESS_CHROME_ONLY=true",
+    ] {
+        let url = format!("URL=https://page/?secret={SECRET}");
+        let said = Command::new("docker")
+            .args(["run", "--rm", "--network", "none", "-e", mode, "-e", &url])
+            .args(["-v", &bind(&script, "/entrypoint.sh")])
+            .args(["-v", &bind(&program(), "/usr/local/bin/ov2-ha-recorder")])
+            .arg(&image)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&said.stdout);
+        assert_eq!(said.status.code(), Some(7), "{text}");
+        for expected in [mode, url.as_str(), "0 arguments"] {
+            assert!(
+                text.lines().any(|line| line == expected),
+                "{expected}: {text}"
+            );
+        }
+    }
+}
+
+/// Records for a while, kills the child `name` whose arguments hold `mark`, sees it counted as `part`, goes on for a
+/// while, stops.
+async fn killed(id: &str, part: &str, name: &str, mark: &str) -> (Footage, Stage) {
+    let mut stage = Stage::set(id).await;
+    let watch = stage.watched().await;
     let mut recorder = stage.start().await;
     recorder.grows_for(Duration::from_secs(7)).await;
     recorder.kill_child(name, mark);
+    let is_counted = |report: &Value| report["restarts"][part] == 1;
+    watch.sees("the restart", is_counted).await;
     recorder.grows_for(Duration::from_secs(12)).await;
     let (status, _) = recorder.stop().await;
     assert!(status.success(), "{}", stage.log());
@@ -400,6 +637,35 @@ async fn killed(id: &str, name: &str, mark: &str) -> (Footage, Stage) {
     assert_eq!(footage.decode_errors, Vec::<String>::new());
     stage.is_what_openvidu_expects();
     (footage, stage)
+}
+
+/// A controller that the recorders of one stage report to.
+struct Watch {
+    controller: Controller,
+    _folder: tempfile::TempDir,
+    session: String,
+}
+
+impl Watch {
+    /// Waits until the last report that the controller has is as `seen` wants it; how long that took.
+    async fn sees(&self, what: &str, seen: impl Fn(&Value) -> bool) -> Duration {
+        let path = format!("/api/sessions/{}", self.session);
+        let (took, ()) = wait::until(what, Duration::from_secs(30), || async {
+            let session = self.controller.get(&path).await;
+            seen(&session["report"]).then_some(())
+        })
+        .await;
+        println!("the controller knows of {what} after {took:?}");
+        took
+    }
+}
+
+/// Whether a report names a trouble of this kind, in these words.
+fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
+    let troubles = report["troubles"].as_array();
+    troubles.into_iter().flatten().any(|trouble| {
+        trouble["kind"] == kind && trouble["message"].as_str().unwrap().contains(words)
+    })
 }
 
 /// What is tried and measured: the program that was just built, or the one that `OV2_PROGRAM` names.
@@ -433,6 +699,24 @@ impl Stage {
             _turn: Some(turn),
             folder: tempfile::tempdir().unwrap().into(),
             created_at: 1_795_577_569_120,
+        }
+    }
+
+    /// Starts a controller for the recorders of this stage.
+    async fn watched(&mut self) -> Watch {
+        let folder = tempfile::tempdir().unwrap();
+        let recordings = folder.path().join("recordings");
+        let settings = [("HA_RUNTIME", "process")];
+        let controller = Controller::start(&program(), folder.path(), &recordings, &settings).await;
+        self.settings.extend([
+            ("HA_CONTROLLER_PORT", controller.port.to_string()),
+            ("HA_CONTROLLER_USERNAME", USER.to_owned()),
+            ("HA_CONTROLLER_PASSWORD", controller.password.clone()),
+        ]);
+        Watch {
+            controller,
+            _folder: folder,
+            session: self.order.id.clone(),
         }
     }
 
@@ -557,6 +841,15 @@ impl Stage {
         assert!(width.contains("480"), "{width}");
     }
 
+    /// What the page looked like a moment ago.
+    fn has_a_fresh_preview(&self) {
+        let preview = self.file(&format!("{}.preview.jpg", self.order.id));
+        let data = fs::metadata(&preview).unwrap();
+        let age = data.modified().unwrap().elapsed().unwrap_or_default();
+        assert!(age.as_secs_f64() < 5.0 + SLACK, "{age:?}");
+        assert!(data.len() <= 20_000, "{} bytes", data.len());
+    }
+
     /// The frame rate is constant, over gaps too, and neither track starts late.
     fn is_even_and_starts_at_zero(&self) {
         let numbers = |entries: &str| -> Vec<f64> {
@@ -645,26 +938,82 @@ impl Recorder {
 
     /// Kills such a child if it is there.
     fn kill_any(&self, name: &str, mark: &str) -> bool {
-        let parent = format!("PPid:\t{}\n", self.process.id());
-        let found: Vec<String> = fs::read_dir("/proc")
+        let found = self.children(name, mark);
+        assert!(found.len() < 2, "{name}: {found:?}");
+        found.iter().all(|pid| signal(pid, "KILL")) && !found.is_empty()
+    }
+
+    fn children(&self, name: &str, mark: &str) -> Vec<String> {
+        let ours = self.process.id().to_string();
+        self.below(|it| it.parent == ours && it.name == name && it.says(mark))
+    }
+
+    /// Signals the one such child.
+    fn signal_child(&self, name: &str, mark: &str, with: &str) {
+        let found = self.children(name, mark);
+        assert_eq!(found.len(), 1, "{name}");
+        assert!(signal(&found[0], with));
+    }
+
+    /// Signals the processes in which pages live.
+    fn signal_renderers(&self, with: &str) {
+        let found = self.below(|it| it.says("--type=renderer"));
+        assert!(!found.is_empty(), "no page is shown");
+        // one that nobody needed may end by itself meanwhile
+        assert!(found.iter().filter(|pid| signal(pid, with)).count() > 0);
+    }
+
+    /// The processes below the recorder that `wanted` picks, by their numbers.
+    fn below(&self, wanted: impl Fn(&Below) -> bool) -> Vec<String> {
+        let all: BTreeMap<String, Below> = fs::read_dir("/proc")
             .unwrap()
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|pid| {
-                let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-                let status = String::from_utf8_lossy(&read("status")).into_owned();
-                let arguments = String::from_utf8_lossy(&read("cmdline")).into_owned();
-                status.contains(&parent)
-                    && status.starts_with(&format!("Name:\t{name}\n"))
-                    && arguments.contains(mark)
-            })
+            .filter_map(|pid| Below::read(&pid).map(|it| (pid, it)))
             .collect();
-        assert!(found.len() < 2, "{name}: {found:?}");
-        found.first().is_some_and(|pid| {
-            let mut kill = Command::new("kill");
-            kill.args(["-KILL", pid]).status().unwrap().success()
+        let ours = self.process.id().to_string();
+        let is_ours = |it: &Below| {
+            let up = std::iter::successors(Some(it), |it| all.get(&it.parent));
+            up.take(20).any(|it| it.parent == ours)
+        };
+        let picked = all.iter().filter(|(_, it)| is_ours(it) && wanted(it));
+        picked.map(|(pid, _)| pid.clone()).collect()
+    }
+}
+
+/// A process.
+struct Below {
+    name: String,
+    parent: String,
+    arguments: String,
+}
+
+impl Below {
+    fn read(pid: &str) -> Option<Self> {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).ok();
+        let status = String::from_utf8_lossy(&read("status")?).into_owned();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim().to_owned())
+        };
+        Some(Self {
+            name: field("Name:")?,
+            parent: field("PPid:")?,
+            arguments: String::from_utf8_lossy(&read("cmdline")?).into_owned(),
         })
     }
+
+    fn says(&self, mark: &str) -> bool {
+        self.arguments.contains(mark)
+    }
+}
+
+fn signal(pid: &str, with: &str) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args([&format!("-{with}"), pid])
+        .status()
+        .unwrap()
+        .success()
 }
 
 impl Drop for Recorder {

@@ -2,6 +2,7 @@
 //! finished video was found to hold, byte for byte. What could not be verified stays, and is reported.
 
 use super::{Controller, Which};
+use crate::join::beside::Beside;
 use crate::model::session::{Session, State};
 use log::{info, warn};
 use std::time::Duration;
@@ -17,6 +18,7 @@ impl Controller {
                 continue;
             };
             self.delete_chunks(&session).await;
+            Beside::new(&self.0.settings.recording_path, &id).sweep();
             match self.forget(&id) {
                 Ok(_) => removed += 1,
                 Err(cause) => warn!(session:% = id; "an ended session was not removed: {cause}"),

@@ -1,8 +1,8 @@
 //! The last second: what OpenVidu reads when the container has gone. The video itself is finished elsewhere; here `.info`,
 //! thumbnail and timeline are laid beside it, and everything is made readable for the one who serves it.
 
-use super::info_json;
-use crate::disk::{self, Draft};
+use super::{PART, info_json};
+use crate::disk::{self, Draft, UNFINISHED};
 use crate::model::ids::RecordingId;
 use crate::model::timeline::Timeline;
 use serde_json::Value;
@@ -15,6 +15,10 @@ use std::time::Duration;
 
 /// How long making a thumbnail from the video may take.
 const THUMBNAIL: Duration = Duration::from_secs(5);
+/// Nobody writes a file for so long without a byte: whoever began it was killed.
+const ABANDONED: Duration = Duration::from_secs(600);
+/// What ffmpeg adds to the name of a picture that it has not finished.
+const HALF_A_PICTURE: &str = ".preview.jpg.tmp";
 /// How wide a thumbnail is.
 pub const WIDTH: u32 = 480;
 
@@ -127,7 +131,21 @@ impl Beside {
         // Last: where it is, everything is.
         write_readable(&self.info(), info.as_bytes())?;
         make_readable(&self.folder);
+        self.sweep();
         Ok(())
+    }
+
+    /// Deletes what those left half done here who were killed in the middle of it.
+    pub fn sweep(&self) {
+        let unfinished = |name: &str| {
+            name.starts_with(UNFINISHED)
+                || (name.starts_with('.') && name.ends_with(PART))
+                || name.ends_with(HALF_A_PICTURE)
+        };
+        let swept = disk::sweep(&self.folder, ABANDONED, &unfinished);
+        if swept > 0 {
+            log::info!(recording:% = self.recording, files = swept; "half-written files that nobody goes on with were deleted");
+        }
     }
 
     async fn make_thumbnail(&self, video: &Path) {
@@ -224,6 +242,35 @@ mod tests {
         let other = json!({"id": "ses_A", "createdAt": 2, "status": "started"});
         beside.begin(Some(&other)).unwrap();
         assert_eq!(read(), other);
+    }
+
+    #[test]
+    fn what_was_left_half_done_is_swept_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("ses_A");
+        let old = [
+            ".tmp-0123",
+            "chunks/1/.tmp-4567",
+            ".video.mp4.r1.part",
+            "ses_A.preview.jpg.tmp",
+        ];
+        let kept = [
+            ".recording.ses_A",
+            "video.mp4",
+            "chunks/1/r1/0001.mp4",
+            ".tmp-young",
+        ];
+        for name in old.iter().chain(&kept) {
+            let path = folder.join(name);
+            fs::create_dir_all(disk::parent(&path)).unwrap();
+            let file = fs::File::create(&path).unwrap();
+            let age = if name.ends_with("young") { 0 } else { 601 };
+            let then = std::time::SystemTime::now() - Duration::from_secs(age);
+            file.set_modified(then).unwrap();
+        }
+        beside(root.path()).sweep();
+        assert!(old.iter().all(|name| !folder.join(name).exists()));
+        assert!(kept.iter().all(|name| folder.join(name).exists()));
     }
 
     #[test]

@@ -9,12 +9,11 @@ use super::place::{Gap, Placement, Reel, Strand};
 use super::silence::Packet;
 use super::source::{self, Chunk, Found, Trouble, Window};
 use super::table::Table;
-use super::{ChunkSource, JoinError, Malformed, Options, Origin};
+use super::{ChunkSource, JoinError, Malformed, Options, Origin, PART};
 use crate::clock::Timestamp;
 use crate::model::timeline::Timeline;
 use log::warn;
 use mp4_atom::{Moof, Prft, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples};
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -84,6 +83,17 @@ impl GrowingFile {
         })
     }
 
+    /// Opens the video anew: where its file system was taken away and came back, what was open leads nowhere any more.
+    ///
+    /// # Errors
+    /// When the file system refuses; nothing can be appended before it was opened.
+    pub fn reopen(&mut self) -> Result<(), JoinError> {
+        // closed first, for it holds the lock
+        self.open = None;
+        self.open = take_up(&self.path, &self.options)?;
+        Ok(())
+    }
+
     /// Where the video lies.
     pub fn path(&self) -> &Path {
         &self.path
@@ -106,16 +116,6 @@ impl GrowingFile {
     /// The bytes of the file.
     pub fn bytes(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.end)
-    }
-
-    /// Has the system begin to write to the disk what was appended behind `from`, so that the end has less to wait for.
-    /// Answers up to where that is.
-    pub(super) fn begin_flush(&self, from: u64) -> u64 {
-        let Some(open) = &self.open else { return from };
-        let (at, len) = (from as i64, open.end.saturating_sub(from) as i64);
-        // it only advises, and where it does nothing the end takes longer
-        let _ = posix_fadvise(&open.file, at, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        open.end
     }
 
     /// Says why the next gap, if there will be one, has come about.
@@ -269,10 +269,10 @@ impl GrowingFile {
         match &mut self.open {
             Some(open) => {
                 let added = open.add(init, head, media, origin, self.cause.clone(), &self.path)?;
-                if added {
+                if added == Added::AfterAGap {
                     self.cause = None;
                 }
-                Ok(added)
+                Ok(added != Added::Nothing)
             }
             None => self.begin(init, head, media, origin),
         }
@@ -289,7 +289,7 @@ impl GrowingFile {
         let Some(reel) = Reel::begin(self.options.gap_mode, head, &init.tracks) else {
             return Ok(false);
         };
-        let part = beside(&self.path, &format!("r{}.part", origin.run));
+        let part = beside(&self.path, &format!("r{}{PART}", origin.run));
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder).map_err(JoinError::io("make the folder of", &self.path))?;
         }
@@ -397,7 +397,7 @@ fn own(file: File, path: &Path) -> Result<File, JoinError> {
         // a file system without locks
         Err(TryLockError::Error(_)) => return Ok(file),
     }
-    let part = beside(path, "taken.part");
+    let part = beside(path, &format!("taken{PART}"));
     let copy = || {
         let new = File::options()
             .read(true)
@@ -468,6 +468,15 @@ fn parameter_sets(entry: &bytes::Bytes) -> Option<Vec<u8>> {
         out.extend_from_slice(set);
     }
     Some(out)
+}
+
+/// What became of a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Added {
+    /// Nothing of it can be shown.
+    Nothing,
+    Seamlessly,
+    AfterAGap,
 }
 
 /// The file on disk and what is known of it.
@@ -585,7 +594,7 @@ impl Open {
         origin: Origin,
         cause: Option<String>,
         path: &Path,
-    ) -> Result<bool, JoinError> {
+    ) -> Result<Added, JoinError> {
         let bad = |cause| JoinError::Media {
             what: format!("a fragment of chunk {}", origin.index),
             cause,
@@ -597,7 +606,7 @@ impl Open {
             .unit(&mut next, head, media.len(), origin, cause, described)
             .map_err(bad)?
         else {
-            return Ok(false);
+            return Ok(Added::Nothing);
         };
         self.unfinish(path)?;
         let media = media.from(unit.replaced);
@@ -613,7 +622,10 @@ impl Open {
         }
         self.state.enter(next, &unit, self.end);
         self.end += unit.bytes.len() as u64 + media.len();
-        Ok(true)
+        Ok(match unit.placement.gap {
+            Some(_) => Added::AfterAGap,
+            None => Added::Seamlessly,
+        })
     }
 
     /// The number of each track's sample description, video first; one that is new is entered at the front.

@@ -1,17 +1,18 @@
 //! Joining a take from its chunk files, with no recorder at hand: the same [`GrowingFile`], fed from disk, under a
 //! temporary name until it is finished.
 
+use super::ahead::Ahead;
 use super::boxes;
 use super::growing::{self, CaughtUp, GrowingFile};
 use super::source::{Trouble, Window};
-use super::{ChunkSource, JoinError, Options, settle};
+use super::{ChunkSource, JoinError, Options, PART, settle};
 use crate::model::ids::RunNumber;
 use crate::model::timeline::Timeline;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 /// How far a join is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub fn join_chunks(
     if !chunks.is_empty() && chunks.iter().all(|chunk| is_plain(&chunk.path)) {
         return concatenate(chunks, out);
     }
-    let part = growing::beside(out, "joining.part");
+    let part = growing::beside(out, &format!("joining{PART}"));
     let _ = fs::remove_file(&part);
     let joined = join_into(chunks, &part, options, progress);
     let renamed = joined.and_then(|joined| {
@@ -78,27 +79,27 @@ fn join_into(
     let mut file = GrowingFile::open(part, options)?;
     let mut reports = Vec::with_capacity(chunks.len());
     let mut done = Progress::default();
-    let mut flushed = 0;
-    let mut chunks = chunks.into_iter().peekable();
-    while let Some(chunk) = chunks.next() {
-        if let Some(next) = chunks.peek() {
-            fetch(&next.path);
+    thread::scope(|scope| {
+        let mut ahead = Ahead::of(scope, part);
+        for (number, chunk) in chunks.iter().enumerate() {
+            if let Some(later) = chunks.get(number + READ_AHEAD) {
+                ahead.read(&later.path);
+            }
+            let mut report = file.catch_up_one(chunk.clone())?;
+            ahead.grown(file.bytes());
+            if report.fault.is_some() && is_plain(&report.source.path) {
+                report.fault = Some(
+                    "it is a plain MP4 of the earlier recorder; join those in a folder of their own"
+                        .into(),
+                );
+            }
+            done.chunks += 1;
+            done.bytes += fs::metadata(&report.source.path).map_or(0, |file| file.len());
+            reports.push(report);
+            progress(done);
         }
-        let mut report = file.catch_up_one(chunk)?;
-        if file.bytes() - flushed >= FLUSHED_AT_ONCE {
-            flushed = file.begin_flush(flushed);
-        }
-        if report.fault.is_some() && is_plain(&report.source.path) {
-            report.fault = Some(
-                "it is a plain MP4 of the earlier recorder; join those in a folder of their own"
-                    .into(),
-            );
-        }
-        done.chunks += 1;
-        done.bytes += fs::metadata(&report.source.path).map_or(0, |file| file.len());
-        reports.push(report);
-        progress(done);
-    }
+        Ok(())
+    })?;
     let finished = file.finish()?;
     Ok(Joined {
         video: finished.video,
@@ -108,16 +109,8 @@ fn join_into(
     })
 }
 
-/// How much is appended until the system is asked to write it.
-const FLUSHED_AT_ONCE: u64 = 32 << 20;
-
-/// Has the system read a chunk from the disk while the one before it is copied.
-fn fetch(path: &Path) {
-    if let Ok(file) = File::open(path) {
-        // it only advises
-        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
-    }
-}
+/// How many chunks before its turn a chunk is read from the disk.
+const READ_AHEAD: usize = 3;
 
 /// Whether the file is an MP4 that is not fragmented.
 fn is_plain(path: &Path) -> bool {

@@ -19,6 +19,7 @@
 //! Killed between any two writes it is the one or the other, with at worst half a fragment at its end, which whoever goes
 //! on cuts off. Everything needed to go on is read from the file itself.
 
+mod ahead;
 pub mod beside;
 mod boxes;
 mod check;
@@ -85,6 +86,9 @@ impl ChunkSource {
         }
     }
 }
+
+/// How the names of videos end that are not whole yet.
+const PART: &str = ".part";
 
 /// Makes a rename, or a new file, in `path`'s folder last over a loss of power.
 fn settle(path: &Path) -> io::Result<()> {
@@ -173,10 +177,9 @@ impl JoinError {
         }
     }
 
-    /// Whether the disk is full or read-only, so that the same may succeed later.
-    pub fn is_for_want_of_space(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        let kinds = [StorageFull, QuotaExceeded, ReadOnlyFilesystem];
+    /// Whether there was only no room for more.
+    pub fn is_for_want_of_room(&self) -> bool {
+        let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
         matches!(self, Self::Io { cause, .. } if kinds.contains(&cause.kind()))
     }
 }

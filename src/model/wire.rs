@@ -112,7 +112,7 @@ pub struct Report {
     pub chunks_stored: u32,
     /// Frames encoded in this run.
     pub frames: u64,
-    /// Frames that came late, were dropped or repeated.
+    /// Frames that came late, or were lost because the disk took nothing.
     pub late_frames: u64,
     /// Milliseconds by which capture is behind the wall clock.
     pub behind_ms: u64,

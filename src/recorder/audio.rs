@@ -39,7 +39,7 @@ pub(super) async fn live(stage: &Stage, dialect: &Dialect, up: &Up) -> Ended {
     up.send_replace(Some(()));
     let ended = tokio::select! {
         how = pulse.ended() => Ended::Died(how),
-        why = stage.suspected() => Ended::Anew(why),
+        why = stage.suspected() => Ended::Died(why),
         () = stage.curtain.cancelled() => Ended::Told,
     };
     up.send_replace(None);

@@ -43,8 +43,8 @@ pub(super) struct Chunks<A> {
     open: Option<Open>,
     /// A fragment was lost: nothing can be shown before one that begins with a whole picture.
     torn: bool,
-    /// The disk took nothing when it was last tried.
-    full: bool,
+    /// The disk refused something when it was last tried.
+    refused: bool,
 }
 
 struct Open {
@@ -75,7 +75,7 @@ impl<A: Audience> Chunks<A> {
             init: None,
             open: None,
             torn: false,
-            full: false,
+            refused: false,
         }
     }
 
@@ -110,11 +110,15 @@ impl<A: Audience> Chunks<A> {
             Ok(origin) => self.written(&init, fragment, origin),
             Err(cause) => {
                 let folder = self.run.folder.display();
-                let message = format!("cannot write chunks to {folder}: {cause}; free some space");
+                let help = match cause.kind() {
+                    io::ErrorKind::StorageFull => "free some space",
+                    _ => "recording goes on as soon as it can be written again",
+                };
+                let message = format!("cannot write chunks to {folder}: {cause}; {help}");
                 self.seen.trouble(TroubleKind::Disk, message);
                 self.seen.explain("the disk took nothing");
                 self.lost(&fragment);
-                (self.torn, self.full) = (true, true);
+                (self.torn, self.refused) = (true, true);
                 self.close();
             }
         }
@@ -122,7 +126,7 @@ impl<A: Audience> Chunks<A> {
 
     fn written(&mut self, init: &Arc<Init>, fragment: Fragment, origin: Origin) {
         self.torn = false;
-        if std::mem::take(&mut self.full) {
+        if std::mem::take(&mut self.refused) {
             self.seen.well(TroubleKind::Disk);
         }
         let bytes = fragment.bytes.len() as u64;
@@ -202,6 +206,7 @@ impl<A: Audience> Chunks<A> {
         if let Err(cause) = open.file.sync_all() {
             let message = format!("chunk {} may not be safe on disk: {cause}", open.key);
             self.seen.trouble(TroubleKind::Disk, message);
+            self.refused = true;
         }
         self.audience.closed(open.key, open.path);
     }

@@ -35,7 +35,7 @@ pub(super) async fn live(stage: &Stage, size: Resolution, up: &Up) -> Ended {
     up.send_replace(Some(display));
     let ended = tokio::select! {
         how = xvfb.ended() => Ended::Died(how),
-        why = stage.suspected() => Ended::Anew(why),
+        why = stage.suspected() => Ended::Died(why),
         () = stage.curtain.cancelled() => Ended::Told,
     };
     up.send_replace(None);

@@ -14,6 +14,9 @@ use tokio::sync::watch;
 /// How often a picture is taken.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// With this even a picture of pure noise has no more than 20 kB.
+const QUALITY: &str = "13";
+
 /// Takes pictures of whatever display there is until the curtain falls. That one is missing is no trouble.
 pub(super) async fn keep(
     stage: Stage,
@@ -74,7 +77,7 @@ fn arguments(order: &Order, on: Display) -> Vec<String> {
         "-c:v",
         "mjpeg",
         "-q:v",
-        "9",
+        QUALITY,
         "-threads",
         "1",
         "-f",

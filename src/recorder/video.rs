@@ -7,7 +7,9 @@ use super::run::{Fence, Run, chunks};
 use super::supervise::{End, Stage};
 use super::upload::Uploader;
 use crate::clock::Timestamp;
-use crate::join::{ChunkSource, Finished, Fragment, GrowingFile, Init, JoinError, Options, Origin};
+use crate::join::{
+    CaughtUp, ChunkSource, Finished, Fragment, GrowingFile, Init, JoinError, Options, Origin,
+};
 use crate::model::chunk::ChunkKey;
 use crate::model::wire::TroubleKind;
 use std::path::{Path, PathBuf};
@@ -82,6 +84,20 @@ pub(super) enum Close {
     Leave,
 }
 
+/// How the video stands to the chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It holds what they hold.
+    Abreast,
+    /// It misses something that is in them.
+    Behind,
+    /// It does, and could not be written when it was last tried.
+    Refused {
+        /// Whether there was only no room for more.
+        for_want_of_room: bool,
+    },
+}
+
 /// Makes the video grow.
 pub(super) struct Video {
     stage: Stage,
@@ -94,10 +110,7 @@ pub(super) struct Video {
     waiting: Arc<AtomicUsize>,
     /// Closed chunks that are not yet known to be in the video.
     closed: Vec<(ChunkKey, PathBuf)>,
-    /// The video misses something that is in a chunk.
-    behind: bool,
-    /// It could not be written when it was last tried.
-    failing: bool,
+    standing: Standing,
     /// How the last fragment is to be read.
     init: Option<Arc<Init>>,
     /// What is before this is in the video, though it may still come as a fragment.
@@ -135,8 +148,7 @@ impl Video {
             messages,
             waiting,
             closed: Vec::new(),
-            behind: true,
-            failing: false,
+            standing: Standing::Behind,
             init: None,
             caught_up: None,
         };
@@ -174,7 +186,7 @@ impl Video {
         if *close.borrow() == Close::Leave || self.fence.is_overtaken() {
             return Ok(None);
         }
-        if self.behind {
+        if self.standing != Standing::Abreast {
             self.catch_up();
         }
         self.file.finish().map(Some)
@@ -186,9 +198,11 @@ impl Video {
                 init,
                 fragment,
                 origin,
-            } if !self.behind => self.append(&init, &fragment, origin),
+            } if self.standing == Standing::Abreast => self.append(&init, &fragment, origin),
             Message::Fragment { .. } | Message::Missed => {
-                self.behind = true;
+                if self.standing == Standing::Abreast {
+                    self.standing = Standing::Behind;
+                }
                 self.try_catch_up();
             }
             Message::Closed { key, path } => {
@@ -220,15 +234,16 @@ impl Video {
     }
 
     fn failed(&mut self, cause: &JoinError) {
-        self.behind = true;
-        match cause {
-            JoinError::Media { .. } => log::error!("a fragment is not in the video: {cause}"),
-            _ => {
-                self.failing = true;
-                let message = format!("the video does not grow, its chunks do: {cause}");
-                self.stage.seen.trouble(TroubleKind::Disk, message);
-            }
+        if let JoinError::Media { .. } = cause {
+            self.standing = Standing::Behind;
+            log::error!("a fragment is not in the video: {cause}");
+            return;
         }
+        self.standing = Standing::Refused {
+            for_want_of_room: cause.is_for_want_of_room(),
+        };
+        let message = format!("the video does not grow: {cause}");
+        self.stage.seen.trouble(TroubleKind::Disk, message);
     }
 
     /// Another ffmpeg writes: why, if it is known, goes into the video with the gap before it.
@@ -240,19 +255,14 @@ impl Video {
 
     /// Catches up when nothing newer waits in memory: else what waits would come twice.
     fn try_catch_up(&mut self) {
-        if self.behind && self.waiting.load(Ordering::Relaxed) < WAITING / 2 {
+        if self.standing != Standing::Abreast && self.waiting.load(Ordering::Relaxed) < WAITING / 2
+        {
             self.catch_up();
         }
     }
 
     fn catch_up(&mut self) {
-        let last = self.file.last();
-        let missed: Vec<ChunkSource> = chunks(&self.recordings, &self.run.take)
-            .into_iter()
-            .filter(|chunk| last.is_none_or(|last| chunk.origin() >= last))
-            .collect();
-        self.explain();
-        match self.file.catch_up(&missed) {
+        match self.append_missed() {
             Ok(caught) => {
                 for chunk in caught {
                     if let Some(fault) = &chunk.fault {
@@ -260,9 +270,9 @@ impl Video {
                         log::warn!("{path} is not wholly in the video: {fault}");
                     }
                 }
-                self.behind = false;
                 self.caught_up = self.file.covers();
-                if std::mem::take(&mut self.failing) {
+                let before = std::mem::replace(&mut self.standing, Standing::Abreast);
+                if let Standing::Refused { .. } = before {
                     self.stage.seen.well(TroubleKind::Disk);
                 }
             }
@@ -270,9 +280,25 @@ impl Video {
         }
     }
 
+    fn append_missed(&mut self) -> Result<Vec<CaughtUp>, JoinError> {
+        let gone = Standing::Refused {
+            for_want_of_room: false,
+        };
+        if self.standing == gone {
+            self.file.reopen()?;
+        }
+        let last = self.file.last();
+        let missed: Vec<ChunkSource> = chunks(&self.recordings, &self.run.take)
+            .into_iter()
+            .filter(|chunk| last.is_none_or(|last| chunk.origin() >= last))
+            .collect();
+        self.explain();
+        self.file.catch_up(&missed)
+    }
+
     /// Closed chunks that the video has in full go to the upload, which may then delete them here.
     fn pass_on(&mut self) {
-        if self.behind {
+        if self.standing != Standing::Abreast {
             return;
         }
         for (key, path) in self.closed.drain(..) {

@@ -1,6 +1,8 @@
 //! The page that is recorded, served on the loopback interface as OpenVidu's dashboard would serve it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -11,6 +13,7 @@ const CLOCK: &str = include_str!("../fixtures/clock.html");
 #[derive(Debug)]
 pub struct Page {
     address: SocketAddr,
+    is_away: Arc<AtomicBool>,
     server: JoinHandle<()>,
 }
 
@@ -19,12 +22,31 @@ impl Page {
     pub async fn serve() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let is_away = Arc::new(AtomicBool::new(false));
+        let away = Arc::clone(&is_away);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream));
+                // an untaken stream ends here: the connection is closed without an answer
+                if !away.load(Ordering::Relaxed) {
+                    tokio::spawn(answer(stream));
+                }
             }
         });
-        Self { address, server }
+        Self {
+            address,
+            is_away,
+            server,
+        }
+    }
+
+    /// Lets nobody have the page any more.
+    pub fn go_away(&self) {
+        self.is_away.store(true, Ordering::Relaxed);
+    }
+
+    /// Serves again.
+    pub fn come_back(&self) {
+        self.is_away.store(false, Ordering::Relaxed);
     }
 
     /// Its address, with a secret in it as OpenVidu's has.
