@@ -1,6 +1,11 @@
 //! What the recorder and the join must reach, side by side in one run: `cargo bench --bench recording`. One line a figure;
 //! the last word of it says whether it is reached. `OV2_PROGRAM` names another program to measure, as the one that ships.
 //! Needs ffmpeg; recording needs Xvfb, PulseAudio and Chromium too.
+//!
+//! OpenVidu's own image cannot be had on every machine. Where the start is measured against it, [`STOCK`] stands in, run in
+//! our recording image: a reconstruction, in our words, of what OpenVidu's published script does until its ffmpeg records,
+//! in the same order, with the same waits, programs and options. It leaves out what only costs time there: `xvfb-run`'s
+//! cookies, the search for a free display, and the copies of its environment that are printed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
@@ -46,6 +51,12 @@ fn main() {
     }
     if sheet.wants("record") {
         runtime.block_on(record_itself(&mut sheet));
+    }
+    if sheet.wants("sound") {
+        runtime.block_on(sound(&mut sheet));
+    }
+    if sheet.wants("start") {
+        runtime.block_on(start(&mut sheet));
     }
     sheet.end();
 }
@@ -286,4 +297,173 @@ async fn record_itself(sheet: &mut Sheet) {
         25.0,
         "MiB",
     );
+}
+
+/// How far sound and picture are apart after ten lost recorders.
+async fn sound(sheet: &mut Sheet) {
+    println!("ten recorders killed, each after some seconds; every beep of the page is looked at");
+    let stage = Stage::set("ses_sound").await;
+    for _ in 0..10 {
+        let mut recorder = stage.start().await;
+        recorder.grows_for(Duration::from_secs(3)).await;
+        recorder.process.kill().unwrap();
+        recorder.process.wait().unwrap();
+    }
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(5)).await;
+    let (ended, _) = recorder.stop().await;
+    assert!(ended.success(), "{}", stage.log());
+    let offsets = stage.footage().sound_offsets();
+    println!(
+        "  {} beeps, by how many seconds they come after the picture: {offsets:.3?}",
+        offsets.len()
+    );
+    assert!(offsets.len() > 20);
+    let worst = offsets
+        .iter()
+        .map(|offset| offset.abs())
+        .fold(0.0, f64::max);
+    sheet.at_most(
+        "sound against picture, the worst beep",
+        worst * 1000.0,
+        40.0,
+        "ms",
+    );
+}
+
+/// What OpenVidu's script does from its start until its ffmpeg writes the file; `DISPLAY_NUMBER` is a free one.
+const STOCK: &str = r#"
+mkdir -p "/recordings/$VIDEO_ID"; chmod 777 "/recordings/$VIDEO_ID"
+echo "$RECORDING_JSON" > "/recordings/$VIDEO_ID/.recording.$VIDEO_ID"
+rm -rf /var/run/pulse /var/lib/pulse /root/.config/pulse
+pulseaudio -D --system --disallow-exit --disallow-module-loading
+browser=$(command -v google-chrome || command -v chromium)
+with_display() { # as xvfb-run: the browser follows when the display says that it is ready
+  trap : USR1
+  (trap '' USR1; exec Xvfb ":$DISPLAY_NUMBER" -ac -screen 0 "${RESOLUTION}x24" -noreset -nolisten tcp) &
+  wait
+  DISPLAY=:$DISPLAY_NUMBER exec "$@"
+}
+with_display "$browser" --kiosk --start-maximized --test-type --no-sandbox --disable-infobars --disable-gpu \
+  --disable-popup-blocking --window-size="${RESOLUTION/x/,}" --window-position=0,0 --no-first-run \
+  --ignore-certificate-errors --disable-dev-shm-usage --autoplay-policy=no-user-gesture-required \
+  --disable-sync --no-default-browser-check --disable-component-update --disable-background-networking \
+  --disable-default-apps --disable-features=Translate,WebRtcHideLocalIpsWithMdns "$URL" &> /xvfb.log &
+until pidof Xvfb > /dev/null; do sleep 0.1; done
+touch /stop
+exec ffmpeg -y -f alsa -i pulse -f x11grab -draw_mouse 0 -framerate "$FRAMERATE" -video_size "$RESOLUTION" \
+  -i ":$DISPLAY_NUMBER" -c:a aac -c:v libx264 -preset veryfast -crf 28 -refs 4 -qmin 4 -pix_fmt yuv420p \
+  -filter:v "fps=$FRAMERATE" "/recordings/$VIDEO_ID/$VIDEO_NAME.mp4" < /stop
+"#;
+
+/// What a viewer and OpenVidu see of a start, in seconds from the container's start.
+struct Begun {
+    /// OpenVidu finds bytes at the video's path and tells its client that recording goes on.
+    is_there: f64,
+    /// The first frame that shows the page was taken.
+    shows_page: f64,
+}
+
+/// The first seconds of a container, ours and the stand-in for OpenVidu's, by turns.
+async fn start(sheet: &mut Sheet) {
+    let image = match support::docker::recording_image() {
+        Ok(image) => image,
+        Err(why) => return println!("start: left out: {why}"),
+    };
+    println!(
+        "starts of our recorder and of the stand-in for OpenVidu's script, in the same image with the same page, by turns; medians"
+    );
+    let (mut ours, mut stock) = (Vec::new(), Vec::new());
+    for round in 0..STARTS {
+        stock.push(begin(&image, &format!("stock{round}"), Some(STOCK)).await);
+        ours.push(begin(&image, &format!("ours{round}"), None).await);
+    }
+    let of = |all: &[Begun], what: fn(&Begun) -> f64| median(all.iter().map(what).collect());
+    let there = (of(&ours, |it| it.is_there), of(&stock, |it| it.is_there));
+    let shows = (
+        of(&ours, |it| it.shows_page),
+        of(&stock, |it| it.shows_page),
+    );
+    println!(
+        "  the file has bytes: ours {:.2} s, stock {:.2} s",
+        there.0, there.1
+    );
+    println!(
+        "  its first frame of the page was taken: ours {:.2} s, stock {:.2} s",
+        shows.0, shows.1
+    );
+    sheet.at_most(
+        "start: the file is there",
+        there.0 / there.1,
+        1.2,
+        "times the stand-in's time",
+    );
+    sheet.at_most(
+        "start: the page is recorded",
+        shows.0 / shows.1,
+        1.2,
+        "times the stand-in's time",
+    );
+}
+
+/// How often each is started.
+const STARTS: usize = 5;
+
+/// Starts a container as OpenVidu does, with `script` in our program's place where there is one; stops it after some seconds.
+async fn begin(image: &str, id: &str, script: Option<&str>) -> Begun {
+    use support::docker::{Container, docker};
+    let (folder, page) = (
+        tempfile::tempdir().unwrap(),
+        support::page::Page::serve().await,
+    );
+    let order = support::openvidu::Order::of(id, &page.url());
+    let program = record::program().canonicalize().unwrap();
+    let mut create: Vec<String> = "create --network host --shm-size 536870912"
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
+    create.extend([
+        "-v".into(),
+        format!("{}:/recordings", folder.path().display()),
+    ]);
+    create.extend([
+        "-v".into(),
+        format!("{}:/usr/local/bin/ov2-ha-recorder:ro", program.display()),
+    ]);
+    let number = 300 + std::process::id() % 1000;
+    let environment = support::openvidu::environment(&order, 1_795_577_569_120);
+    let environment = environment.into_iter().chain([
+        ("DISPLAY_NUMBER", number.to_string()),
+        ("HA_CONTROLLER_PORT", "1".to_owned()),
+    ]);
+    create.extend(environment.flat_map(|(name, value)| ["-e".into(), format!("{name}={value}")]));
+    match script {
+        Some(script) => {
+            create.extend(["--entrypoint", "bash", image, "-c", script].map(str::to_owned))
+        }
+        None => create.push(image.to_owned()),
+    }
+    let container = Container(docker(&create).unwrap());
+    let video = folder.path().join(id).join(format!("{id}.mp4"));
+    let started = support::stage::seconds_now();
+    let begin = Instant::now();
+    docker(&["start", &container.0]).unwrap();
+    while !fs::metadata(&video).is_ok_and(|file| file.len() > 0) {
+        assert!(
+            begin.elapsed() < support::openvidu::PATIENCE,
+            "{}",
+            container.logs()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let is_there = begin.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    docker(&["exec", &container.0, "bash", "-c", "echo 'q' > stop"]).unwrap();
+    docker(&["wait", &container.0]).unwrap();
+    container.remove();
+    let shows_page = support::frames::Footage::read(&video).first_clock() - started;
+    Begun {
+        is_there,
+        shows_page,
+    }
 }
