@@ -1,6 +1,6 @@
 //! `recover`: videos from nothing but the chunk store. Lists the takes whose video nobody finished, and finishes them.
 
-use super::report::Form;
+use super::report::{Form, say};
 use super::{Failure, SettingsFile, exit};
 use crate::config::{Settings, Storage};
 use crate::controller::takes::Takes;
@@ -125,7 +125,7 @@ impl Recover {
     /// Says to a person at once what a program gets at the end.
     fn tell(&self, line: impl Display) {
         if !self.form.json {
-            println!("{line}");
+            say(line);
         }
     }
 

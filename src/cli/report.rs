@@ -5,7 +5,7 @@ use super::Failure;
 use clap::Args;
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 /// How a command prints; every operator's command takes it.
 #[derive(Clone, Copy, Debug, Args)]
@@ -19,11 +19,16 @@ impl Form {
     /// Prints `value` as JSON, or what `text` makes of it.
     pub(super) fn print<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) {
         if self.json {
-            println!("{:#}", serde_json::json!(value));
+            say(format_args!("{:#}", serde_json::json!(value)));
         } else {
-            println!("{}", text(value).trim_end());
+            say(text(value).trim_end());
         }
     }
+}
+
+/// Prints a line. A reader that has had enough, as `head` has, is none to complain to.
+pub(super) fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// How a check came out.

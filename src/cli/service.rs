@@ -2,7 +2,7 @@
 //! the compose file. What is found decides; nothing is remembered.
 
 use super::api::Api;
-use super::report::{Colour, Form, Paint};
+use super::report::{Colour, Form, Paint, say};
 use super::system::{Call, find};
 use super::{Failure, SettingsFile, exit};
 use clap::{Args, ValueEnum};
@@ -264,7 +264,7 @@ impl Logs {
                 let arguments = ["logs", "--tail", &lines].into_iter().chain(follow);
                 let call = Call::of("docker", arguments.chain([CONTAINER]));
                 match json {
-                    true => call.each_line(|line| println!("{}", as_json(line))),
+                    true => call.each_line(|line| say(as_json(line))),
                     false => call.show(),
                 }
             }
