@@ -10,18 +10,33 @@ say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # step "what is done" command…: runs it with its output in a file. Says so only when it takes longer than two seconds;
-# when it fails, shows the end of what it wrote.
+# when it fails, shows the end of what it wrote. Lines of steps that run beside each other tell themselves apart.
 step() {
   local what=$1 log started=$SECONDS status=0 timer
   shift
   log=$LOGS/$(tr -cs 'a-zA-Z0-9' '-' <<<"$what" | cut -c1-50).log
   { sleep 2 && say "… $what"; } & timer=$!
   "$@" >"$log" 2>&1 </dev/null || status=$?
-  if kill "$timer" 2>/dev/null; then wait "$timer" 2>/dev/null || true; else say "  done in $((SECONDS - started)) s"; fi
+  if kill "$timer" 2>/dev/null; then wait "$timer" 2>/dev/null || true; else say "  $what: $((SECONDS - started)) s"; fi
   [ "$status" = 0 ] && return
   say "FAILED: $what (exit code $status); the last lines of $log:" >&2
   tail -n "${OV2_TAIL:-60}" "$log" >&2
   return "$status"
+}
+
+# beside name command…: starts it beside what follows. joined name: waits for it and answers how it ended. What still runs
+# when the script ends, ends with it.
+declare -A BESIDE=()
+beside() {
+  set -m # a process group of its own, so that it ends with all that it started
+  { BESIDE=(); "${@:2}"; } </dev/null & BESIDE[$1]=$!
+  set +m
+  trap 'for pid in "${BESIDE[@]}"; do kill -- "-$pid" 2>/dev/null || true; done' EXIT
+}
+joined() {
+  local pid=${BESIDE[$1]}
+  unset "BESIDE[$1]"
+  wait "$pid"
 }
 
 as_root() {
@@ -141,10 +156,13 @@ proxies() {
 TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/ov2-ha-recorder/tools
 export PATH="$TOOLS/bin:$PATH"
 
-# need_crate name version: a program from crates.io, built once.
+# need_crate name version [cargo's further arguments]: a program from crates.io, built once. It only helps the tests: little
+# optimised it is there sooner; and in a folder of its own it keeps no other build waiting.
 need_crate() {
   "$TOOLS/bin/$1" --version 2>/dev/null | grep -qF "$2" && return
-  step "building $1 $2, once" cargo install "$1" --version "$2" --locked --root "$TOOLS"
+  step "building $1 $2, once" env CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=0 \
+    cargo install "$1" --version "$2" --locked --root "$TOOLS" --target-dir "$TOOLS/building-$1" "${@:3}" || return
+  rm -rf "$TOOLS/building-$1"
 }
 
 # need_python program package==version…: Python programs in an environment of their own, linked beside the other tools.
@@ -189,7 +207,7 @@ build_binary() {
   local profile=${OV2_PROFILE:-release} folder
   need_musl
   [ -n "$TARGET" ] || say "note: no musl target for Rust; the binary will need an image as new as this machine"
-  folder=$profile; [ "$profile" = dev ] && folder=debug
+  case $profile in dev) folder=debug ;; bench) folder=release ;; *) folder=$profile ;; esac
   [ "$profile" = dev ] || reproducible
   step "building ov2-ha-recorder ($profile; the first time some minutes)" \
     cargo build --manifest-path "$ROOT/Cargo.toml" --locked --profile "$profile" ${TARGET:+--target "$TARGET"} \

@@ -1,9 +1,10 @@
-//! The Debian package under a real systemd, and the controller's container: installed, started, killed, hung, upgraded,
-//! removed and purged. The package is the one that `packaging/build-deb` made (`OV2_DEB` names it).
+//! The Debian package under a real systemd: installed, upgraded from the commit before, killed, hung, removed and purged.
+//! `packaging/build-deb` makes the package (`OV2_DEB` names it) and the one before it (`OV2_DEB_BEFORE`).
 
 use crate::support::docker::docker;
 use crate::support::stage::leave_out;
 use crate::support::wait::until_true;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -78,88 +79,213 @@ impl Drop for Machine {
     }
 }
 
-/// The package, and the same one with a higher version; the second is made here by repacking.
-fn packages() -> Result<(tempfile::TempDir, String), String> {
-    let deb = std::env::var_os("OV2_DEB")
-        .map(PathBuf::from)
-        .ok_or("OV2_DEB names no package; packaging/build-deb makes one")?;
-    docker(&["image", "inspect", SYSTEMD_IMAGE]).map_err(|_| {
-        format!("the image {SYSTEMD_IMAGE} is not there; packaging/docker/build-systemd makes it")
-    })?;
-    let folder = tempfile::tempdir().unwrap();
-    let run = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program)
-            .args(arguments)
-            .current_dir(folder.path())
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{program}: {}",
-            String::from_utf8_lossy(&output.stderr)
+/// The package under trial and the one before it, in a folder that the machine sees.
+struct Packages {
+    folder: tempfile::TempDir,
+    version: String,
+}
+
+impl Packages {
+    fn find() -> Result<Self, String> {
+        let named = |name: &str| {
+            std::env::var_os(name)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        };
+        let deb =
+            named("OV2_DEB").ok_or("OV2_DEB names no package; packaging/build-deb makes one")?;
+        docker(&["image", "inspect", SYSTEMD_IMAGE]).map_err(|_| {
+            format!(
+                "the image {SYSTEMD_IMAGE} is not there; packaging/docker/build-systemd makes it"
+            )
+        })?;
+        let folder = tempfile::tempdir().unwrap();
+        let (new, old) = (folder.path().join("new.deb"), folder.path().join("old.deb"));
+        std::fs::copy(&deb, &new).unwrap();
+        let version = run(
+            "dpkg-deb",
+            &["-f".as_ref(), new.as_os_str(), "Version".as_ref()],
         );
-    };
-    std::fs::copy(&deb, folder.path().join("old.deb")).unwrap();
-    run("dpkg-deb", &["-R", "old.deb", "tree"]);
-    let control = folder.path().join("tree/DEBIAN/control");
+        match named("OV2_DEB_BEFORE") {
+            Some(before) => drop(std::fs::copy(before, old).unwrap()),
+            None => {
+                println!(
+                    "no package of the commit before (OV2_DEB_BEFORE): the upgrade is from this one's copy"
+                );
+                repack(folder.path(), &version);
+            }
+        }
+        Ok(Self { folder, version })
+    }
+}
+
+/// The package again under a version just below.
+fn repack(folder: &Path, version: &str) {
+    let (new, old, tree) = (
+        folder.join("new.deb"),
+        folder.join("old.deb"),
+        folder.join("tree"),
+    );
+    run(
+        "dpkg-deb",
+        &["-R".as_ref(), new.as_os_str(), tree.as_os_str()],
+    );
+    let control = tree.join("DEBIAN/control");
     let text = std::fs::read_to_string(&control).unwrap();
-    let version = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Version: "))
-        .unwrap()
-        .to_owned();
-    let newer = format!("{version}+next");
-    std::fs::write(
-        &control,
-        text.replace(&format!("Version: {version}"), &format!("Version: {newer}")),
-    )
-    .unwrap();
-    run("dpkg-deb", &["--root-owner-group", "-b", "tree", "new.deb"]);
-    Ok((folder, newer))
+    let lower = text.replace(
+        &format!("Version: {version}"),
+        &format!("Version: {version}~previous"),
+    );
+    std::fs::write(&control, lower).unwrap();
+    run(
+        "dpkg-deb",
+        &[
+            "--root-owner-group".as_ref(),
+            "-b".as_ref(),
+            tree.as_os_str(),
+            old.as_os_str(),
+        ],
+    );
+}
+
+fn run(program: &str, arguments: &[&OsStr]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let fault = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program}: {fault}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_package_installs_starts_comes_back_upgrades_and_goes_under_a_real_systemd() {
-    let (folder, newer) = match packages() {
+    let packages = match Packages::find() {
         Ok(found) => found,
         Err(why) => return leave_out("the package under a real systemd", &why),
     };
-    let machine = Machine::boot(folder.path()).await;
-    machine.do_("dpkg -i /packages/old.deb");
+    let machine = Machine::boot(packages.folder.path()).await;
+    machine.do_("dpkg -i /packages/new.deb");
+    is_laid_out_well(&machine);
+    goes_without_a_trace(&machine);
 
+    machine.do_("dpkg -i /packages/old.deb");
     // Without Docker the service waits for it by itself; here recorders are processes.
-    machine.do_("systemctl is-enabled ov2-ha-recorder");
-    let mode = |path: &str| machine.do_(&format!("stat -c '%a %U %G' {path}"));
-    assert_eq!(
-        mode("/etc/ov2-ha-recorder/ov2-ha-recorder.env"),
-        "640 root ov2-ha-recorder"
-    );
-    assert_eq!(
-        mode("/etc/ov2-ha-recorder/password"),
-        "640 root ov2-ha-recorder"
-    );
-    assert_eq!(
-        mode("/var/lib/ov2-ha-recorder"),
-        "750 ov2-ha-recorder ov2-ha-recorder"
-    );
-    let password = machine.do_("cat /etc/ov2-ha-recorder/password");
-    assert!(
-        password.len() >= 32,
-        "a random password of {} characters",
-        password.len()
-    );
-    machine.do_("id -nG ov2-ha-recorder | grep -qw docker");
     machine.do_("echo HA_RUNTIME=process >> /etc/ov2-ha-recorder/ov2-ha-recorder.env");
     machine.do_("mkdir -p /opt/openvidu/recordings && systemctl restart ov2-ha-recorder");
     machine.healthy("a healthy service").await;
+    let still_there = upgrades(&machine, &packages.version).await;
+    is_locked_in(&machine);
+    tells_the_journal_its_levels(&machine);
+    comes_back_from_a_kill(&machine).await;
+    comes_back_from_a_hang(&machine).await;
+    serves_its_operator(&machine).await;
+    machine.do_(&still_there);
 
+    machine.do_("dpkg -r ov2-ha-recorder");
+    assert!(machine.sh("systemctl is-active ov2-ha-recorder").is_err());
+    machine.do_("test -d /var/lib/ov2-ha-recorder/db && test -f /etc/ov2-ha-recorder/password");
+    goes_without_a_trace(&machine);
+    assert_eq!(
+        machine.do_("systemctl is-system-running || true"),
+        "running"
+    );
+}
+
+fn is_laid_out_well(machine: &Machine) {
+    machine.do_("systemctl is-enabled ov2-ha-recorder");
+    machine.do_("id -nG ov2-ha-recorder | grep -qw docker");
+    for (path, mode) in [
+        (
+            "/etc/ov2-ha-recorder/ov2-ha-recorder.env",
+            "640 root ov2-ha-recorder",
+        ),
+        ("/etc/ov2-ha-recorder/password", "640 root ov2-ha-recorder"),
+        (
+            "/var/lib/ov2-ha-recorder",
+            "750 ov2-ha-recorder ov2-ha-recorder",
+        ),
+        (
+            "/usr/share/ov2-ha-recorder/packaging/docker/build-recorder",
+            "755 root root",
+        ),
+        ("/usr/share/man/man1/ov2-ha-recorder.1.gz", "644 root root"),
+        (
+            "/usr/share/bash-completion/completions/ov2-ha-recorder",
+            "644 root root",
+        ),
+        (
+            "/usr/share/zsh/vendor-completions/_ov2-ha-recorder",
+            "644 root root",
+        ),
+        (
+            "/usr/share/fish/vendor_completions.d/ov2-ha-recorder.fish",
+            "644 root root",
+        ),
+    ] {
+        assert_eq!(
+            machine.do_(&format!("stat -c '%a %U %G' {path}")),
+            mode,
+            "{path}"
+        );
+    }
+    let settings = machine.do_("dpkg-query -W -f '${Conffiles}' ov2-ha-recorder");
+    assert!(
+        settings.contains("/etc/ov2-ha-recorder/ov2-ha-recorder.env "),
+        "{settings}"
+    );
+    let password = machine.do_("cat /etc/ov2-ha-recorder/password").len();
+    assert!(password >= 32, "a random password of {password} characters");
+}
+
+fn goes_without_a_trace(machine: &Machine) {
+    machine.do_("dpkg -P ov2-ha-recorder");
+    machine.do_("! test -e /var/lib/ov2-ha-recorder && ! test -e /etc/ov2-ha-recorder && ! getent passwd ov2-ha-recorder");
+}
+
+/// Settings, password and state are what they were. Answers the command that succeeds while the session of before is known.
+async fn upgrades(machine: &Machine, version: &str) -> String {
+    let account = "curl -sf -u recorder:$(cat /etc/ov2-ha-recorder/password) http://127.0.0.1:15443/api/sessions";
+    machine.do_(&format!("{account} -H 'Content-Type: application/json' -d '{{\"sessionId\":\"kept\",\"clientId\":\"c\",\"status\":\"paused\"}}'"));
+    let settings =
+        machine.do_("cat /etc/ov2-ha-recorder/password /etc/ov2-ha-recorder/ov2-ha-recorder.env");
+    let process = machine.show("MainPID");
+    machine.do_("dpkg -i --force-confold /packages/new.deb");
+    let installed = machine.do_("dpkg-query -W -f '${Version}' ov2-ha-recorder");
+    assert_eq!(installed, version);
+    until_true("the new program", SOON, || {
+        machine.show("MainPID") != process
+    })
+    .await;
+    machine.healthy("an upgraded service").await;
+    let after =
+        machine.do_("cat /etc/ov2-ha-recorder/password /etc/ov2-ha-recorder/ov2-ha-recorder.env");
+    assert_eq!(after, settings);
+    let still_there = format!("{account}/kept");
+    machine.do_(&still_there);
+    still_there
+}
+
+fn is_locked_in(machine: &Machine) {
     let security = machine.do_("systemd-analyze security ov2-ha-recorder --no-pager | tail -n 1");
     let score = security
         .split_whitespace()
         .find_map(|word| word.parse::<f64>().ok());
     assert!(score.is_some_and(|score| score <= 3.0), "{security}");
+}
 
-    // Killed: comes back by itself.
+fn tells_the_journal_its_levels(machine: &Machine) {
+    let knock = "curl -s -o /dev/null -u recorder:wrong http://127.0.0.1:15443/api/sessions";
+    machine.do_(knock);
+    let journal = "journalctl --no-pager -o cat -u ov2-ha-recorder -p";
+    let warned = machine.do_(&format!("{journal} warning..warning"));
+    assert!(warned.contains("access refused"), "{warned}");
+    let told = machine.do_(&format!("{journal} info..info"));
+    assert!(
+        told.lines()
+            .any(|line| line.starts_with("the controller is ready")),
+        "{told}"
+    );
+}
+
+async fn comes_back_from_a_kill(machine: &Machine) {
     let first = machine.show("MainPID");
     machine.do_("systemctl kill -s KILL ov2-ha-recorder");
     until_true("another process", SOON, || {
@@ -167,52 +293,37 @@ async fn the_package_installs_starts_comes_back_upgrades_and_goes_under_a_real_s
     })
     .await;
     machine.healthy("a service that came back").await;
+}
 
-    // Hung: the watchdog sees it. The unit's half minute is cut for the test.
+/// The watchdog sees it; the unit's half minute is cut for the test. That a hang of its inside ends the signs of life too
+/// is tried in `watchdog`, with a switch that the shipped program does not have.
+async fn comes_back_from_a_hang(machine: &Machine) {
     machine.do_("mkdir -p /run/systemd/system/ov2-ha-recorder.service.d && printf '[Service]\\nWatchdogSec=3\\nTimeoutAbortSec=2\\n' > /run/systemd/system/ov2-ha-recorder.service.d/test.conf && systemctl daemon-reload && systemctl restart ov2-ha-recorder");
     machine.healthy("a service with a short watchdog").await;
-    let second = machine.show("MainPID");
-    machine.do_(&format!("kill -STOP {second}"));
+    let hung = machine.show("MainPID");
+    machine.do_(&format!("kill -STOP {hung}"));
     until_true("a new process after a hang", SOON, || {
-        machine.show("MainPID") != second && machine.show("ActiveState") == "active"
+        machine.show("MainPID") != hung && machine.show("ActiveState") == "active"
     })
     .await;
     machine.do_("journalctl --no-pager -u ov2-ha-recorder | grep -qi watchdog");
     machine.healthy("a service that was freed").await;
     machine.do_("rm -r /run/systemd/system/ov2-ha-recorder.service.d && systemctl daemon-reload && systemctl restart ov2-ha-recorder");
     machine.healthy("a service as packaged").await;
+}
 
-    // Upgrade keeps settings, password and state.
-    let account = "curl -sf -u recorder:$(cat /etc/ov2-ha-recorder/password) http://127.0.0.1:15443/api/sessions";
-    machine.do_(&format!("{account} -H 'Content-Type: application/json' -d '{{\"sessionId\":\"kept\",\"clientId\":\"c\",\"status\":\"paused\"}}'"));
-    machine.do_("dpkg -i --force-confold /packages/new.deb");
-    assert_eq!(
-        machine.do_("dpkg-query -W -f '${Version}' ov2-ha-recorder"),
-        newer
-    );
-    machine.healthy("an upgraded service").await;
-    assert_eq!(machine.do_("cat /etc/ov2-ha-recorder/password"), password);
-    machine.do_(&format!("{account}/kept"));
+async fn serves_its_operator(machine: &Machine) {
     for command in [
         "status",
         "config",
         "test-api",
         "logs -n 5",
+        "monitor --json",
         "backup -o /tmp/b.tar.gz",
+        "clean",
     ] {
         machine.do_(&format!("ov2-ha-recorder {command}"));
     }
-    machine.do_("systemctl reload ov2-ha-recorder && ov2-ha-recorder stop && ov2-ha-recorder restore /tmp/b.tar.gz && ov2-ha-recorder start");
+    machine.do_("systemctl reload ov2-ha-recorder && ov2-ha-recorder restart && ov2-ha-recorder stop && ov2-ha-recorder restore /tmp/b.tar.gz && ov2-ha-recorder start");
     machine.healthy("a restored service").await;
-    machine.do_(&format!("{account}/kept"));
-
-    machine.do_("dpkg -r ov2-ha-recorder");
-    assert!(machine.sh("systemctl is-active ov2-ha-recorder").is_err());
-    machine.do_("test -d /var/lib/ov2-ha-recorder/db && test -f /etc/ov2-ha-recorder/password");
-    machine.do_("dpkg -P ov2-ha-recorder");
-    machine.do_("! test -e /var/lib/ov2-ha-recorder && ! test -e /etc/ov2-ha-recorder && ! getent passwd ov2-ha-recorder");
-    assert_eq!(
-        machine.do_("systemctl is-system-running || true"),
-        "running"
-    );
 }
