@@ -343,8 +343,8 @@ async fn after_the_clock_was_set_back_nobody_is_blamed_and_the_silent_are_still_
     let seconds_pass = async |seconds: u32| {
         for _ in 0..seconds {
             clock.advance(Duration::from_secs(1));
-            let path = "/recordings/a.mp4".to_owned();
-            controller.set_recording_path(&id(0), path).await.unwrap();
+            let status = controller.set_status(&id(0), Status::Recording);
+            status.await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         controller.session(&id(0)).unwrap().failovers.is_empty()

@@ -9,6 +9,7 @@ use crate::model::failover::{Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Event, Holder, Session, State};
 use crate::runtime::{Container, ContainerStatus, Happening, HappeningKind, RuntimeEvent};
+use crate::tasks;
 use futures_util::StreamExt;
 use log::{debug, info, warn};
 use std::collections::HashMap;
@@ -101,7 +102,7 @@ impl Controller {
         self.excuse_absence();
         self.reconcile().await;
         self.pass();
-        self.save();
+        tasks::block(|| self.save());
     }
 
     async fn follow_runtime(self) {
