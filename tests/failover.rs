@@ -343,7 +343,8 @@ async fn after_the_clock_was_set_back_nobody_is_blamed_and_the_silent_are_still_
     let seconds_pass = async |seconds: u32| {
         for _ in 0..seconds {
             clock.advance(Duration::from_secs(1));
-            let status = controller.set_status(&id(0), Status::Recording);
+            let changed = id(0);
+            let status = controller.set_status(&changed, Status::Recording);
             status.await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

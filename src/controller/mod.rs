@@ -583,6 +583,8 @@ impl Controller {
             if let Some(Err(cause)) = written {
                 warn!(session:% = id; "a heartbeat was not saved: {cause}");
             }
+            drop(table);
+            std::thread::yield_now();
         }
     }
 }

@@ -19,6 +19,9 @@ pub const VERSION: u32 = 1;
 
 const VERSION_KEY: &[u8] = b"version";
 
+/// Bytes that sled keeps of its files; the kernel keeps them too.
+const CACHE: u64 = 4 << 20;
+
 /// Why the database did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DbError {
@@ -103,7 +106,7 @@ impl Db {
         try_writing(data_dir).map_err(folder)?;
         let sled = sled::Config::new()
             .path(&path)
-            .cache_capacity(16 << 20)
+            .cache_capacity(CACHE)
             .flush_every_ms(Some(1_000))
             .open()
             .map_err(|cause| not_opened(&path, &cause))?;

@@ -12,7 +12,6 @@ use crate::model::session::{Particulars, Session, State, Status};
 use crate::model::wire::{
     ErrorBody, ErrorCode, Heartbeat, RecordingPath, Registration, Report, StatusChange,
 };
-use crate::tasks;
 use ::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -227,8 +226,7 @@ impl Shared {
             offset,
         });
         let views = page.sessions.into_iter().map(|session| self.view(session));
-        // Their particulars are on disk.
-        (tasks::block(|| views.collect()), page.total)
+        (views.collect(), page.total)
     }
 }
 
