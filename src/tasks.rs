@@ -67,6 +67,12 @@ impl Tasks {
         }
     }
 
+    /// The names of those that have not ended.
+    #[cfg(test)]
+    pub(crate) fn names(&self) -> Vec<String> {
+        lock(&self.running).values().cloned().collect()
+    }
+
     fn enter(&self, name: String) -> Entry {
         let mut running = lock(&self.running);
         let number = running

@@ -3,6 +3,7 @@
 use super::api::Api;
 use super::report::Form;
 use super::{Failure, SettingsFile};
+use crate::clock::Timestamp;
 use clap::Args;
 use serde_json::Value;
 
@@ -91,13 +92,18 @@ fn line(session: &Value, failover: &Value) -> String {
             format!("{:.1} s", millis as f64 / 1_000.0)
         })
     };
+    let stamp = |name: &str| Timestamp::parse(failover[name].as_str()?).ok();
+    let seen = stamp("at").zip(stamp("wellUntil"));
+    let seen = seen.map_or("-".into(), |(at, well_until)| {
+        format!("{:.1} s", at.since(well_until).as_secs_f64())
+    });
     let reason = &failover["reason"];
     let detail = reason["message"].as_str().map(|it| format!(" ({it})"));
     let code = reason["code"]
         .as_i64()
         .map(|it| format!(" (exit code {it})"));
     format!(
-        "{}  {}  run {}  {}{}  {} -> {}  started after {}  recording after {}",
+        "{}  {}  run {}  {}{}  {} -> {}  seen after {}  started after {}  recording after {}",
         text(&failover["at"]),
         text(&session["sessionId"]),
         failover["oldRun"],
@@ -105,6 +111,7 @@ fn line(session: &Value, failover: &Value) -> String {
         detail.or(code).unwrap_or_default(),
         short(&failover["oldContainer"]),
         short(&failover["newContainer"]),
+        seen,
         seconds("startMs"),
         seconds("recoveryMs"),
     )

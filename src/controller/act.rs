@@ -21,6 +21,7 @@ impl Controller {
 
     /// What has to be seen to once a recorder has registered.
     pub(super) fn attend(&self, session: &Session) {
+        self.learn_of_stop(&session.id);
         let Some(held) = session.container.clone() else {
             return;
         };
@@ -48,6 +49,7 @@ impl Controller {
 
     /// Takes up what was in flight when the controller last ended.
     pub(super) fn take_up(&self, id: &RecordingId) {
+        self.learn_of_stop(id);
         let Some(session) = self.session(id) else {
             return;
         };
@@ -91,8 +93,11 @@ impl Controller {
                 counter!("ha_recorder_containers_failed_total").increment(1);
                 let now = self.0.clock.now();
                 let current = self.session(id).unwrap_or_else(|| session.clone());
-                let cause = cause.to_string();
-                let event = self.0.policy.answer_to_failed_start(&current, &cause, now);
+                let policy = &self.0.policy;
+                let event = match &cause {
+                    RuntimeError::Unreachable { .. } => policy.answer_to_absence(&current, now),
+                    _ => policy.answer_to_failed_start(&current, &cause.to_string(), now),
+                };
                 if let Err(refused) = self.apply(id, event) {
                     info!(session:% = id; "no further try: {refused}");
                 }

@@ -28,8 +28,24 @@ impl Controller {
         !self.records_on(&session.id)
     }
 
+    /// A stop that was not heard of, because OpenVidu told it to nobody, is seen in OpenVidu's own file.
+    pub(super) fn learn_of_stop(&self, id: &RecordingId) {
+        let expected = |session: &Session| session.state.status().active();
+        if !self.session(id).is_some_and(|it| expected(&it)) {
+            return;
+        }
+        let missed = match self.sealed_status(id).as_deref() {
+            Some("stopped") => Event::StopAsked,
+            Some("ready") => Event::Sealed,
+            _ => return,
+        };
+        info!(session:% = id; "OpenVidu's file says that the recording was stopped");
+        // Refused when it has been heard of meanwhile.
+        let _ = self.apply(id, missed);
+    }
+
     /// Whether OpenVidu's own file says that it records: the status that it gave to the recorder, or has set since.
-    fn records_on(&self, id: &RecordingId) -> bool {
+    pub(super) fn records_on(&self, id: &RecordingId) -> bool {
         let status = self.sealed_status(id);
         status.is_some_and(|status| matches!(status.as_str(), "starting" | "started"))
     }
@@ -39,9 +55,17 @@ impl Controller {
         Some(self.seal_of(id)?.get("status")?.as_str()?.to_owned())
     }
 
+    /// OpenVidu's `.recording.<id>`, unless it is an earlier recording's of the same id.
     fn seal_of(&self, id: &RecordingId) -> Option<Map<String, Value>> {
         let text = std::fs::read(self.beside(id).seal()).ok()?;
-        serde_json::from_slice(&text).ok()
+        let seal: Map<String, Value> = serde_json::from_slice(&text).ok()?;
+        let made = seal.get("createdAt").and_then(Value::as_i64);
+        let take = self.session(id).and_then(|session| session.take);
+        let another = match (made, take) {
+            (Some(made), Some(take)) => take.as_str() != made.to_string(),
+            _ => false,
+        };
+        (!another).then_some(seal)
     }
 
     fn beside(&self, id: &RecordingId) -> Beside {
@@ -114,10 +138,7 @@ impl Controller {
         };
         let living = match self.0.runtime.inspect(&held.id).await {
             Ok(found) => found.is_some_and(|it| can_write(it.status)),
-            Err(cause) => {
-                warn!(session:% = id; "{cause}");
-                return false;
-            }
+            Err(cause) => return self.not_ended(id, &cause),
         };
         let how = match session.state {
             _ if !living => None,
@@ -135,16 +156,20 @@ impl Controller {
             info!(session:% = id, container:% = held.id; "the recorder is ended ({how:?})");
             match self.0.runtime.stop(&held.id, how).await {
                 Ok(()) | Err(RuntimeError::NotFound(_)) => {}
-                Err(cause) => {
-                    warn!(session:% = id; "{cause}");
-                    return false;
-                }
+                Err(cause) => return self.not_ended(id, &cause),
             }
         }
         if stopping {
             self.note_good_end(id, held).await;
         }
         true
+    }
+
+    /// Its end is tried again when OpenVidu's seal is looked for.
+    fn not_ended(&self, id: &RecordingId, cause: &RuntimeError) -> bool {
+        warn!(session:% = id; "the recorder is not ended yet: {cause}");
+        self.postpone_seal(id);
+        false
     }
 
     /// A recorder that ended with 0 has finished the video, whether or not its event was seen yet.
@@ -206,11 +231,17 @@ impl Controller {
         let stopped = self
             .seal_of(id)
             .filter(|seal| seal.get("status").is_some_and(|it| it == "stopped"));
-        if let Some(recording) = stopped
-            && let Err(cause) = self.seal_as_ready(&session, recording).await
-        {
-            error!(session:% = id; "the recording cannot be sealed and is tried again: {cause}");
-            return self.postpone_seal(id);
+        let take = self.take_of(&session);
+        let take = take.filter(|it| self.takes().video(it).is_file());
+        match (stopped, take) {
+            (None, _) => {}
+            (Some(_), None) => error!(session:% = id; "there is no video that could be sealed"),
+            (Some(recording), Some(take)) => {
+                if let Err(cause) = self.seal_as_ready(&session, &take, recording).await {
+                    error!(session:% = id; "the recording cannot be sealed and is tried again: {cause}");
+                    return self.postpone_seal(id);
+                }
+            }
         }
         if let Err(refused) = self.apply(id, Event::Sealed) {
             warn!(session:% = id; "{refused}");
@@ -220,13 +251,10 @@ impl Controller {
     async fn seal_as_ready(
         &self,
         session: &Session,
+        take: &Take,
         mut recording: Map<String, Value>,
     ) -> Result<(), String> {
-        let take = self
-            .take_of(session)
-            .ok_or("its recorder did not say which take it recorded")?;
-        let info =
-            join::info_json(&self.takes().video(&take)).map_err(|cause| cause.to_string())?;
+        let info = join::info_json(&self.takes().video(take)).map_err(|cause| cause.to_string())?;
         let info = serde_json::from_str::<Value>(&info).map_err(|cause| cause.to_string())?;
         let number = |name: &str| -> f64 {
             let value = &info["format"][name];

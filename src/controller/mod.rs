@@ -8,6 +8,8 @@ mod backup;
 mod cleanup;
 mod finish;
 mod jobs;
+#[cfg(test)]
+mod lives;
 mod measure;
 pub mod relay;
 mod sweep;
@@ -25,7 +27,7 @@ use crate::config::Settings;
 use crate::db::outbox::Outbox;
 use crate::db::sessions::Sessions;
 use crate::db::{Db, DbError};
-use crate::model::failover::{Policy, Reason};
+use crate::model::failover::{Fault, Policy, Reason};
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::session::{Event, Holder, Particulars, Refusal, Session, State, Status};
 use crate::model::wire::{
@@ -352,12 +354,14 @@ impl Controller {
         id: &RecordingId,
         message: impl Into<String>,
     ) -> Result<(), ControllerError> {
-        let reason = Reason::Requested {
-            message: message.into(),
-        };
         let now = self.0.clock.now();
         let event = Event::Lost {
-            reason,
+            fault: Fault {
+                reason: Reason::Requested {
+                    message: message.into(),
+                },
+                well_until: now,
+            },
             not_before: now,
         };
         let session = self

@@ -4,7 +4,7 @@
 
 use super::measure::Measure;
 use crate::clock::Timestamp;
-use crate::model::failover::{Policy, Seen};
+use crate::model::failover::{Fault, Policy, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Session, Status};
 use std::collections::{BTreeSet, HashMap};
@@ -191,11 +191,7 @@ impl Table {
     }
 
     /// What time alone says is wrong with a session.
-    pub(super) fn fault(
-        &self,
-        id: &RecordingId,
-        now: Timestamp,
-    ) -> Option<crate::model::failover::Reason> {
+    pub(super) fn fault(&self, id: &RecordingId, now: Timestamp) -> Option<Fault> {
         let entry = self.entries.get(id)?;
         self.policy
             .fault(&entry.session, entry.seen, self.watched_since, now)

@@ -5,7 +5,7 @@ use super::act::SealState;
 use super::{Controller, lock};
 use crate::clock::Timestamp;
 use crate::controller::table::Which;
-use crate::model::failover::{Reason, Seen};
+use crate::model::failover::{Fault, Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Event, Holder, Session, State};
 use crate::runtime::{Container, ContainerStatus, Happening, HappeningKind, RuntimeEvent};
@@ -117,7 +117,7 @@ impl Controller {
                 Some(RuntimeEvent::Connected) => {
                     let controller = self.clone();
                     self.0.tasks.spawn("list the containers", async move {
-                        controller.reconcile().await;
+                        controller.catch_up().await;
                     });
                 }
                 Some(RuntimeEvent::Happened(event)) => self.happened(event),
@@ -182,45 +182,48 @@ impl Controller {
     /// Does what is due for one session.
     pub(super) fn judge(&self, id: &RecordingId) {
         let now = self.0.clock.now();
-        let (fault, session) = {
+        let (fault, replaced_at, seal_at) = {
             let table = self.table();
-            let Some(entry) = table.get(id) else {
+            let Some(session) = table.get(id).map(|entry| &entry.session) else {
                 return;
             };
-            (table.fault(id, now), entry.session.clone())
+            let replaced_at = match session.state {
+                State::TakingOver {
+                    started_at: None,
+                    not_before,
+                    ..
+                } => Some(not_before),
+                _ => None,
+            };
+            (table.fault(id, now), replaced_at, session.seal_at)
         };
-        if let Some(reason) = fault {
-            return self.fault(id, reason);
+        if let Some(fault) = fault {
+            return self.fault(id, fault);
         }
-        if let State::TakingOver {
-            started_at: None,
-            not_before,
-            ..
-        } = session.state
-            && not_before <= now
-        {
+        if replaced_at.is_some_and(|at| at <= now) {
             self.begin_replacement(id);
         }
-        if session.seal_at.is_some_and(|at| at <= now) {
+        if seal_at.is_some_and(|at| at <= now) {
             self.begin_conclusion(id, SealState::Due);
         }
     }
 
     /// A recorder is lost: the policy says whether it is replaced or the recording given up.
-    pub(super) fn fault(&self, id: &RecordingId, reason: Reason) {
+    pub(super) fn fault(&self, id: &RecordingId, fault: Fault) {
+        self.learn_of_stop(id);
         let now = self.0.clock.now();
         let Some(session) = self.session(id) else {
             return;
         };
-        let text = reason.to_string();
-        let event = self.0.policy.answer(&session, reason, now);
+        let text = fault.reason.to_string();
+        let event = self.0.policy.answer(&session, fault, now);
         match self.apply(id, event) {
             Ok(()) => warn!(session:% = id, run:% = session.run; "recorder lost: {text}"),
             Err(refused) => debug!(session:% = id; "fault changes nothing ({text}): {refused}"),
         }
     }
 
-    fn happened(&self, event: Happening) {
+    pub(super) fn happened(&self, event: Happening) {
         let id = &event.container;
         match event.kind {
             HappeningKind::Started => {
@@ -236,7 +239,7 @@ impl Controller {
                     shown.out_of_memory = true;
                 }
             }
-            HappeningKind::Removed => self.removed(id),
+            HappeningKind::Removed => self.removed(id, event.at),
             HappeningKind::Paused => {
                 self.see(id, ContainerStatus::Paused, Seen::Frozen);
             }
@@ -246,7 +249,11 @@ impl Controller {
             HappeningKind::Health(word) if word == "unhealthy" => {
                 if let Some(session) = self.session_in(id) {
                     let message = "its health check fails".to_owned();
-                    self.fault(&session.id, Reason::Reported { message });
+                    let fault = Fault {
+                        reason: Reason::Reported { message },
+                        well_until: event.at,
+                    };
+                    self.fault(&session.id, fault);
                 }
             }
             HappeningKind::Health(_) => {}
@@ -259,7 +266,7 @@ impl Controller {
                 return;
             }
             let out_of_memory = self.see(id, ContainerStatus::Exited(code), Seen::Ended);
-            return self.ended(&session, code, out_of_memory);
+            return self.ended(&session, code, out_of_memory, at);
         }
         self.see(id, ContainerStatus::Exited(code), Seen::Ended);
         if code != 0 {
@@ -267,8 +274,8 @@ impl Controller {
         }
     }
 
-    /// The holder's first process ended.
-    fn ended(&self, session: &Session, code: i64, out_of_memory: bool) {
+    /// The holder's first process ended, at `at` or later.
+    fn ended(&self, session: &Session, code: i64, out_of_memory: bool, at: Timestamp) {
         let reason = match (code, out_of_memory) {
             (0, _) if self.end_was_wanted(session) => {
                 if self.apply(&session.id, Event::Finished).is_ok() {
@@ -279,7 +286,11 @@ impl Controller {
             (_, true) => Reason::OutOfMemory,
             (code, false) => Reason::Died { code },
         };
-        self.fault(&session.id, reason);
+        let fault = Fault {
+            reason,
+            well_until: at,
+        };
+        self.fault(&session.id, fault);
     }
 
     /// A container that recorded before anything registered from it is started again, as often as the policy allows.
@@ -336,14 +347,23 @@ impl Controller {
         })
     }
 
-    fn removed(&self, id: &ContainerId) {
+    fn removed(&self, id: &ContainerId, at: Timestamp) {
         let session = self.session_in(id);
         lock(&self.0.known).containers.remove(id);
         let Some(session) = session else {
             return;
         };
-        self.mark(&session.id, Seen::Gone);
-        self.fault(&session.id, Reason::Removed);
+        self.gone(&session.id, at);
+    }
+
+    /// The holder was removed, at `at` or later.
+    fn gone(&self, id: &RecordingId, at: Timestamp) {
+        self.mark(id, Seen::Gone);
+        let fault = Fault {
+            reason: Reason::Removed,
+            well_until: at,
+        };
+        self.fault(id, fault);
     }
 
     /// Notes what a container does; answers whether the kernel ended something in it.
@@ -406,14 +426,22 @@ impl Controller {
         }
     }
 
-    /// Holds every session against what the runtime shows now.
-    async fn reconcile(&self) {
+    /// What happened while nobody listened is seen in what is there now.
+    pub(super) async fn catch_up(&self) {
+        for (id, code) in self.reconcile().await {
+            self.died_unregistered(&id, code);
+        }
+    }
+
+    /// Holds every session against what the runtime shows now; answers the containers that ended with a failure although
+    /// OpenVidu records on, and with what code.
+    async fn reconcile(&self) -> Vec<(ContainerId, i64)> {
         let before = self.0.clock.now();
         let containers = match self.0.runtime.list().await {
             Ok(containers) => containers,
             Err(cause) => {
                 warn!("the containers cannot be listed: {cause}");
-                return;
+                return Vec::new();
             }
         };
         lock(&self.0.known).show_all(&containers);
@@ -424,6 +452,16 @@ impl Controller {
         for id in self.ids(Which::Any) {
             self.compare(&id, &containers, before);
         }
+        let failed = containers.iter().filter_map(|it| match it.status {
+            ContainerStatus::Exited(code) if code != 0 => Some((it, code)),
+            _ => None,
+        });
+        let records_on = |it: &Container| {
+            let recording = it.recording.as_ref();
+            recording.is_some_and(|id| self.records_on(id))
+        };
+        let failed = failed.filter(|(container, _)| records_on(container));
+        failed.map(|(it, code)| (it.id.clone(), code)).collect()
     }
 
     /// Gives a session that does not know its container the one that records for it.
@@ -451,14 +489,11 @@ impl Controller {
             return; // it was started after the list was read
         }
         match containers.iter().find(|it| it.id == held.id) {
-            None => {
-                self.mark(id, Seen::Gone);
-                self.fault(id, Reason::Removed);
-            }
+            None => self.gone(id, session.heartbeat_at),
             Some(container) => match container.status {
                 ContainerStatus::Exited(code) => {
                     self.mark(id, Seen::Ended);
-                    self.ended(&session, code, false);
+                    self.ended(&session, code, false, session.heartbeat_at);
                 }
                 ContainerStatus::Paused => self.mark(id, Seen::Frozen),
                 ContainerStatus::Running | ContainerStatus::Restarting => {

@@ -242,7 +242,7 @@ struct FailoverEvent {
     new_container_id: Option<String>,
     chunks_recovered: u32,
     recovery_time_ms: Option<u64>,
-    /// Milliseconds from the last sign of life to the fault's detection.
+    /// Milliseconds from the fault to its detection; where nobody saw it happen, from the last sign that all was well.
     detection_ms: u64,
     /// Milliseconds from the fault's detection to the start of the replacement.
     start_ms: Option<u64>,

@@ -9,6 +9,15 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
+/// A recorder is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Why.
+    pub reason: Reason,
+    /// When it was last known to be well.
+    pub well_until: Timestamp,
+}
+
 /// Why a recorder was replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -119,9 +128,9 @@ impl Policy {
         seen: Seen,
         watched_since: Timestamp,
         now: Timestamp,
-    ) -> Option<Reason> {
+    ) -> Option<Fault> {
         let late = |from: Timestamp, limit: Duration| now.since(from.max(watched_since)) >= limit;
-        match session.state {
+        let reason = match session.state {
             State::Starting { .. } => {
                 let silent = late(session.heartbeat_at, self.heartbeat_timeout);
                 let stuck = late(session.advanced_at, self.stuck_timeout + self.grace);
@@ -147,8 +156,15 @@ impl Policy {
             | State::Completed { .. }
             | State::Failed { .. }
             | State::Inactive { .. } => None,
-        }
-        .or_else(|| self.reported(session, watched_since, now))
+        };
+        let fault = reason.map(|reason| Fault {
+            well_until: match reason {
+                Reason::Stuck => session.advanced_at,
+                _ => session.heartbeat_at,
+            },
+            reason,
+        });
+        fault.or_else(|| self.reported(session, watched_since, now))
     }
 
     /// What the recorder itself asks for. A full disk is no reason: the next recorder would have the same one.
@@ -157,7 +173,7 @@ impl Policy {
         session: &Session,
         watched_since: Timestamp,
         now: Timestamp,
-    ) -> Option<Reason> {
+    ) -> Option<Fault> {
         if !matches!(
             session.state,
             State::Starting { .. } | State::Recording { .. }
@@ -171,8 +187,13 @@ impl Policy {
                 .is_some_and(|at| now.since(at.max(watched_since)) >= self.stuck_timeout),
             _ => false,
         })?;
-        Some(Reason::Reported {
-            message: trouble.message.clone(),
+        let page = session.page_troubled_at;
+        let page = page.filter(|_| trouble.kind == TroubleKind::Page);
+        Some(Fault {
+            well_until: page.unwrap_or(session.advanced_at),
+            reason: Reason::Reported {
+                message: trouble.message.clone(),
+            },
         })
     }
 
@@ -213,24 +234,21 @@ impl Policy {
     }
 
     /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up.
-    pub fn answer(&self, session: &Session, reason: Reason, now: Timestamp) -> Event {
+    pub fn answer(&self, session: &Session, fault: Fault, now: Timestamp) -> Event {
         let recent = self.recent(session, now);
         if recent >= self.max_attempts {
-            return Event::GivenUp(self.too_often(recent, &reason));
+            return Event::GivenUp(self.too_often(recent, &fault.reason));
         }
         Event::Lost {
-            reason,
+            fault,
             not_before: now.plus(self.delay(recent)),
         }
     }
 
     /// What becomes of a session whose replacement could not be started.
     pub fn answer_to_failed_start(&self, session: &Session, cause: &str, now: Timestamp) -> Event {
-        let tries = match session.state {
-            State::TakingOver { tries, .. } => tries as usize,
-            _ => 0,
-        };
-        let attempts = self.recent(session, now) + tries;
+        let tries = tries(session);
+        let attempts = self.recent(session, now) + tries as usize;
         if attempts >= self.max_attempts {
             return Event::GivenUp(format!(
                 "no replacement could be started in {attempts} attempts: {cause}"
@@ -238,6 +256,15 @@ impl Policy {
         }
         Event::NotReplaced {
             not_before: now.plus(self.delay(attempts)),
+            tries: tries + 1,
+        }
+    }
+
+    /// What becomes of a session while the runtime cannot be reached: nothing was tried, so nothing is held against it.
+    pub fn answer_to_absence(&self, session: &Session, now: Timestamp) -> Event {
+        Event::NotReplaced {
+            not_before: now.plus(self.first_delay),
+            tries: tries(session),
         }
     }
 
@@ -266,6 +293,14 @@ impl Policy {
     }
 }
 
+/// Replacements that could not be started since the recorder was lost.
+const fn tries(session: &Session) -> u32 {
+    match session.state {
+        State::TakingOver { tries, .. } => tries,
+        _ => 0,
+    }
+}
+
 fn disk_troubled(session: &Session) -> bool {
     let troubles = &session.report.troubles;
     troubles.iter().any(|t| t.kind == TroubleKind::Disk)
@@ -285,7 +320,7 @@ fn named(seen: Seen, silent: bool, stuck: bool) -> Option<Reason> {
 pub struct Failover {
     /// When the fault was seen.
     pub at: Timestamp,
-    /// When the recorder was last known to be well: the fault lies between this and `at`.
+    /// When the fault happened; where nobody saw it happen, when all was last known to be well.
     pub well_until: Timestamp,
     /// Why.
     pub reason: Reason,
@@ -328,7 +363,15 @@ mod tests {
     }
 
     fn fault(session: &Session, now: i64) -> Option<Reason> {
-        Policy::for_tests().fault(session, Seen::Running, at(0), at(now))
+        let fault = Policy::for_tests().fault(session, Seen::Running, at(0), at(now));
+        fault.map(|fault| fault.reason)
+    }
+
+    fn stuck() -> Fault {
+        Fault {
+            reason: Reason::Stuck,
+            well_until: at(0),
+        }
     }
 
     #[test]
@@ -339,7 +382,11 @@ mod tests {
         assert_eq!(fault(&session, 129), None);
         assert_eq!(fault(&session, 130), Some(Reason::Silent));
         let frozen = Policy::for_tests().fault(&session, Seen::Frozen, at(0), at(130));
-        assert_eq!(frozen, Some(Reason::Frozen));
+        let wanted = Fault {
+            reason: Reason::Frozen,
+            well_until: at(100),
+        };
+        assert_eq!(frozen, Some(wanted));
     }
 
     #[test]
@@ -364,7 +411,7 @@ mod tests {
             None
         );
         let late = policy.fault(&session, Seen::Running, at(1_000), at(1_030));
-        assert_eq!(late, Some(Reason::Silent));
+        assert_eq!(late.map(|fault| fault.reason), Some(Reason::Silent));
     }
 
     #[test]
@@ -406,7 +453,7 @@ mod tests {
         let mut delays = Vec::new();
         for second in 0..5 {
             let now = at(second);
-            let event = policy.answer(&session, Reason::Stuck, now);
+            let event = policy.answer(&session, stuck(), now);
             let Event::Lost { not_before, .. } = &event else {
                 panic!("given up after {second}");
             };
@@ -415,9 +462,9 @@ mod tests {
             session.state = State::Recording { since: now };
         }
         assert_eq!(delays, [0, 1, 2, 4, 8]);
-        let sixth = policy.answer(&session, Reason::Stuck, at(5));
+        let sixth = policy.answer(&session, stuck(), at(5));
         assert!(matches!(sixth, Event::GivenUp(_)), "{sixth:?}");
-        let next_window = policy.answer(&session, Reason::Stuck, at(605));
+        let next_window = policy.answer(&session, stuck(), at(605));
         assert!(matches!(next_window, Event::Lost { .. }), "{next_window:?}");
     }
 

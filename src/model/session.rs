@@ -1,7 +1,7 @@
 //! A session is one take under the controller's eye. Its state carries its data, and [`Session::on`] is the only way
 //! from one state to the next: what the program does after a fault is decided here, where a table test can see all of it.
 
-use super::failover::{Failover, Reason};
+use super::failover::{Failover, Fault, Reason};
 use super::ids::{ContainerId, RecordingId, RunNumber, TakeId};
 use super::wire::{Report, TroubleKind};
 use crate::clock::Timestamp;
@@ -245,8 +245,8 @@ pub enum Event {
     },
     /// The recorder is lost and may be replaced.
     Lost {
-        /// Why.
-        reason: Reason,
+        /// What is wrong.
+        fault: Fault,
         /// Not before this.
         not_before: Timestamp,
     },
@@ -256,6 +256,8 @@ pub enum Event {
     NotReplaced {
         /// When to try again.
         not_before: Timestamp,
+        /// Tries that have failed by now. Where the runtime is away none was made.
+        tries: u32,
     },
     /// Nothing can record any more, or OpenVidu gave it up; why, for a person.
     GivenUp(String),
@@ -318,9 +320,9 @@ impl Session {
         match event {
             Event::Registered { run, holder } => self.registered(run, holder, now),
             Event::Heard { last_chunk, report } => self.heard(last_chunk, report, now),
-            Event::Lost { reason, not_before } => self.lost(reason, not_before, now),
+            Event::Lost { fault, not_before } => self.lost(fault, not_before, now),
             Event::Replaced(holder) => self.replaced(holder, now),
-            Event::NotReplaced { not_before } => self.not_replaced(not_before),
+            Event::NotReplaced { not_before, tries } => self.not_replaced(not_before, tries),
             Event::GivenUp(why) => self.given_up(why, now),
             Event::StopAsked => self.stop_asked(now),
             Event::Finished => self.finished(now),
@@ -351,7 +353,11 @@ impl Session {
             }
             State::Starting { .. } | State::Recording { .. } if self.run == RunNumber(0) => {}
             State::Starting { .. } | State::Recording { .. } => {
-                self.remember_failover(Reason::CameBack, now);
+                let fault = Fault {
+                    reason: Reason::CameBack,
+                    well_until: self.heartbeat_at,
+                };
+                self.remember_failover(&fault, now);
                 self.state = State::TakingOver {
                     since: now,
                     reason: Reason::CameBack,
@@ -422,7 +428,7 @@ impl Session {
 
     fn lost(
         &mut self,
-        reason: Reason,
+        fault: Fault,
         not_before: Timestamp,
         now: Timestamp,
     ) -> Result<Option<Action>, Refusal> {
@@ -442,10 +448,10 @@ impl Session {
                 ..
             } => {}
         }
-        self.remember_failover(reason.clone(), now);
+        self.remember_failover(&fault, now);
         self.state = State::TakingOver {
             since: now,
-            reason,
+            reason: fault.reason,
             started_at: None,
             not_before,
             tries: 0,
@@ -475,7 +481,7 @@ impl Session {
         Ok(None)
     }
 
-    fn not_replaced(&mut self, at: Timestamp) -> Result<Option<Action>, Refusal> {
+    fn not_replaced(&mut self, at: Timestamp, failed: u32) -> Result<Option<Action>, Refusal> {
         match &mut self.state {
             State::TakingOver {
                 started_at: None,
@@ -483,8 +489,7 @@ impl Session {
                 tries,
                 ..
             } => {
-                *not_before = at;
-                *tries += 1;
+                (*not_before, *tries) = (at, failed);
                 Ok(Some(Action::Replace))
             }
             _ => Err(Refusal::NotRecording),
@@ -601,11 +606,11 @@ impl Session {
         self.container = Some(holder);
     }
 
-    fn remember_failover(&mut self, reason: Reason, now: Timestamp) {
+    fn remember_failover(&mut self, fault: &Fault, now: Timestamp) {
         self.failovers.push(Failover {
             at: now,
-            well_until: self.heartbeat_at,
-            reason,
+            well_until: fault.well_until.min(now),
+            reason: fault.reason.clone(),
             old_run: self.run,
             old_container: self.container.as_ref().map(|holder| holder.id.clone()),
             new_container: None,
@@ -668,6 +673,13 @@ pub(crate) mod tests {
         }
     }
 
+    fn silent() -> Fault {
+        Fault {
+            reason: Reason::Silent,
+            well_until: at(0),
+        }
+    }
+
     fn states() -> Vec<(&'static str, Session)> {
         let taking_over = |started_at| State::TakingOver {
             since: at(0),
@@ -696,7 +708,7 @@ pub(crate) mod tests {
         ];
         for (name, session) in &mut all {
             if name.starts_with("replac") {
-                session.remember_failover(Reason::Silent, at(0));
+                session.remember_failover(&silent(), at(0));
             }
         }
         all
@@ -728,7 +740,7 @@ pub(crate) mod tests {
             report: None,
         };
         let lost = Event::Lost {
-            reason: Reason::Silent,
+            fault: silent(),
             not_before: at(9),
         };
         vec![
@@ -739,7 +751,13 @@ pub(crate) mod tests {
             ("heard-chunk", heard(Some("0001.mp4"))),
             ("lost", lost),
             ("replaced", Event::Replaced(holder("second"))),
-            ("not-replaced", Event::NotReplaced { not_before: at(9) }),
+            (
+                "not-replaced",
+                Event::NotReplaced {
+                    not_before: at(9),
+                    tries: 1,
+                },
+            ),
             ("given-up", Event::GivenUp("enough".into())),
             ("stop", Event::StopAsked),
             ("finished", Event::Finished),
@@ -794,7 +812,10 @@ inactive  starting  starting  !superseded inactive  inactive  !notrecording     
     fn a_new_frame_of_the_new_run_ends_a_failover_and_one_of_the_old_run_does_not() {
         let mut session = session(State::Recording { since: at(0) });
         let lost = Event::Lost {
-            reason: Reason::Died { code: 137 },
+            fault: Fault {
+                reason: Reason::Died { code: 137 },
+                well_until: at(9),
+            },
             not_before: at(10),
         };
         let heard = |chunk: &str| Event::Heard {
@@ -815,6 +836,7 @@ inactive  starting  starting  !superseded inactive  inactive  !notrecording     
         session.on(heard("0003.mp4"), at(13)).unwrap();
         assert_eq!(name(&session), "recording");
         let failover = &session.failovers[0];
+        assert_eq!((failover.well_until, failover.at), (at(9), at(10)));
         assert_eq!(
             (failover.start_ms, failover.recovery_ms),
             (Some(1_000), Some(3_000))

@@ -3,11 +3,14 @@
 #![allow(dead_code, reason = "the demo and each test use a part of it")]
 
 pub mod controller;
+pub mod crowd;
+pub mod desk;
 pub mod docker;
 pub mod faults;
 pub mod frames;
 pub mod gate;
 pub mod hours;
+pub mod loss;
 pub mod openvidu;
 pub mod page;
 pub mod reader;
