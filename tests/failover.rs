@@ -4,6 +4,7 @@
 use crate::support::crowd::{Crowd, Watching, id, registration};
 use crate::support::desk::Desk;
 use ov2_ha_recorder::clock::{ManualClock, Timestamp};
+use ov2_ha_recorder::model::session::Status;
 use ov2_ha_recorder::model::wire::Heartbeat;
 use ov2_ha_recorder::runtime::process::ProcessRuntime;
 use std::path::Path;

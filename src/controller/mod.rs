@@ -439,10 +439,10 @@ impl Controller {
         change: impl FnOnce(&mut Particulars),
     ) -> Result<(), ControllerError> {
         let table = self.table();
-        let entry = table.get(id).ok_or_else(|| ControllerError::unknown(id))?;
+        table.get(id).ok_or_else(|| ControllerError::unknown(id))?;
         let mut particulars = self.0.stored.particulars(id)?;
         change(&mut particulars);
-        self.0.stored.put_with(&entry.session, &particulars)?;
+        self.0.stored.put_particulars(id, &particulars)?;
         drop(table);
         self.tell(|| Change::Session(id.clone()));
         Ok(())
@@ -472,7 +472,8 @@ impl Controller {
             let session = wanted.new_session(holder, now)?;
             let mut particulars = Particulars::default();
             wanted.describe(&mut particulars);
-            self.0.stored.put_with(&session, &particulars)?;
+            self.0.stored.put(&session)?;
+            self.0.stored.put_particulars(&session.id, &particulars)?;
             table.insert(session.clone());
             drop(table);
             self.0.wake.notify_one();
@@ -490,7 +491,8 @@ impl Controller {
                 Ok::<_, Refusal>(entry.session.clone())
             })
             .ok_or_else(|| ControllerError::unknown(&wanted.id))??;
-        self.0.stored.put_with(&session, &particulars)?;
+        self.0.stored.put(&session)?;
+        self.0.stored.put_particulars(&session.id, &particulars)?;
         drop(table);
         self.0.wake.notify_one();
         self.tell(|| Change::Session(session.id.clone()));

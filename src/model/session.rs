@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The version of the stored record.
-pub const VERSION: u32 = 1;
+pub const VERSION: u8 = 2;
 
 /// How long after a stop OpenVidu is given to seal the recording: it waits 30 s for its container, and then writes.
 pub const SEAL_AFTER: Duration = Duration::from_secs(45);
