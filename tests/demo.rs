@@ -83,7 +83,7 @@ fn report(played: &Played) {
     println!(
         "sound               {} beeps, {} missing; {:+.0} ms against the picture",
         footage.beeps.len(),
-        footage.silent_seconds(0.5).len(),
+        footage.silent_seconds().len(),
         footage.sound_offset() * 1000.0
     );
     println!(

@@ -92,7 +92,7 @@ fn is_whole(footage: &Footage) {
         "{} s before the page is seen",
         footage.blank_at_start()
     );
-    let silent = footage.silent_seconds(0.5);
+    let silent = footage.silent_seconds();
     assert!(
         silent.is_empty(),
         "no beep at {silent:?} of {:?}",

@@ -1,7 +1,7 @@
 //! What the interface, the outbox and the relay do on this machine, beside what they must reach: `cargo bench --bench http`.
 //! The real program listens on loopback, `wrk` or a paced sender makes the load, and both share the processors. One line a
-//! figure; exit code 1 when one is missed. Words after `--` choose among `start`, `idle`, `heartbeats`, `webhooks`,
-//! `single`, `relay`, `dead` and `many`.
+//! figure; exit code 1 when one is missed. `OV2_PROGRAM` names another program to measure, as the one that ships. Words
+//! after `--` choose among `start`, `idle`, `heartbeats`, `webhooks`, `single`, `relay`, `dead` and `many`.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{ExitCode, Stdio};
 use std::sync::{Arc, Mutex};
@@ -85,6 +85,12 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(missed > 0))
 }
 
+/// What is measured.
+fn program() -> PathBuf {
+    let named = std::env::var_os("OV2_PROGRAM").map(PathBuf::from);
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_ov2-ha-recorder").into())
+}
+
 /// A controller with folders that go away, on the disk of the build.
 struct House {
     controller: Controller,
@@ -101,10 +107,9 @@ impl House {
             ("HA_MAX_MISSED_HEARTBEATS", "100"),
             ("CHUNK_TIME_SIZE", "300"),
         ];
-        let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
         let (state, recordings) = (folder.path().join("state"), folder.path().join("r"));
         let settings = [&patient, more].concat();
-        let controller = Controller::start(binary, &state, &recordings, &settings).await;
+        let controller = Controller::start(&program(), &state, &recordings, &settings).await;
         Self { controller, folder }
     }
 

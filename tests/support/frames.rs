@@ -173,9 +173,11 @@ impl Footage {
         *offsets.get(offsets.len() / 2).expect("no beep is heard")
     }
 
-    /// Whole seconds of the clock that the picture shows but that no beep marks. Those within `margin` seconds of the
-    /// file's ends or a hole do not count.
-    pub fn silent_seconds(&self, margin: f64) -> Vec<f64> {
+    /// Whole seconds of the clock that the picture shows but that no beep marks. Those near the file's ends or a hole do not
+    /// count: a page that has just been opened lays its first beep once it can rely on its audio clock, after up to twenty
+    /// readings of a tenth of a second.
+    pub fn silent_seconds(&self) -> Vec<f64> {
+        let margin = 2.0;
         let holes = self.holes();
         let near_hole = |second: f64| {
             holes.iter().any(|hole| {
