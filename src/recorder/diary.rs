@@ -28,13 +28,9 @@ pub(super) async fn keep(
             () = token.cancelled() => {}
         }
         let bytes = fs::metadata(&path).map_or(0, |log| log.len());
-        if bytes > stored {
-            match store.put(&key, &path).await {
-                Ok(()) => stored = bytes,
-                // Told once only: the uploader reports a store that is away, and each line makes the log longer.
-                Err(cause) if stored == 0 => log::warn!("the log is not stored: {cause}"),
-                Err(_) => {}
-            }
+        // A store that is away is reported by the upload of chunks; a line about it here would make the log longer.
+        if bytes > stored && store.put(&key, &path).await.is_ok() {
+            stored = bytes;
         }
         if token.is_cancelled() {
             return;
