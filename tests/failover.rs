@@ -3,12 +3,8 @@
 
 use crate::support::crowd::{Crowd, Watching, id, registration};
 use crate::support::desk::Desk;
-use ov2_ha_recorder::clock::{ManualClock, Timestamp};
 use ov2_ha_recorder::model::session::Status;
 use ov2_ha_recorder::model::wire::Heartbeat;
-use ov2_ha_recorder::runtime::process::ProcessRuntime;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,14 +48,7 @@ async fn a_heartbeat_costs_the_same_among_a_hundred_sessions_and_among_thousands
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_clock_was_set_back_nobody_is_blamed_and_the_silent_are_still_missed_in_time() {
     let folder = tempfile::tempdir().unwrap();
-    let processes = ProcessRuntime::open(&folder.path().join("p"), Path::new("/bin/true")).unwrap();
-    let clock = ManualClock::at(Timestamp::from_millis(1_795_577_569_000));
-    let desk = Desk::open(
-        folder.path(),
-        Arc::new(processes),
-        Arc::new(clock.clone()),
-        &[],
-    );
+    let (desk, clock) = Desk::by_hand(folder.path());
     let controller = &desk.controller;
     controller.register(registration(0)).await.unwrap();
     let heard = Heartbeat {

@@ -1,7 +1,7 @@
 //! The recorder as a plain process: what a page shows is recorded to the frame, and each of its children may be killed.
 //! Judged by the frames of the video, which say at which moment of the wall clock they were shown.
 
-use crate::support::controller::{Controller, USER};
+use crate::support::controller::{self, Controller, USER};
 use crate::support::docker::recording_image;
 use crate::support::frames::{self, Footage};
 use crate::support::hours::Chunk;
@@ -134,16 +134,7 @@ async fn a_recorder_killed_by_force_goes_on_in_a_new_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sound_and_picture_stay_together_over_ten_lost_recorders() {
     let stage = Stage::set("ses_ten").await;
-    for _ in 0..10 {
-        let mut recorder = stage.start().await;
-        recorder.grows_for(Duration::from_secs(2)).await;
-        recorder.process.kill().unwrap();
-        recorder.process.wait().unwrap();
-    }
-    let mut last = stage.start().await;
-    last.grows_for(Duration::from_secs(5)).await;
-    let (status, _) = last.stop().await;
-    assert!(status.success(), "{}", stage.log());
+    stage.loses_ten(Duration::from_secs(2)).await;
     let footage = stage.footage();
     assert_eq!(footage.decode_errors, Vec::<String>::new());
     assert_eq!(stage.timeline()["runs"].as_array().unwrap().len(), 11);
@@ -667,13 +658,9 @@ fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
     })
 }
 
-/// What is tried and measured: the program that was just built, or the one that `OV2_PROGRAM` names.
+/// What records here.
 pub fn program() -> PathBuf {
-    let other = std::env::var_os("OV2_PROGRAM");
-    other.map_or_else(
-        || env!("CARGO_BIN_EXE_ov2-ha-recorder").into(),
-        PathBuf::from,
-    )
+    controller::program(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
 }
 
 /// A place to record, and what is ordered there.
@@ -699,6 +686,20 @@ impl Stage {
             folder: tempfile::tempdir().unwrap().into(),
             created_at: 1_795_577_569_120,
         }
+    }
+
+    /// Ten recorders are killed, each after `life`; the eleventh ends well.
+    pub async fn loses_ten(&self, life: Duration) {
+        for _ in 0..10 {
+            let mut recorder = self.start().await;
+            recorder.grows_for(life).await;
+            recorder.process.kill().unwrap();
+            recorder.process.wait().unwrap();
+        }
+        let mut last = self.start().await;
+        last.grows_for(Duration::from_secs(5)).await;
+        let (status, _) = last.stop().await;
+        assert!(status.success(), "{}", self.log());
     }
 
     /// Starts a controller for the recorders of this stage.

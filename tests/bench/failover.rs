@@ -13,17 +13,14 @@
 mod support;
 
 use ov2_ha_recorder::clock::Timestamp;
-use std::fmt::Write;
-use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
-use std::process::ExitCode;
 use std::time::Duration;
 use support::crowd::{Crowd, Watching};
 use support::docker::docker;
 use support::frames::Footage;
 use support::loss::median;
 use support::openvidu::Recording;
+use support::sheet::{Figure, Measurement, Sheet};
 use support::stage::{Stage, seconds_now};
 use tempfile::TempDir;
 
@@ -34,35 +31,6 @@ const SETTLED: Duration = Duration::from_secs(11);
 /// Some footage between two blows.
 const A_WHILE: Duration = Duration::from_secs(3);
 
-/// A figure: what must be reached, what was, and whether that is enough.
-struct Figure {
-    name: &'static str,
-    required: &'static str,
-    measured: String,
-    reached: bool,
-}
-
-impl Figure {
-    fn at_most(name: &'static str, required: &'static str, most: Duration, is: Duration) -> Self {
-        Self {
-            name,
-            required,
-            measured: format!("{is:.2?}"),
-            reached: is <= most,
-        }
-    }
-
-    fn with(mut self, more: &str) -> Self {
-        let _ = write!(self.measured, " ({more})");
-        self
-    }
-}
-
-type Measurement = (
-    &'static str,
-    fn() -> Pin<Box<dyn Future<Output = Vec<Figure>>>>,
-);
-
 const MEASUREMENTS: [Measurement; 5] = [
     ("kill", || Box::pin(kill())),
     ("restart", || Box::pin(restart())),
@@ -71,27 +39,10 @@ const MEASUREMENTS: [Measurement; 5] = [
     ("watch", || Box::pin(watch())),
 ];
 
-fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with('-'))
-        .collect();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut missed = 0;
-    for (name, measure) in MEASUREMENTS {
-        if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
-            continue;
-        }
-        for figure in runtime.block_on(measure()) {
-            let verdict = if figure.reached { "reached" } else { "MISSED" };
-            missed += usize::from(!figure.reached);
-            println!(
-                "{verdict}  {}: required {}; measured {}",
-                figure.name, figure.required, figure.measured
-            );
-        }
-    }
-    ExitCode::from(u8::from(missed > 0))
+fn main() {
+    let mut sheet = Sheet::new();
+    sheet.fill(&MEASUREMENTS);
+    sheet.end();
 }
 
 /// One recording that is struck again and again. Earlier failovers are soon forgiven it, so that each is its first.

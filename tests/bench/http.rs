@@ -22,14 +22,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::process::{ExitCode, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::controller::{Controller, USER, free_port};
+use support::controller::{Controller, USER, free_port, program};
+use support::sheet::{Figure, Measurement, Sheet};
 use support::wait::until;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -37,19 +35,6 @@ use tokio::net::{TcpListener, TcpStream};
 /// How long `wrk` makes its load.
 const SECONDS: u64 = 10;
 const MIB: f64 = 1024.0 * 1024.0;
-
-/// A figure: what must be reached, what was, and whether that is enough.
-struct Figure {
-    name: &'static str,
-    required: &'static str,
-    measured: String,
-    reached: bool,
-}
-
-type Measurement = (
-    &'static str,
-    fn() -> Pin<Box<dyn Future<Output = Vec<Figure>>>>,
-);
 
 const MEASUREMENTS: [Measurement; 8] = [
     ("start", || Box::pin(start())),
@@ -62,33 +47,10 @@ const MEASUREMENTS: [Measurement; 8] = [
     ("many", || Box::pin(many_sessions())),
 ];
 
-fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with('-'))
-        .collect();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut missed = 0;
-    for (name, measure) in MEASUREMENTS {
-        if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
-            continue;
-        }
-        for figure in runtime.block_on(measure()) {
-            let verdict = if figure.reached { "reached" } else { "MISSED" };
-            missed += usize::from(!figure.reached);
-            println!(
-                "{verdict}  {}: required {}; measured {}",
-                figure.name, figure.required, figure.measured
-            );
-        }
-    }
-    ExitCode::from(u8::from(missed > 0))
-}
-
-/// What is measured.
-fn program() -> PathBuf {
-    let named = std::env::var_os("OV2_PROGRAM").map(PathBuf::from);
-    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_ov2-ha-recorder").into())
+fn main() {
+    let mut sheet = Sheet::new();
+    sheet.fill(&MEASUREMENTS);
+    sheet.end();
 }
 
 /// A controller with folders that go away, on the disk of the build.
@@ -107,9 +69,10 @@ impl House {
             ("HA_MAX_MISSED_HEARTBEATS", "100"),
             ("CHUNK_TIME_SIZE", "300"),
         ];
+        let binary = program(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
         let (state, recordings) = (folder.path().join("state"), folder.path().join("r"));
         let settings = [&patient, more].concat();
-        let controller = Controller::start(&program(), &state, &recordings, &settings).await;
+        let controller = Controller::start(&binary, &state, &recordings, &settings).await;
         Self { controller, folder }
     }
 

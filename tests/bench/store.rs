@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
-use support::controller::{Controller, free_port};
+use support::controller::{Controller, free_port, program};
 use support::sheet::Sheet;
 use support::stores::{BUCKET, Garage, KEY, SECRET, client, noise};
 use tempfile::TempDir;
@@ -64,9 +64,9 @@ impl House {
             ("HA_AWS_ACCESS_KEY", KEY),
             ("HA_AWS_SECRET_KEY", SECRET),
         ];
-        let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
+        let binary = program(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
         let (state, recordings) = (folder.path().join("state"), folder.path().join("r"));
-        let controller = Controller::start(binary, &state, &recordings, &settings).await;
+        let controller = Controller::start(&binary, &state, &recordings, &settings).await;
         let store = Arc::new(client(&format!("http://127.0.0.1:{port}"), &[]));
         Self {
             _controller: controller,

@@ -15,6 +15,12 @@ use tokio::process::{Child, Command};
 /// The user that controllers of tests know.
 pub const USER: &str = "recorder";
 
+/// What is tried and measured: the program that was just built at `built`, or the one that `OV2_PROGRAM` names.
+pub fn program(built: &str) -> PathBuf {
+    let other = std::env::var_os("OV2_PROGRAM");
+    other.map_or_else(|| built.into(), PathBuf::from)
+}
+
 /// A running `serve`.
 #[derive(Debug)]
 pub struct Controller {

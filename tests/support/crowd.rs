@@ -10,17 +10,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use ov2_ha_recorder::clock::{ManualClock, SystemClock, Timestamp};
+use ov2_ha_recorder::clock::SystemClock;
 use ov2_ha_recorder::model::ids::{ContainerId, RecordingId, RunNumber};
 use ov2_ha_recorder::model::session::{Session, Status};
 use ov2_ha_recorder::model::wire::{Heartbeat, Registration};
 use ov2_ha_recorder::runtime::docker::DockerRuntime;
-use ov2_ha_recorder::runtime::process::ProcessRuntime;
 use ov2_ha_recorder::runtime::{
     BackupSpec, Blueprint, Container, HappeningKind, Runtime, RuntimeError, RuntimeEvent,
     RuntimeInfo, Stop,
 };
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -211,15 +209,7 @@ impl Watching {
     /// When a recorder that is well is blamed.
     pub async fn over(sessions: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let program = Path::new("/bin/true");
-        let processes = ProcessRuntime::open(&folder.path().join("processes"), program).unwrap();
-        let clock = ManualClock::at(Timestamp::from_millis(1_795_577_569_000));
-        let desk = Desk::open(
-            folder.path(),
-            Arc::new(processes),
-            Arc::new(clock.clone()),
-            &[],
-        );
+        let (desk, clock) = Desk::by_hand(folder.path());
         let controller = &desk.controller;
         let registrations = (0..sessions).map(|n| controller.register(registration(n)));
         for answer in futures_util::future::join_all(registrations).await {

@@ -1,12 +1,13 @@
 //! A controller within the test, over whatever runtime and clock it is given.
 
-use ov2_ha_recorder::clock::Clock;
+use ov2_ha_recorder::clock::{Clock, ManualClock, Timestamp};
 use ov2_ha_recorder::config::{Settings, Variables};
 use ov2_ha_recorder::controller::{Controller, Parts, relay};
 use ov2_ha_recorder::db::Db;
 use ov2_ha_recorder::db::outbox::{Bounds, Due, Outbox};
 use ov2_ha_recorder::http::{self, App, Listener};
 use ov2_ha_recorder::runtime::Runtime;
+use ov2_ha_recorder::runtime::process::ProcessRuntime;
 use ov2_ha_recorder::store;
 use ov2_ha_recorder::tasks::Tasks;
 use std::path::Path;
@@ -70,6 +71,15 @@ impl Desk {
             due: Some(due),
             clock,
         }
+    }
+
+    /// One over no recorders at all, with a clock that stands until it is moved.
+    pub fn by_hand(folder: &Path) -> (Self, ManualClock) {
+        let program = Path::new("/bin/true");
+        let processes = ProcessRuntime::open(&folder.join("processes"), program).unwrap();
+        let clock = ManualClock::at(Timestamp::from_millis(1_795_577_569_000));
+        let desk = Self::open(folder, Arc::new(processes), Arc::new(clock.clone()), &[]);
+        (desk, clock)
     }
 
     /// Serves over HTTP; the port.

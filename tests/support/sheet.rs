@@ -1,5 +1,47 @@
 //! The sheet on which a bench writes what must be reached and what was.
 
+use std::fmt::Write;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// What must be reached, what was, and whether that is enough.
+pub struct Figure {
+    pub name: &'static str,
+    pub required: &'static str,
+    pub measured: String,
+    pub reached: bool,
+}
+
+impl Figure {
+    /// A time that must not be longer; `required` is `most` in words.
+    pub fn at_most(
+        name: &'static str,
+        required: &'static str,
+        most: Duration,
+        is: Duration,
+    ) -> Self {
+        Self {
+            name,
+            required,
+            measured: format!("{is:.2?}"),
+            reached: is <= most,
+        }
+    }
+
+    /// The same with a word about how it was measured.
+    pub fn with(mut self, more: &str) -> Self {
+        let _ = write!(self.measured, " ({more})");
+        self
+    }
+}
+
+/// Its name on the command line, and what it measures.
+pub type Measurement = (
+    &'static str,
+    fn() -> Pin<Box<dyn Future<Output = Vec<Figure>>>>,
+);
+
 /// One line a figure; counts what was missed. Words after `cargo bench --bench NAME --` choose among the measurements.
 pub struct Sheet {
     wanted: Vec<String>,
@@ -21,42 +63,36 @@ impl Sheet {
         self.wanted.is_empty() || self.wanted.iter().any(|word| word == name)
     }
 
+    /// Takes those of the measurements that are wanted.
+    pub fn fill(&mut self, measurements: &[Measurement]) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for (name, measure) in measurements {
+            if self.wants(name) {
+                for it in runtime.block_on(measure()) {
+                    self.write(it.name, it.required, &it.measured, it.reached);
+                }
+            }
+        }
+    }
+
     /// A figure that must not be larger.
     pub fn at_most(&mut self, what: &str, measured: f64, required: f64, unit: &str) {
-        self.line(
-            what,
-            "at most",
-            measured,
-            required,
-            unit,
-            measured <= required,
-        );
+        let reached = measured <= required;
+        let required = format!("at most {required} {unit}");
+        self.write(what, &required, &format!("{measured:.3} {unit}"), reached);
     }
 
     /// A figure that must not be smaller.
     pub fn at_least(&mut self, what: &str, measured: f64, required: f64, unit: &str) {
-        self.line(
-            what,
-            "at least",
-            measured,
-            required,
-            unit,
-            measured >= required,
-        );
+        let reached = measured >= required;
+        let required = format!("at least {required} {unit}");
+        self.write(what, &required, &format!("{measured:.3} {unit}"), reached);
     }
 
-    fn line(
-        &mut self,
-        what: &str,
-        how: &str,
-        measured: f64,
-        required: f64,
-        unit: &str,
-        is_met: bool,
-    ) {
-        let word = if is_met { "met" } else { "MISSED" };
-        self.missed += usize::from(!is_met);
-        println!("{what}: required {how} {required} {unit}, measured {measured:.3} {unit}: {word}");
+    fn write(&mut self, name: &str, required: &str, measured: &str, reached: bool) {
+        let verdict = if reached { "reached" } else { "MISSED" };
+        self.missed += usize::from(!reached);
+        println!("{verdict}  {name}: required {required}; measured {measured}");
     }
 
     /// Ends the process with 1 when a figure was missed.
