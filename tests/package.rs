@@ -12,6 +12,10 @@ use std::time::Duration;
 const SYSTEMD_IMAGE: &str = "ov2-ha-recorder-systemd:bookworm";
 const SOON: Duration = Duration::from_secs(60);
 
+/// The program under test with its hang switches, by the loader it was built for: the machine's own may be older.
+const SWITCHED: &str =
+    "/lib/built-for/ld-linux-x86-64.so.2 --library-path /lib/built-for /opt/switched";
+
 /// A Debian whose first process is systemd.
 struct Machine(String);
 
@@ -19,6 +23,11 @@ impl Machine {
     async fn boot(packages: &Path) -> Self {
         let name = format!("ov2-systemd-{}", ov2_ha_recorder::random::hex::<4>());
         let folder = format!("--volume={}:/packages:ro", packages.display());
+        let program = concat!(
+            "--volume=",
+            env!("CARGO_BIN_EXE_ov2-ha-recorder"),
+            ":/opt/switched:ro"
+        );
         docker(&[
             "run",
             "-d",
@@ -31,6 +40,8 @@ impl Machine {
             "--tmpfs=/run",
             "--tmpfs=/run/lock",
             "--network=none",
+            "--volume=/lib/x86_64-linux-gnu:/lib/built-for:ro",
+            program,
             &folder,
             SYSTEMD_IMAGE,
         ])
@@ -295,20 +306,34 @@ async fn comes_back_from_a_kill(machine: &Machine) {
     machine.healthy("a service that came back").await;
 }
 
-/// The watchdog sees it; the unit's half minute is cut for the test. That a hang of its inside ends the signs of life too
-/// is tried in `watchdog`, with a switch that the shipped program does not have.
+/// The shipped program has no hang switch: the debug build takes its place in the unit, whose half minute is cut for the test.
 async fn comes_back_from_a_hang(machine: &Machine) {
-    machine.do_("mkdir -p /run/systemd/system/ov2-ha-recorder.service.d && printf '[Service]\\nWatchdogSec=3\\nTimeoutAbortSec=2\\n' > /run/systemd/system/ov2-ha-recorder.service.d/test.conf && systemctl daemon-reload && systemctl restart ov2-ha-recorder");
+    let folder = "/run/systemd/system/ov2-ha-recorder.service.d";
+    let unit = format!(
+        "[Service]\\nExecStart=\\nExecStart={SWITCHED} serve\\nWatchdogSec=3\\nTimeoutAbortSec=2\\n"
+    );
+    let anew = "systemctl daemon-reload && systemctl restart ov2-ha-recorder";
+    machine.do_(&format!(
+        "mkdir -p {folder} && printf '{unit}' > {folder}/hang.conf && {anew}"
+    ));
     machine.healthy("a service with a short watchdog").await;
-    let hung = machine.show("MainPID");
-    machine.do_(&format!("kill -STOP {hung}"));
-    until_true("a new process after a hang", SOON, || {
-        machine.show("MainPID") != hung && machine.show("ActiveState") == "active"
-    })
-    .await;
-    machine.do_("journalctl --no-pager -u ov2-ha-recorder | grep -qi watchdog");
-    machine.healthy("a service that was freed").await;
-    machine.do_("rm -r /run/systemd/system/ov2-ha-recorder.service.d && systemctl daemon-reload && systemctl restart ov2-ha-recorder");
+    // The controller's own lock, and its database.
+    for switch in ["USR1", "USR2"] {
+        let hung = machine.show("InvocationID");
+        machine.do_(&format!(
+            "systemctl kill -s {switch} --kill-whom=main ov2-ha-recorder"
+        ));
+        until_true("another process after a hang", SOON, || {
+            machine.show("InvocationID") != hung && machine.show("ActiveState") == "active"
+        })
+        .await;
+        let end = machine.do_(&format!(
+            "journalctl --no-pager -o cat INVOCATION_ID={hung} | grep 'Failed with result'"
+        ));
+        assert!(end.contains("'watchdog'"), "{switch}: {end}");
+        machine.healthy("a service that was freed").await;
+    }
+    machine.do_(&format!("rm -r {folder} && {anew}"));
     machine.healthy("a service as packaged").await;
 }
 
