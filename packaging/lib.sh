@@ -60,14 +60,18 @@ need_packages() {
     apt-get install -qq -y --no-install-recommends "${missing[@]}"
 }
 
-# need_browser [further packages]: Debian's chromium; Ubuntu has no package of it but a snap, which cannot be driven here.
+# need_browser [chromedriver]: Chromium, and what drives it. Ubuntu has no package of it but a snap, which cannot be driven
+# here; one that came another way is taken.
 need_browser() {
-  if command -v chromium >/dev/null; then need_packages "$@"; return; fi
+  local missing=()
+  command -v chromium >/dev/null || missing+=(chromium)
+  [ -z "${1:-}" ] || command -v "$1" >/dev/null || missing+=(chromium-driver)
+  [ ${#missing[@]} = 0 ] && return
   [ -n "${LISTS_READ:-}" ] || step "reading the list of packages" as_root apt-get update -qq
   if apt-cache show chromium 2>/dev/null | grep -q '^Filename:.*chromium_'; then
-    need_packages chromium "$@"
+    need_packages "${missing[@]}"
   else
-    say "note: this system has no package of Chromium; recorders run in Docker only"
+    say "note: this system has no package of ${missing[*]}; recorders run in Docker only"
   fi
 }
 
