@@ -1,8 +1,11 @@
 //! The controller's doors and its start: both runtimes pass one suite, and what is wrong at the start is one sentence.
 
+use crate::support::controller::Controller;
 use crate::support::docker::{Container as Docked, docker};
+use crate::support::registry::Registry;
 use crate::support::secrets::said;
 use crate::support::standin::{self, StandIn};
+use crate::support::wait::{until, until_true};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use ov2_ha_recorder::model::ids::{ContainerId, RecordingId};
@@ -12,6 +15,8 @@ use ov2_ha_recorder::runtime::{
     BackupSpec, ContainerStatus, Environment, HappeningKind, Runtime, RuntimeError, RuntimeEvent,
     Stop,
 };
+use reqwest::Method;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -262,6 +267,63 @@ fn refusal(folder: &Path, settings: &[(&str, &str)], data: &Path) -> (i32, Strin
         .output()
         .unwrap();
     (output.status.code().unwrap(), said(&output))
+}
+
+/// What health says of the image: whether Docker has it.
+async fn has_image(controller: &Controller) -> bool {
+    let docker = controller.get("/actuator/health/docker").await;
+    let present = docker["details"]["imagePresent"].as_bool();
+    present.unwrap_or_else(|| panic!("{docker}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_image_is_pulled_while_the_controller_is_at_work_already() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::slow().await;
+    let image = [
+        ("IMAGE_NAME", registry.image.as_str()),
+        ("IMAGE_TAG", Registry::TAG),
+    ];
+    let recordings = folder.path().join("recordings");
+    let controller = Controller::start(Path::new(BINARY), folder.path(), &recordings, &image).await;
+    assert!(
+        !has_image(&controller).await,
+        "the registry has not spoken yet"
+    );
+    let session = json!({"sessionId": "ses_A", "clientId": "a recorder"});
+    let (status, said) = controller
+        .ask(Method::POST, "/api/sessions", Some(&session))
+        .await;
+    assert_eq!(status, 201, "{said}");
+    registry.speak();
+    until("the image", SOON, || async {
+        has_image(&controller).await.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_had_is_named_and_everything_else_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = format!("127.0.0.1:{}/ov2-ha-test/nobody", free_port());
+    let image = [("IMAGE_NAME", nobody.as_str())];
+    let recordings = folder.path().join("recordings");
+    let mut controller =
+        Controller::start(Path::new(BINARY), folder.path(), &recordings, &image).await;
+    let named = format!("image {nobody}:2.32.2 not found; build it with");
+    until_true("the warning", SOON, || controller.log().contains(&named)).await;
+    assert!(
+        controller.log().contains("cannot be pulled"),
+        "{}",
+        controller.log()
+    );
+    assert!(!has_image(&controller).await);
+    let session = json!({"sessionId": "ses_A", "clientId": "a recorder"});
+    let (status, said) = controller
+        .ask(Method::POST, "/api/sessions", Some(&session))
+        .await;
+    assert_eq!(status, 201, "{said}");
+    assert!(controller.stop().await < Duration::from_secs(5));
 }
 
 fn free_port() -> String {

@@ -3,6 +3,7 @@
 
 use crate::support::crowd::{Crowd, Watching, id, registration};
 use crate::support::desk::Desk;
+use crate::support::wait::until_true;
 use ov2_ha_recorder::model::session::Status;
 use ov2_ha_recorder::model::wire::Heartbeat;
 use std::time::Duration;
@@ -22,6 +23,27 @@ async fn fifty_recorders_killed_at_once_are_each_started_again_once() {
         worst <= Duration::from_millis(50),
         "event to start took {worst:?}"
     );
+    crowd.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_was_replaced_and_comes_again_is_ended_for_good() {
+    let crowd = Crowd::gather(1).await;
+    let (first, second) = crowd.usurp().await;
+    // Docker starts it again, as it was told to when it registered; its place is taken, and it ends with a failure.
+    first.signal_first_process("KILL");
+    let status = || {
+        first
+            .inspect("{{.State.Status}} {{.RestartCount}}")
+            .unwrap()
+    };
+    until_true("its end", Duration::from_secs(10), || {
+        status() == "exited 1"
+    })
+    .await;
+    crowd.is_heard(2).await;
+    assert_eq!(status(), "exited 1", "Docker started it once more");
+    assert!(second.runs(), "the one that records was ended");
     crowd.leave().await;
 }
 

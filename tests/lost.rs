@@ -7,8 +7,11 @@ use crate::support::frames::Footage;
 use crate::support::secrets::said;
 use crate::support::stage::seconds_now;
 use crate::support::stores::{BUCKET, KEY, SECRET, Server, client};
+use crate::support::wait::until;
 use ov2_ha_recorder::store::ChunkStore;
 use ov2_ha_recorder::store::s3::S3Store;
+use reqwest::Method;
+use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -109,6 +112,56 @@ async fn a_machine_lost_with_its_disk_costs_seconds() {
     assert_eq!(footage.missing(), 0.0);
     assert!(missing < 4.0 + SLACK, "{missing:.2} s missing at the end");
     assert!(folder.join("ses_lost.timeline.json").is_file());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_was_replaced_elsewhere_is_told_so_and_leaves_the_rest_to_the_later_run() {
+    let bucket = Bucket::set().await;
+    let mut stage = bucket.stage("ses_two").await;
+    stage.settings.push(("HEARTBEAT_INTERVAL", "1".into()));
+    let watch = stage.watched().await;
+    let mut first = stage.start().await;
+    first.grows_for(Duration::from_secs(4)).await;
+    // No folder of a later run on its disk tells it so: only the answer to its next heartbeat does.
+    let other = stage.elsewhere();
+    let mut second = other.start().await;
+    let (_, status) = until("the end of the first", Duration::from_secs(5), || {
+        let status = first.process.try_wait().unwrap();
+        async move { status }
+    })
+    .await;
+    assert_eq!(status.code(), Some(3), "{}", stage.log());
+    assert!(
+        stage
+            .log()
+            .contains("a later run of this recording took over")
+    );
+    let beat = json!({"lastChunk": "0001.mp4", "take": stage.options().take, "run": 1});
+    let path = "/api/sessions/ses_two/heartbeat";
+    let (status, said) = watch.controller.ask(Method::PUT, path, Some(&beat)).await;
+    assert_eq!(
+        (status.as_u16(), &said["code"]),
+        (409, &"superseded".into())
+    );
+    // What it has plays, and it said nothing of an end.
+    assert_eq!(stage.footage().decode_errors, Vec::<String>::new());
+    assert!(!stage.file("ses_two.info").exists() && !stage.file("ses_two.jpg").exists());
+
+    second.grows_for(Duration::from_secs(5)).await;
+    let session = watch.controller.get("/api/sessions/ses_two").await;
+    assert_eq!(
+        (&session["run"], &session["status"]),
+        (&2.into(), &"RECORDING".into())
+    );
+    let (status, _) = second.stop().await;
+    assert!(status.success(), "{}", other.log());
+    let footage = other.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert_eq!(footage.missing(), 0.0);
+    other.is_what_openvidu_expects();
+    let keys = bucket.keys().await;
+    let of_run = |run: &str| keys.iter().filter(|key| key.contains(run)).count();
+    assert!(of_run("/r1/") >= 1 && of_run("/r2/") >= 2, "{keys:?}");
 }
 
 /// A bucket with a proxy before it.

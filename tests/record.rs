@@ -630,8 +630,8 @@ async fn killed(id: &str, part: &str, name: &str, mark: &str) -> (Footage, Stage
 }
 
 /// A controller that the recorders of one stage report to.
-struct Watch {
-    controller: Controller,
+pub struct Watch {
+    pub controller: Controller,
     _folder: tempfile::TempDir,
     session: String,
 }
@@ -703,7 +703,7 @@ impl Stage {
     }
 
     /// Starts a controller for the recorders of this stage.
-    async fn watched(&mut self) -> Watch {
+    pub async fn watched(&mut self) -> Watch {
         let folder = tempfile::tempdir().unwrap();
         let recordings = folder.path().join("recordings");
         let settings = [("HA_RUNTIME", "process")];
@@ -731,7 +731,15 @@ impl Stage {
         }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// The same recording on another machine, with a disk of its own.
+    pub fn elsewhere(&self) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap().into(),
+            ..self.beside(&self.order.id)
+        }
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(&self.order.id).join(name)
     }
 

@@ -2,126 +2,14 @@
 
 use crate::support::controller::{Controller, USER, free_port};
 use crate::support::secrets::said;
+use crate::support::target::{Came, Target};
 use crate::support::wait::until;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-
-/// The customer's endpoint: answers as it is told and remembers what came.
-struct Target {
-    port: u16,
-    came: Arc<Mutex<Vec<Came>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-#[derive(Clone, Debug)]
-struct Came {
-    at: Instant,
-    method: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-/// What to answer to the delivery that comes as number `count`, from 0.
-type Manner = Arc<dyn Fn(usize, &Came) -> (u16, Option<&'static str>) + Send + Sync>;
-
-impl Target {
-    async fn start(
-        port: u16,
-        manner: impl Fn(usize, &Came) -> (u16, Option<&'static str>) + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let came = Arc::new(Mutex::new(Vec::new()));
-        let (shared, manner): (_, Manner) = (Arc::clone(&came), Arc::new(manner));
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (came, manner) = (Arc::clone(&shared), Arc::clone(&manner));
-                let service = service_fn(move |request| {
-                    answer(request, Arc::clone(&came), Arc::clone(&manner))
-                });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
-            }
-        });
-        Self { port, came, task }
-    }
-
-    async fn agreeable() -> Self {
-        Self::start(0, |_, _| (200, None)).await
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/hook", self.port)
-    }
-
-    fn came(&self) -> Vec<Came> {
-        self.came.lock().unwrap().clone()
-    }
-
-    async fn has(&self, count: usize) -> Vec<Came> {
-        until(
-            &format!("{count} deliveries"),
-            Duration::from_secs(30),
-            || async {
-                let came = self.came();
-                (came.len() >= count).then_some(came)
-            },
-        )
-        .await
-        .1
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn answer(
-    request: hyper::Request<Incoming>,
-    came: Arc<Mutex<Vec<Came>>>,
-    manner: Manner,
-) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
-    let (parts, body) = request.into_parts();
-    let headers = parts
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    let one = Came {
-        at: Instant::now(),
-        method: parts.method.to_string(),
-        headers: headers.collect(),
-        body: body
-            .collect()
-            .await
-            .map(|body| body.to_bytes().to_vec())
-            .unwrap_or_default(),
-    };
-    let (status, after) = {
-        let mut came = came.lock().unwrap();
-        came.push(one.clone());
-        manner(came.len() - 1, &one)
-    };
-    let mut response = hyper::Response::builder().status(status);
-    if let Some(after) = after {
-        response = response.header("retry-after", after);
-    }
-    Ok(response.body(Full::default()).unwrap())
-}
 
 struct House {
     _folder: TempDir,

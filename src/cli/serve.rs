@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// How long tasks may take to end.
 const LAST_WORK: Duration = Duration::from_secs(4);
@@ -80,8 +81,8 @@ async fn serve(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // The address first: a second controller on this machine ends here and has touched nothing.
     let listener = listen(&settings, tls).await?;
-    let runtime = runtime(&settings, data_dir).await?;
     let tasks = Tasks::new();
+    let runtime = runtime(&settings, data_dir, &tasks).await?;
     let db = Db::open(data_dir)?;
     if let Some((listener, objects)) = objects(&settings, data_dir).await? {
         info!(port = settings.s3_server_port.0, bucket = settings.s3_bucket; "the built-in S3 server takes requests");
@@ -188,15 +189,17 @@ async fn objects(
     Ok(Some((listener, server)))
 }
 
-async fn runtime(settings: &Settings, data_dir: &Path) -> Result<Arc<dyn Runtime>, Failure> {
+async fn runtime(
+    settings: &Settings,
+    data_dir: &Path,
+    tasks: &Tasks,
+) -> Result<Arc<dyn Runtime>, Failure> {
     match settings.runtime {
         RuntimeKind::Docker => {
             let docker = DockerRuntime::connect(&settings.image_name, &settings.image_tag).await?;
-            let preparing = docker.clone();
-            // Recordings that run need no image: its absence is reported, and health shows it.
-            if let Err(cause) = preparing.prepare().await {
-                error!("{cause}");
-            }
+            // A registry may take minutes, and recordings that run need no image: nothing waits for it.
+            let preparing = prepare(docker.clone(), tasks.token());
+            tasks.spawn("recording image", preparing);
             Ok(Arc::new(docker))
         }
         RuntimeKind::Process => {
@@ -208,6 +211,18 @@ async fn runtime(settings: &Settings, data_dir: &Path) -> Result<Arc<dyn Runtime
             let processes = ProcessRuntime::open(&data_dir.join("processes"), &program);
             let processes = processes.map_err(no_folder)?;
             Ok(Arc::new(processes))
+        }
+    }
+}
+
+/// Sees to it that the recording image is there; its absence is reported, and health shows it.
+async fn prepare(docker: DockerRuntime, ended: CancellationToken) {
+    tokio::select! {
+        () = ended.cancelled() => {}
+        prepared = docker.prepare() => {
+            if let Err(cause) = prepared {
+                error!("{cause}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{Controller, lock};
 use crate::model::failover::Seen;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Action, Event, Holder, Session, State};
+use crate::model::wire::RecorderIdentity;
 use crate::runtime::{BackupSpec, Blueprint, ContainerStatus, RuntimeError, Stop};
 use log::{info, warn};
 use metrics::{counter, histogram};
@@ -43,6 +44,26 @@ impl Controller {
                 }
                 Ok(None) => warn!(session:% = id; "the recorder's container is not known to the runtime"),
                 Err(cause) => warn!(session:% = id; "{cause}"),
+            }
+        });
+    }
+
+    /// A recorder that was replaced comes again: its runtime starts it whenever it ends with a failure. What is ended by us
+    /// is not started again.
+    pub(super) fn put_down(&self, id: &RecordingId, recorder: &RecorderIdentity) {
+        let Some(container) = recorder.container_id.clone() else {
+            return;
+        };
+        let holds = self.session(id).and_then(|session| session.container);
+        let holds = holds.is_some_and(|holder| holder.id == container);
+        if holds || !lock(&self.0.known).records(&container, id) {
+            return;
+        }
+        let (controller, id) = (self.clone(), id.clone());
+        self.0.tasks.spawn(format!("end {container}"), async move {
+            info!(session:% = id, container:% = container; "a recorder that was replaced is ended");
+            if let Err(cause) = controller.0.runtime.stop(&container, Stop::Fence).await {
+                warn!(session:% = id; "{cause}");
             }
         });
     }

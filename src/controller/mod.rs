@@ -144,7 +144,11 @@ impl Controller {
     /// lives under this id, [`ControllerError::Superseded`] and [`ControllerError::Over`] for a recorder that has lost its place.
     pub async fn register(&self, registration: Registration) -> Result<Session, ControllerError> {
         let wanted = Wanted::read(registration)?;
-        let session = self.admit(&wanted)?;
+        let session = self.admit(&wanted).inspect_err(|refused| {
+            if let (ControllerError::Superseded, Some(recorder)) = (refused, &wanted.identity) {
+                self.put_down(&wanted.id, recorder);
+            }
+        })?;
         self.0.db.durable().await?;
         info!(session:% = session.id, run:% = session.run; "recorder registered");
         self.attend(&session);

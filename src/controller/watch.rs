@@ -47,6 +47,12 @@ impl Known {
         shown.is_some_and(|it| it.container.status == ContainerStatus::Running)
     }
 
+    /// Whether the container was made for this recording.
+    pub(super) fn records(&self, id: &ContainerId, recording: &RecordingId) -> bool {
+        let shown = self.containers.get(id);
+        shown.is_some_and(|it| it.container.recording.as_ref() == Some(recording))
+    }
+
     pub(super) fn running_holder_of(&self, recording: &RecordingId) -> Option<Holder> {
         self.containers
             .values()

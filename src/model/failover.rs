@@ -236,7 +236,7 @@ impl Policy {
     /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up.
     pub fn answer(&self, session: &Session, fault: Fault, now: Timestamp) -> Event {
         let recent = self.recent(session, now);
-        if recent >= self.max_attempts {
+        if recent >= self.max_attempts && session.has_a_recorder_to_lose() {
             return Event::GivenUp(self.too_often(recent, &fault.reason));
         }
         Event::Lost {
@@ -341,7 +341,8 @@ pub struct Failover {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::session::tests::{at, session};
+    use crate::model::session::tests::{at, holder, session};
+    use crate::model::session::{Action, Refusal};
     use crate::model::wire::Trouble;
 
     impl Policy {
@@ -400,6 +401,25 @@ mod tests {
             message: "no space left".into(),
         });
         assert_eq!(fault(&session, 130), None);
+    }
+
+    #[test]
+    fn a_death_that_is_seen_again_before_its_replacement_starts_is_no_further_one() {
+        let policy = Policy::for_tests();
+        let mut session = recording();
+        for _ in 0..policy.max_attempts {
+            let lost = policy.answer(&session, stuck(), at(1));
+            session.on(lost, at(1)).unwrap();
+            let again = policy.answer(&session, stuck(), at(2));
+            assert_eq!(session.on(again, at(2)), Err(Refusal::NotRecording));
+            session.on(Event::Replaced(holder("first")), at(3)).unwrap();
+        }
+        let mut stopping = session.clone();
+        stopping.on(Event::StopAsked, at(3)).unwrap();
+        let lost = policy.answer(&stopping, stuck(), at(4));
+        assert_eq!(stopping.on(lost, at(4)), Ok(Some(Action::Stop)));
+        let last = policy.answer(&session, stuck(), at(4));
+        assert!(matches!(last, Event::GivenUp(_)), "{last:?}");
     }
 
     #[test]

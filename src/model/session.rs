@@ -432,21 +432,11 @@ impl Session {
         not_before: Timestamp,
         now: Timestamp,
     ) -> Result<Option<Action>, Refusal> {
-        match self.state {
-            State::Stopping { .. } => return Ok(Some(Action::Stop)),
-            State::TakingOver {
-                started_at: None, ..
-            }
-            | State::Completed { .. }
-            | State::Failed { .. }
-            | State::Inactive { .. } => return Err(Refusal::NotRecording),
-            State::Starting { .. }
-            | State::Recording { .. }
-            | State::Paused { .. }
-            | State::TakingOver {
-                started_at: Some(_),
-                ..
-            } => {}
+        if matches!(self.state, State::Stopping { .. }) {
+            return Ok(Some(Action::Stop));
+        }
+        if !self.has_a_recorder_to_lose() {
+            return Err(Refusal::NotRecording);
         }
         self.remember_failover(&fault, now);
         self.state = State::TakingOver {
@@ -568,6 +558,20 @@ impl Session {
     /// Whether nothing is expected of a recorder any more.
     pub const fn over(&self) -> bool {
         matches!(self.state, State::Completed { .. } | State::Failed { .. })
+    }
+
+    /// Whether a recorder is expected to be there: not while another is about to be started, and not at the end.
+    pub const fn has_a_recorder_to_lose(&self) -> bool {
+        matches!(
+            self.state,
+            State::Starting { .. }
+                | State::Recording { .. }
+                | State::Paused { .. }
+                | State::TakingOver {
+                    started_at: Some(_),
+                    ..
+                }
+        )
     }
 
     const fn stopping(&self) -> bool {

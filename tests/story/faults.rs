@@ -1,12 +1,13 @@
 //! The fault matrix: one fault a test, judged by the frames of the final video and by what OpenVidu would see.
 
-use super::{Scene, is_whole};
+use super::{By, Scene, is_whole};
 use crate::support::docker::{Container, containers, docker, signal_process};
 use crate::support::frames::Footage;
 use crate::support::gate::Gate;
 use crate::support::openvidu::Recording;
 use crate::support::stage::{leave_out, seconds_now};
 use crate::support::wait::{until, until_true};
+use ov2_ha_recorder::clock::{Clock, SystemClock, Timestamp};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -37,6 +38,11 @@ impl Scene {
     async fn goes_on(&self, recording: &Recording) {
         recording.grows(60_000, Duration::from_secs(30)).await;
         tokio::time::sleep(A_WHILE).await;
+    }
+
+    /// The controller's data directory is lost.
+    fn forget_everything(&self) {
+        fs::remove_dir_all(self.stage.controller.folder.join("data")).unwrap();
     }
 
     async fn failovers(&self, id: &str) -> Value {
@@ -90,45 +96,141 @@ async fn docker_kill_costs_seconds() {
     docker(&["kill", &recording.vessel.container().0]).unwrap();
     scene.goes_on(&recording).await;
     scene.finish(&recording, 6.0, 1).await;
-    assert_eq!(scene.failovers("ses_kill").await["totalFailovers"], 1);
+    let history = scene.failovers("ses_kill").await;
+    let events = history["failoverEvents"].as_array().unwrap();
+    assert_eq!(
+        (events.len(), &history["successfulRecoveries"]),
+        (1, &1.into())
+    );
+    let event = &events[0];
+    let container = recording.vessel.container().0.as_str();
+    assert_eq!(
+        (&event["oldContainerId"], &event["newContainerId"]),
+        (&container.into(), &container.into())
+    );
+    assert_eq!(event["reason"], "the recorder ended with exit code 137");
+    assert!(event["chunksRecovered"].as_u64().unwrap() >= 1, "{event}");
+    let seconds = |name: &str| event[name].as_f64().unwrap() / 1_000.0;
+    assert!(
+        seconds("detectionMs") < 1.0 && seconds("startMs") < 2.0,
+        "{event}"
+    );
+    // As the heartbeat tells it, which comes every two seconds.
+    let first_frame = seconds("recoveryTimeMs");
+    assert!(
+        first_frame > seconds("startMs") && first_frame < 8.0,
+        "{event}"
+    );
 }
 
+/// A back-off of two seconds comes before the third failover; a fourth is one too many.
+const PATIENT: &[(&str, &str)] = &[("HA_FAILOVER_MAX_ATTEMPTS", "3")];
+
+/// OpenVidu's stop fails where its container is not there to hear it, and no word of OpenVidu follows: then the controller
+/// ends what records, finishes the video, and after 45 s seals it and tells the customer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_container_is_replaced_and_the_controller_finishes_for_openvidu() {
-    let name = "a_removed_container_is_replaced_and_the_controller_finishes_for_openvidu";
-    let Some(scene) = Scene::set(name, QUICK).await else {
+async fn what_openvidu_cannot_stop_the_controller_finishes_and_seals() {
+    let name = "what_openvidu_cannot_stop_the_controller_finishes_and_seals";
+    let Some(scene) = Scene::set(name, &[QUICK, PATIENT].concat()).await else {
         return;
     };
-    let recording = scene.under_way("ses_gone~1").await;
-    recording.vessel.container().remove();
-    let backup = scene.backup("ses_gone~1").await;
-    let label = |name: &str| {
-        backup
-            .inspect(&format!("{{{{index .Config.Labels \"{name}\"}}}}"))
-            .unwrap()
-    };
-    assert_eq!(label("container.type"), "backup-recorder");
-    assert_eq!(label("created.by"), "ha-controller");
-    scene.goes_on(&recording).await;
-    let refused = scene.stage.openvidu.stop(&recording).await;
-    assert!(
-        refused.is_err(),
-        "OpenVidu's exec works in a container that is gone"
-    );
-    until_true("the sealed recording", Duration::from_secs(75), || {
-        let text = fs::read_to_string(recording.seal_path()).unwrap_or_default();
-        let seal: Value = serde_json::from_str(&text).unwrap_or_default();
-        seal["status"] == "ready"
-            && seal["duration"]
-                .as_f64()
-                .is_some_and(|seconds| seconds > 5.0)
-    })
-    .await;
-    assert!(!backup.runs(), "the backup still runs");
-    let footage = Footage::read(&recording.video());
-    is_whole(&footage);
-    assert!(footage.missing() <= 6.0, "{:?}", footage.holes());
-    assert!(recording.folder.join("ses_gone~1.jpg").exists());
+    // One after the other, so that they wait for their seals together.
+    let recordings = [
+        scene.is_given_up("ses_spent").await,
+        scene.is_stopped_while_nothing_runs("ses_pause").await,
+        scene.is_stopped_in_a_backup("ses_gone~1").await,
+    ];
+    for recording in recordings {
+        let ready = || recording.seal()["status"] == "ready";
+        until_true("the seal", Duration::from_secs(75), ready).await;
+        scene.is_ready(&recording, By::Controller).await;
+        let footage = Footage::read(&recording.video());
+        is_whole(&footage);
+        assert!(footage.missing() <= 6.0, "{:?}", footage.holes());
+        assert!(footage.duration > 4.0, "{} s", footage.duration);
+        let labelled = format!("label=session.id={}", recording.order.id);
+        assert_eq!(containers(&labelled), [], "the backup is still there");
+    }
+}
+
+impl Scene {
+    /// Its container is removed and a backup goes on.
+    async fn is_stopped_in_a_backup(&self, id: &str) -> Recording {
+        let recording = self.under_way(id).await;
+        recording.vessel.container().remove();
+        let backup = self.backup(id).await;
+        let label = |name: &str| {
+            backup
+                .inspect(&format!("{{{{index .Config.Labels \"{name}\"}}}}"))
+                .unwrap()
+        };
+        assert_eq!(label("container.type"), "backup-recorder");
+        assert_eq!(label("created.by"), "ha-controller");
+        self.goes_on(&recording).await;
+        self.cannot_be_stopped(&recording).await;
+        recording
+    }
+
+    /// The stop comes while the controller waits before the next failover.
+    async fn is_stopped_while_nothing_runs(&self, id: &str) -> Recording {
+        let recording = self.under_way(id).await;
+        self.backs_off(&recording, 3).await;
+        self.cannot_be_stopped(&recording).await;
+        self.becomes(id, "COMPLETED", Duration::from_secs(10)).await;
+        assert!(!recording.vessel.container().runs());
+        recording
+    }
+
+    /// The recorder dies once too often: what was recorded is joined at once, whenever the stop comes.
+    async fn is_given_up(&self, id: &str) -> Recording {
+        let recording = self.under_way(id).await;
+        self.backs_off(&recording, 3).await;
+        let container = recording.vessel.container();
+        let runs = || container.runs();
+        until_true("the third failover", Duration::from_secs(10), runs).await;
+        docker(&["kill", &container.0]).unwrap();
+        self.becomes(id, "FAILED", Duration::from_secs(10)).await;
+        let info = recording.folder.join(format!("{id}.info"));
+        let joined = || info.exists();
+        until_true("the joined video", Duration::from_secs(10), joined).await;
+        let kept = Footage::read(&recording.video());
+        is_whole(&kept);
+        assert!(kept.duration > 4.0, "{} s", kept.duration);
+        assert!(!container.runs());
+        self.cannot_be_stopped(&recording).await;
+        recording
+    }
+
+    async fn cannot_be_stopped(&self, recording: &Recording) {
+        let stopped = self.stage.openvidu.stop(recording).await;
+        assert!(
+            stopped.is_err(),
+            "OpenVidu's exec works where nothing runs: {stopped:?}"
+        );
+    }
+
+    /// Kills the recorder through Docker, which starts nothing again that was killed so, until the controller has seen
+    /// `count` deaths and backs off before it starts it once more.
+    async fn backs_off(&self, recording: &Recording, count: usize) {
+        let container = recording.vessel.container();
+        let before = self.failovers(&recording.order.id).await;
+        let before = before["totalFailovers"].as_u64().unwrap() as usize;
+        for number in before + 1..=count {
+            let runs = || container.runs();
+            until_true("a recorder to kill", Duration::from_secs(10), runs).await;
+            docker(&["kill", &container.0]).unwrap();
+            until("a failover", Duration::from_secs(5), || async {
+                let history = self.failovers(&recording.order.id).await;
+                (history["totalFailovers"] == number).then_some(())
+            })
+            .await;
+        }
+        let session = self.session(&recording.order.id).await;
+        let not_before = session["state"]["not_before"].as_str().unwrap_or_default();
+        let not_before = Timestamp::parse(not_before).unwrap();
+        assert!(not_before > SystemClock.now(), "{session}");
+        assert!(!container.runs());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,9 +242,13 @@ async fn a_frozen_container_is_fenced_and_replaced() {
     docker(&["pause", &recording.vessel.container().0]).unwrap();
     let frozen_at = seconds_now();
     scene.goes_on(&recording).await;
-    // Docker refuses when it was fenced; what was frozen must not come back either way.
-    let _ = docker(&["unpause", &recording.vessel.container().0]);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // What was frozen is gone: nothing is left to be thawed, and the next run is alone.
+    let container = recording.vessel.container();
+    docker(&["unpause", &container.0]).unwrap_err();
+    assert_eq!(container.signal_processes("ov2-ha-recorder", "0"), 1);
+    assert_eq!(scene.session("ses_pause").await["run"], 2);
+    let history = scene.failovers("ses_pause").await;
+    assert_eq!(history["totalFailovers"], 1, "{history}");
     let footage = scene.finish(&recording, SILENCE + 3.0 + 3.5, 1).await;
     assert!(
         (footage.holes()[0].from - frozen_at).abs() < 1.5,
@@ -152,26 +258,36 @@ async fn a_frozen_container_is_fenced_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_freeze_is_no_failover() {
+async fn a_short_freeze_is_no_failover_and_costs_no_more_than_itself() {
     let slow = &[
         ("HEARTBEAT_INTERVAL", "5"),
         ("HA_MAX_MISSED_HEARTBEATS", "4"),
     ];
-    let Some(scene) = Scene::set("a_short_freeze_is_no_failover", slow).await else {
+    let name = "a_short_freeze_is_no_failover_and_costs_no_more_than_itself";
+    let Some(scene) = Scene::set(name, slow).await else {
         return;
     };
     let recording = scene.under_way("ses_nap").await;
-    recording
-        .vessel
-        .container()
-        .signal_processes("ov2-ha-recorder", "STOP");
+    let container = recording.vessel.container();
+    // The recorder alone: its children go on.
+    container.signal_processes("ov2-ha-recorder", "STOP");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    recording
-        .vessel
-        .container()
-        .signal_processes("ov2-ha-recorder", "CONT");
+    container.signal_processes("ov2-ha-recorder", "CONT");
     scene.goes_on(&recording).await;
-    scene.finish(&recording, 2.5, 1).await;
+    // All of it.
+    docker(&["pause", &container.0]).unwrap();
+    let frozen_at = seconds_now();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    docker(&["unpause", &container.0]).unwrap();
+    let frozen = seconds_now() - frozen_at;
+    scene.goes_on(&recording).await;
+    let footage = scene.finish(&recording, 2.5 + frozen + 1.5, 2).await;
+    let last = footage
+        .holes()
+        .pop()
+        .expect("nothing was missed while frozen");
+    assert!((last.from - frozen_at).abs() < 1.5, "{last:?}");
+    assert!(last.seconds <= frozen + 1.5, "{last:?}");
     assert_eq!(scene.failovers("ses_nap").await["totalFailovers"], 0);
 }
 
@@ -356,7 +472,6 @@ async fn docker_restarts_a_recorder_while_the_controller_is_down() {
         return;
     };
     let recording = scene.under_way("ses_down").await;
-    tokio::time::sleep(A_WHILE).await;
     scene.stage.controller.kill().await;
     recording.vessel.kill_first_process();
     scene.goes_on(&recording).await;
@@ -379,7 +494,49 @@ async fn a_controller_killed_during_a_failover_ends_it_after_its_return() {
     scene.stage.controller.kill().await;
     scene.stage.controller.resume().await;
     scene.goes_on(&recording).await;
-    scene.finish(&recording, 12.0, 1).await;
+    // Once more while it waits before the third one.
+    scene.backs_off(&recording, 3).await;
+    scene.stage.controller.kill().await;
+    scene.stage.controller.resume().await;
+    scene.goes_on(&recording).await;
+    let footage = scene.finish(&recording, 18.0, 2).await;
+    assert!(footage.holes()[0].seconds <= 12.0, "{:?}", footage.holes());
+    let history = scene.failovers("ses_both").await;
+    let events = history["failoverEvents"].as_array().unwrap();
+    assert_eq!(events.len(), 3, "{history}");
+    assert_eq!(recording.vessel.container().starts(), 1 + events.len());
+    assert!(events[2]["startMs"].as_u64().unwrap() >= 2_000, "{history}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_and_a_controller_that_die_together_are_both_back() {
+    let name = "a_recorder_and_a_controller_that_die_together_are_both_back";
+    let Some(mut scene) = Scene::set(name, QUICK).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_dead").await;
+    let container = recording.vessel.container();
+    scene.stage.controller.kill().await;
+    docker(&["kill", &container.0]).unwrap();
+    scene.stage.controller.resume().await;
+    scene.goes_on(&recording).await;
+    assert_eq!(scene.failovers("ses_dead").await["totalFailovers"], 1);
+    // And with nothing left to remember the recording by.
+    scene.stage.controller.kill().await;
+    docker(&["kill", &container.0]).unwrap();
+    scene.forget_everything();
+    scene.stage.controller.resume().await;
+    scene.goes_on(&recording).await;
+    let wait = Duration::from_secs(10);
+    scene.becomes("ses_dead", "RECORDING", wait).await;
+    assert_eq!(scene.session("ses_dead").await["run"], 3);
+    assert_eq!(container.starts(), 3);
+    let footage = scene.finish(&recording, 12.0, 2).await;
+    assert!(
+        footage.holes().iter().all(|it| it.seconds <= 8.0),
+        "{:?}",
+        footage.holes()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,7 +547,7 @@ async fn a_controller_that_forgot_everything_goes_on_with_the_next_run() {
     };
     let recording = scene.under_way("ses_amnesia").await;
     scene.stage.controller.kill().await;
-    fs::remove_dir_all(scene.stage.controller.folder.join("data")).unwrap();
+    scene.forget_everything();
     scene.stage.controller.resume().await;
     scene
         .becomes("ses_amnesia", "RECORDING", Duration::from_secs(15))

@@ -31,7 +31,8 @@ pub struct Crowd {
     runtime: Arc<Noting>,
     containers: Vec<Docked>,
     rounds: u32,
-    _image: StandIn,
+    settings: Vec<(&'static str, String)>,
+    image: StandIn,
     _folder: TempDir,
 }
 
@@ -52,7 +53,7 @@ impl Crowd {
         let mut desk = Desk::open(folder.path(), runtime.clone(), clock, &forgiving);
         let port = desk.serve().await;
         desk.controller.start();
-        let more = [
+        let settings = vec![
             ("PORT", port.to_string()),
             (
                 "AUTHORIZATION",
@@ -60,13 +61,14 @@ impl Crowd {
             ),
             ("BEAT", "2".into()),
         ];
-        let containers = (0..size).map(|n| image.run(id(n).as_str(), &more));
+        let containers = (0..size).map(|n| image.run(id(n).as_str(), &settings));
         let crowd = Self {
             containers: containers.collect(),
             desk,
             runtime,
             rounds: 0,
-            _image: image,
+            settings,
+            image,
             _folder: folder,
         };
         let records = |it: &Session| it.state.status() == Status::Recording;
@@ -119,6 +121,38 @@ impl Crowd {
         let mut delays: Vec<Duration> = starts.iter().map(delay).collect();
         delays.sort();
         delays
+    }
+
+    /// Has another recorder take the place of the first one, which lives on: the controller had forgotten it. Both.
+    pub async fn usurp(&self) -> (Docked, Docked) {
+        let first = self.containers[0].clone();
+        self.desk.controller.remove(&id(0)).await.unwrap();
+        // There can be but one of this name.
+        docker(&["rename", &first.0, &format!("{}_before", &first.0[..12])]).unwrap();
+        let second = self.image.run(id(0).as_str(), &self.settings);
+        let holds = |it: &Session| {
+            it.container
+                .as_ref()
+                .is_some_and(|it| it.id.as_str() == second.0)
+        };
+        let records = |it: &Session| holds(it) && it.state.status() == Status::Recording;
+        until_true("the second to record", SOON, || self.all(records)).await;
+        assert!(first.runs(), "nobody ended it");
+        (first, second)
+    }
+
+    /// Waits until the first session's recorder has been heard so many times.
+    pub async fn is_heard(&self, times: usize) {
+        for _ in 0..times {
+            let heard_at = || {
+                self.desk
+                    .controller
+                    .session(&id(0))
+                    .map(|it| it.heartbeat_at)
+            };
+            let before = heard_at();
+            until_true("a heartbeat", SOON, || heard_at() > before).await;
+        }
     }
 
     /// Ends them.

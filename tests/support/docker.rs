@@ -127,6 +127,24 @@ impl Container {
         self.inspect("{{.State.StartedAt}}").unwrap_or_default()
     }
 
+    /// How often it was started, as far as Docker remembers its events.
+    pub fn starts(&self) -> usize {
+        let began = self.inspect("{{.Created}}").unwrap_or_default();
+        let mine = format!("container={}", self.0);
+        let events = docker(&[
+            "events",
+            "--since",
+            &began,
+            "--until",
+            "0s",
+            "--filter",
+            &mine,
+            "--filter",
+            "event=start",
+        ]);
+        events.unwrap().lines().count()
+    }
+
     /// Whether it runs.
     pub fn runs(&self) -> bool {
         self.inspect("{{.State.Running}}")

@@ -2,6 +2,7 @@
 //! bytes, stops by `echo 'q' > stop`, waits for the container, removes it, reads `.info`, seals `.recording.<id>`, and
 //! tells the controller of each step by webhook. What would make OpenVidu fail a recording is an `Err` here.
 
+use super::frames::probe;
 use super::vessel::{Ground, Vessel};
 use super::wait::until;
 use serde_json::{Value, json};
@@ -77,10 +78,6 @@ pub struct Sealed {
     pub video: PathBuf,
     /// From the stop request to the container's end.
     pub stop_took: Duration,
-    /// What `.info` said.
-    pub info: Value,
-    /// What `.recording.<id>` says now.
-    pub recording: Value,
     /// The container's exit code.
     pub exit_code: i64,
 }
@@ -163,8 +160,6 @@ impl OpenVidu {
         Ok(Sealed {
             video: recording.video(),
             stop_took,
-            info,
-            recording: json,
             exit_code,
         })
     }
@@ -210,6 +205,39 @@ impl Recording {
     /// The recording's own JSON.
     pub fn seal_path(&self) -> PathBuf {
         self.folder.join(format!(".recording.{}", self.order.id))
+    }
+
+    /// What OpenVidu has written of it.
+    pub fn seal(&self) -> Value {
+        read_json(&self.seal_path()).unwrap_or_default()
+    }
+
+    /// What OpenVidu hands to its client once a recording is ready is all there and true, whoever sealed it.
+    ///
+    /// # Panics
+    /// When not.
+    pub fn is_held_ready(&self) {
+        let (seal, order) = (self.seal(), &self.order);
+        let text = |name: &str| seal[name].as_str().unwrap_or_default().to_owned();
+        assert_eq!(
+            (text("status"), text("id")),
+            ("ready".into(), order.id.clone())
+        );
+        assert_eq!(seal["createdAt"], self.created_at, "another recording's");
+        let video = self.video();
+        assert_eq!(seal["size"], fs::metadata(&video).unwrap().len(), "{seal}");
+        let plays: f64 = probe(&video, "format=duration").trim().parse().unwrap();
+        let said = seal["duration"].as_f64().unwrap();
+        assert!((said - plays).abs() < 0.1, "it plays {plays} s: {seal}");
+        let tracks = probe(&video, "stream=codec_type");
+        let has = |kind: &str| tracks.lines().any(|line| line.trim() == kind);
+        let said = json!([seal["hasVideo"], seal["hasAudio"]]);
+        assert_eq!(said, json!([has("video"), has("audio")]), "{tracks}");
+        assert!(has("video") && has("audio") != order.only_video, "{tracks}");
+        let thumbnail = self.folder.join(format!("{}.jpg", order.id));
+        assert_eq!(probe(&thumbnail, "stream=width").trim(), "480");
+        let info = self.folder.join(format!("{}.info", order.id));
+        assert!(!info.exists(), "OpenVidu deletes it once it is read");
     }
 
     /// Waits until the video is `bytes` longer than now: frames arrive.

@@ -6,6 +6,7 @@ use super::docker::{OwnImage, recording_image};
 use super::frames::{self, Footage};
 use super::openvidu::{OpenVidu, Order, Sealed};
 use super::page::Page;
+use super::target::Target;
 use super::vessel::Ground;
 use ov2_ha_recorder::runtime::process::ProcessRuntime;
 use std::io::Write;
@@ -19,6 +20,8 @@ pub struct Stage {
     pub openvidu: OpenVidu,
     /// What watches over them.
     pub controller: Controller,
+    /// The customer, who is told what OpenVidu and the controller say.
+    pub customer: Target,
     /// What is recorded.
     pub page: Page,
     /// The image under a name of its own, where recorders run in Docker.
@@ -76,13 +79,20 @@ impl Stage {
         image: Option<OwnImage>,
         settings: &[(&str, &str)],
     ) -> Self {
-        let recordings = folder.join("recordings");
+        let (recordings, customer) = (folder.join("recordings"), Target::agreeable().await);
+        let endpoint = customer.url();
+        let relay = [
+            ("OPENVIDU_WEBHOOK", "true"),
+            ("OPENVIDU_WEBHOOK_ENDPOINT", endpoint.as_str()),
+        ];
+        let settings = [&relay, settings].concat();
         let controller =
-            Controller::start(binary, &folder.join("controller"), &recordings, settings).await;
+            Controller::start(binary, &folder.join("controller"), &recordings, &settings).await;
         let webhook = controller.url("/openvidu/webhook");
         Self {
             openvidu: OpenVidu::new(&recordings, ground, Some(webhook)),
             controller,
+            customer,
             page: Page::serve().await,
             image,
             folder: folder.to_owned(),
