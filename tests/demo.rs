@@ -88,7 +88,7 @@ fn report(played: &Played) {
     );
     println!(
         "start to first file {:.2} s",
-        played.start_took.as_secs_f64()
+        played.recording.start_took.as_secs_f64()
     );
     println!(
         "stop to finished    {:.2} s",

@@ -3,7 +3,9 @@
 
 use crate::support::crowd::{Crowd, Watching, id, registration};
 use crate::support::desk::Desk;
+use crate::support::docker::docker;
 use crate::support::wait::until_true;
+use ov2_ha_recorder::model::failover::Reason;
 use ov2_ha_recorder::model::session::Status;
 use ov2_ha_recorder::model::wire::Heartbeat;
 use std::time::Duration;
@@ -44,6 +46,53 @@ async fn a_recorder_that_was_replaced_and_comes_again_is_ended_for_good() {
     crowd.is_heard(2).await;
     assert_eq!(status(), "exited 1", "Docker started it once more");
     assert!(second.runs(), "the one that records was ended");
+    crowd.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_dies_before_it_registers_is_started_again() {
+    let crowd = Crowd::gather(0).await;
+    let silent = crowd.silent_one();
+    let before = silent.started_at();
+    silent.signal_first_process("KILL");
+    let again = || silent.runs() && silent.started_at() != before;
+    until_true("another start", Duration::from_secs(10), again).await;
+    crowd.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_whose_health_check_fails_is_replaced() {
+    let check = [
+        "--health-cmd=[ ! -s /sick ]",
+        "--health-interval=1s",
+        "--health-retries=1",
+    ];
+    let crowd = Crowd::gather_with(1, &check).await;
+    let container = crowd.first();
+    let inside = |script: &str| docker(&["exec", &container.0, "bash", "-c", script]).unwrap();
+    let before = container.started_at();
+    inside("echo x > /sick");
+    let again = || container.runs() && container.started_at() != before;
+    until_true("another start", Duration::from_secs(10), again).await;
+    inside(": > /sick");
+    let wanted = Reason::Reported {
+        message: "its health check fails".into(),
+    };
+    assert_eq!(crowd.has_failed_over().await, wanted);
+    crowd.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_ran_out_of_memory_is_known_for_it() {
+    let crowd = Crowd::gather_with(1, &["--memory=32m", "--memory-swap=32m"]).await;
+    let container = crowd.first();
+    // The kernel ends what takes the most.
+    let hog = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done";
+    docker(&["exec", &container.0, "bash", "-c", hog]).unwrap_err();
+    let told = || container.events("oom") > 0;
+    until_true("Docker's word of it", Duration::from_secs(10), told).await;
+    container.signal_first_process("KILL");
+    assert_eq!(crowd.has_failed_over().await, Reason::OutOfMemory);
     crowd.leave().await;
 }
 

@@ -72,7 +72,11 @@ impl Scene {
     async fn is_ready(&self, recording: &Recording, by: By) {
         recording.is_held_ready();
         let steps = ["started", "stopped", "ready"];
-        let told = || self.stage.customer.told_of(&recording.order.id);
+        let told = || {
+            let told = self.stage.customer.told_of(&recording.order.id).into_iter();
+            let of_this = told.filter(|it| it.event["startTime"] == recording.created_at);
+            of_this.collect::<Vec<_>>()
+        };
         let all = || told().len() >= steps.len();
         until_true("the customer's news", Duration::from_secs(10), all).await;
         let told = told();
@@ -84,6 +88,20 @@ impl Scene {
         for name in ["size", "duration", "hasVideo", "hasAudio"] {
             assert_eq!(ready.event[name], seal[name], "{name}: {}", ready.event);
         }
+    }
+
+    /// Runs one of the operator's commands for this controller; what it says.
+    fn runs(&self, arguments: &[&str]) -> String {
+        let mut program = std::process::Command::new(BINARY);
+        for setting in ov2_ha_recorder::config::TABLE {
+            program.env_remove(setting.name);
+        }
+        program.args(arguments).arg("--env-file");
+        program.arg(self.stage.controller.folder.join("controller.env"));
+        let output = tokio::task::block_in_place(|| program.output()).unwrap();
+        let said = said(&output);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said
     }
 
     async fn session(&self, id: &str) -> Value {
@@ -139,6 +157,7 @@ async fn a_killed_recorder_leaves_one_video_that_plays() {
         .play("ses_story", |line| eprintln!("{line}"))
         .await;
     let played = played.unwrap_or_else(|why| panic!("OpenVidu fails the recording: {why}"));
+    scene.is_ready(&played.recording, By::OpenVidu).await;
     let footage = &played.footage;
     is_whole(footage);
     let holes = footage.holes();
@@ -276,20 +295,8 @@ async fn the_operators_own_tests_record_a_page_and_count_the_seconds_lost() {
     let Some(scene) = Scene::set(name, &[]).await else {
         return;
     };
-    let env = scene.stage.controller.folder.join("controller.env");
-    let run = |command: &str| {
-        let mut program = std::process::Command::new(BINARY);
-        for setting in ov2_ha_recorder::config::TABLE {
-            program.env_remove(setting.name);
-        }
-        program.args([command, "--json", "--env-file"]).arg(&env);
-        let output = tokio::task::block_in_place(|| program.output()).unwrap();
-        let said = said(&output);
-        assert!(output.status.success(), "{command}: {said}");
-        said
-    };
-    run("test-recording");
-    let said = run("test-failover");
+    scene.runs(&["test-recording", "--json"]);
+    let said = scene.runs(&["test-failover", "--json"]);
     assert!(said.contains("lost"), "{said}");
     let left = fs::read_dir(scene.folder.path().join("recordings")).unwrap();
     let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();

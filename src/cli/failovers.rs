@@ -103,7 +103,7 @@ fn line(session: &Value, failover: &Value) -> String {
         .as_i64()
         .map(|it| format!(" (exit code {it})"));
     format!(
-        "{}  {}  run {}  {}{}  {} -> {}  seen after {}  started after {}  recording after {}",
+        "{}  {}  run {}  {}{}  {} -> {}  {} chunks kept  seen after {}  started after {}  recording after {}",
         text(&failover["at"]),
         text(&session["sessionId"]),
         failover["oldRun"],
@@ -111,6 +111,7 @@ fn line(session: &Value, failover: &Value) -> String {
         detail.or(code).unwrap_or_default(),
         short(&failover["oldContainer"]),
         short(&failover["newContainer"]),
+        failover["chunksRecovered"],
         seen,
         seconds("startMs"),
         seconds("recoveryMs"),

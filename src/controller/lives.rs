@@ -9,6 +9,7 @@ use crate::config::{Settings, Variables};
 use crate::controller::{ControllerError, Parts};
 use crate::db::Db;
 use crate::db::outbox::{Bounds, Outbox};
+use crate::model::failover::Failover;
 use crate::model::ids::{ContainerId, RecordingId, RunNumber, TakeId};
 use crate::model::session::{Session, State, Status};
 use crate::model::wire::{
@@ -516,6 +517,23 @@ impl Story {
         self.hand_on();
         if let Some(life) = &self.life {
             life.settle();
+        }
+        self.was_given_up_with_reason();
+    }
+
+    /// A recording is given up for a fault of its last recorder, not for one that is being answered still.
+    fn was_given_up_with_reason(&self) {
+        let Some(session) = self.session() else {
+            return;
+        };
+        let State::Failed { why, .. } = &session.state else {
+            return;
+        };
+        let answered = |it: &Failover| it.start_ms.is_some() || session.run > it.old_run;
+        if why.contains("did not help") && !session.failovers.last().is_some_and(answered) {
+            self.world()
+                .wrong
+                .push(format!("given up too early: {why}"));
         }
     }
 

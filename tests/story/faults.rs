@@ -11,7 +11,7 @@ use ov2_ha_recorder::clock::{Clock, SystemClock, Timestamp};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A silent recorder is noticed after 6 s, so that the matrix does not take an hour.
 const QUICK: &[(&str, &str)] = &[
@@ -121,6 +121,13 @@ async fn docker_kill_costs_seconds() {
         first_frame > seconds("startMs") && first_frame < 8.0,
         "{event}"
     );
+    let told = scene.runs(&["failovers", "ses_kill"]);
+    let short = &container[..12];
+    let line = format!("ses_kill  run 1  died (exit code 137)  {short} -> {short}  ");
+    assert!(
+        told.contains(&line) && told.contains(" chunks kept  seen after 0."),
+        "{told}"
+    );
 }
 
 /// A back-off of two seconds comes before the third failover; a fourth is one too many.
@@ -157,15 +164,37 @@ impl Scene {
     /// Its container is removed and a backup goes on.
     async fn is_stopped_in_a_backup(&self, id: &str) -> Recording {
         let recording = self.under_way(id).await;
-        recording.vessel.container().remove();
-        let backup = self.backup(id).await;
-        let label = |name: &str| {
-            backup
-                .inspect(&format!("{{{{index .Config.Labels \"{name}\"}}}}"))
-                .unwrap()
+        let made = |container: &Container| {
+            let like =
+                "{{json .HostConfig.Binds}} {{.HostConfig.ShmSize}} {{.HostConfig.NetworkMode}}";
+            container.inspect(like).unwrap()
         };
-        assert_eq!(label("container.type"), "backup-recorder");
-        assert_eq!(label("created.by"), "ha-controller");
+        let first = recording.vessel.container();
+        let before = made(first);
+        first.remove();
+        let backup = self.backup(id).await;
+        assert_eq!(made(&backup), before);
+        let labels = backup.inspect("{{json .Config.Labels}}").unwrap();
+        for label in [
+            r#""container.type":"backup-recorder""#,
+            r#""created.by":"ha-controller""#,
+            r#""start.chunk":""#,
+        ] {
+            assert!(labels.contains(label), "{labels}");
+        }
+        let environment = backup.inspect("{{json .Config.Env}}").unwrap();
+        for variable in [
+            "\"IS_RECOVERY_CONTAINER=true\"".to_owned(),
+            "\"START_CHUNK=".to_owned(),
+            format!("\"ORIGINAL_SESSION_ID={id}\""),
+            format!("\"ORIGINAL_CONTAINER_ID={}\"", first.0),
+        ] {
+            assert!(environment.contains(&variable), "{variable} is not set");
+        }
+        // OpenVidu removes, when it starts, whatever was made from an image of its recording image's name.
+        let image = backup.inspect("{{.Config.Image}}").unwrap();
+        let own = &self.stage.image.as_ref().unwrap().name;
+        assert!(!image.starts_with(own), "{image}");
         self.goes_on(&recording).await;
         self.cannot_be_stopped(&recording).await;
         recording
@@ -202,7 +231,10 @@ impl Scene {
     }
 
     async fn cannot_be_stopped(&self, recording: &Recording) {
+        let begin = Instant::now();
         let stopped = self.stage.openvidu.stop(recording).await;
+        // The webhook waits for nothing that the controller does.
+        assert!(begin.elapsed() < Duration::from_secs(2), "{stopped:?}");
         assert!(
             stopped.is_err(),
             "OpenVidu's exec works where nothing runs: {stopped:?}"
@@ -504,7 +536,10 @@ async fn a_controller_killed_during_a_failover_ends_it_after_its_return() {
     let history = scene.failovers("ses_both").await;
     let events = history["failoverEvents"].as_array().unwrap();
     assert_eq!(events.len(), 3, "{history}");
-    assert_eq!(recording.vessel.container().starts(), 1 + events.len());
+    assert_eq!(
+        recording.vessel.container().events("start"),
+        1 + events.len()
+    );
     assert!(events[2]["startMs"].as_u64().unwrap() >= 2_000, "{history}");
 }
 
@@ -530,7 +565,7 @@ async fn a_recorder_and_a_controller_that_die_together_are_both_back() {
     let wait = Duration::from_secs(10);
     scene.becomes("ses_dead", "RECORDING", wait).await;
     assert_eq!(scene.session("ses_dead").await["run"], 3);
-    assert_eq!(container.starts(), 3);
+    assert_eq!(container.events("start"), 3);
     let footage = scene.finish(&recording, 12.0, 2).await;
     assert!(
         footage.holes().iter().all(|it| it.seconds <= 8.0),
@@ -554,6 +589,8 @@ async fn a_controller_that_forgot_everything_goes_on_with_the_next_run() {
         .await;
     docker(&["kill", &recording.vessel.container().0]).unwrap();
     scene.goes_on(&recording).await;
+    assert_eq!(scene.session("ses_amnesia").await["run"], 2);
+    assert_eq!(scene.failovers("ses_amnesia").await["totalFailovers"], 1);
     scene.finish(&recording, 6.0, 1).await;
 }
 

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use ov2_ha_recorder::clock::SystemClock;
+use ov2_ha_recorder::model::failover::Reason;
 use ov2_ha_recorder::model::ids::{ContainerId, RecordingId, RunNumber};
 use ov2_ha_recorder::model::session::{Session, Status};
 use ov2_ha_recorder::model::wire::{Heartbeat, Registration};
@@ -40,6 +41,11 @@ impl Crowd {
     /// Starts so many; answers when all record. Earlier failovers are soon forgiven them, so that they may be killed
     /// again and again.
     pub async fn gather(size: usize) -> Self {
+        Self::gather_with(size, &[]).await
+    }
+
+    /// The same with options of `docker run`.
+    pub async fn gather_with(size: usize, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let image = StandIn::image(folder.path()).unwrap();
         let docker = DockerRuntime::connect(&image.name, StandIn::TAG).await;
@@ -61,7 +67,7 @@ impl Crowd {
             ),
             ("BEAT", "2".into()),
         ];
-        let containers = (0..size).map(|n| image.run(id(n).as_str(), &settings));
+        let containers = (0..size).map(|n| image.run_with(id(n).as_str(), &settings, options));
         let crowd = Self {
             containers: containers.collect(),
             desk,
@@ -139,6 +145,25 @@ impl Crowd {
         until_true("the second to record", SOON, || self.all(records)).await;
         assert!(first.runs(), "nobody ended it");
         (first, second)
+    }
+
+    /// One more, which talks to nobody.
+    pub fn silent_one(&self) -> Docked {
+        self.image.run("ses_silent", &[])
+    }
+
+    /// The first one's container.
+    pub fn first(&self) -> &Docked {
+        &self.containers[0]
+    }
+
+    /// Waits until the first session has had a failover and records again; why it had it.
+    pub async fn has_failed_over(&self) -> Reason {
+        let again = |it: &Session| it.failovers.iter().any(|it| it.recovery_ms.is_some());
+        until_true("a failover", SOON, || self.all(again)).await;
+        let session = self.desk.controller.session(&id(0)).unwrap();
+        assert_eq!(session.failovers.len(), 1, "{:?}", session.failovers);
+        session.failovers[0].reason.clone()
     }
 
     /// Waits until the first session's recorder has been heard so many times.

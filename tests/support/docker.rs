@@ -127,21 +127,13 @@ impl Container {
         self.inspect("{{.State.StartedAt}}").unwrap_or_default()
     }
 
-    /// How often it was started, as far as Docker remembers its events.
-    pub fn starts(&self) -> usize {
+    /// How often `kind` happened to it, as far as Docker remembers: up to the last whole second.
+    pub fn events(&self, kind: &str) -> usize {
         let began = self.inspect("{{.Created}}").unwrap_or_default();
-        let mine = format!("container={}", self.0);
-        let events = docker(&[
-            "events",
-            "--since",
-            &began,
-            "--until",
-            "0s",
-            "--filter",
-            &mine,
-            "--filter",
-            "event=start",
-        ]);
+        let (mine, kind) = (format!("container={}", self.0), format!("event={kind}"));
+        let past = ["events", "--since", &began, "--until", "0s"];
+        let filters = ["--filter", &mine, "--filter", &kind];
+        let events = docker(&[&past[..], &filters].concat());
         events.unwrap().lines().count()
     }
 

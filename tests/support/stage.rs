@@ -4,7 +4,7 @@
 use super::controller::Controller;
 use super::docker::{OwnImage, recording_image};
 use super::frames::{self, Footage};
-use super::openvidu::{OpenVidu, Order, Sealed};
+use super::openvidu::{OpenVidu, Order, Recording, Sealed};
 use super::page::Page;
 use super::target::Target;
 use super::vessel::Ground;
@@ -113,8 +113,8 @@ pub const STOP_AT: Duration = Duration::from_secs(30);
 /// What the main story left.
 #[derive(Debug)]
 pub struct Played {
-    /// From the container's start to the video's first bytes.
-    pub start_took: Duration,
+    /// The recording.
+    pub recording: Recording,
     /// When the recorder was killed, in seconds since the epoch.
     pub killed_at: f64,
     /// The sealed recording.
@@ -147,7 +147,7 @@ impl Stage {
         ));
         let footage = Footage::read(&sealed.video);
         Ok(Played {
-            start_took: recording.start_took,
+            recording,
             killed_at,
             sealed,
             footage,

@@ -63,6 +63,8 @@ impl StandIn {
             fs::create_dir_all(copy.parent().unwrap()).unwrap();
             fs::copy(&file, copy).unwrap();
         }
+        // Docker runs health checks by it.
+        std::os::unix::fs::symlink("bash", root.join("bin/sh")).unwrap();
         write_program(&root.join("record"));
         let name = format!("ov2-ha-test/{}", ov2_ha_recorder::random::hex::<6>());
         let archive = folder.join("root.tar");
@@ -84,7 +86,18 @@ impl StandIn {
 
     /// Makes and starts a container as OpenVidu does.
     pub fn run(&self, recording: &str, more: &[(&str, String)]) -> Container {
-        let mut args = vec!["run", "-d", "--network", "host"]
+        self.run_with(recording, more, &[])
+    }
+
+    /// The same with options of `docker run`.
+    pub fn run_with(
+        &self,
+        recording: &str,
+        more: &[(&str, String)],
+        options: &[&str],
+    ) -> Container {
+        let mut args = [&["run", "-d", "--network", "host"], options]
+            .concat()
             .into_iter()
             .map(str::to_owned)
             .collect::<Vec<_>>();
