@@ -295,7 +295,8 @@ impl Variables {
     /// # Errors
     /// When a line is no `NAME=value`.
     pub fn over_text(mut self, text: &str, path: &Path) -> Result<Self, Faults> {
-        for (name, value) in parse_env_file(text, path)? {
+        // The last line of a name holds, as for a shell.
+        for (name, value) in parse_env_file(text, path)?.into_iter().rev() {
             self.0.entry(name).or_insert(value);
         }
         Ok(self)
@@ -457,16 +458,12 @@ fn parse_env_file(text: &str, path: &Path) -> Result<Vec<(String, String)>, Faul
     let mut faults = Vec::new();
     let mut pairs = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
-        if line.is_empty() || line.starts_with('#') {
+        if line.trim().is_empty() || line.trim().starts_with('#') {
             continue;
         }
-        match line.split_once('=') {
-            Some((name, value)) if is_name(name.trim_end()) => {
-                pairs.push((name.trim_end().to_owned(), unquote(value.trim())));
-            }
-            _ => faults.push(format!(
+        match assignment(line) {
+            Some((name, value)) => pairs.push((name.to_owned(), value)),
+            None => faults.push(format!(
                 "{}:{}: expected NAME=value",
                 path.display(),
                 number + 1
@@ -477,6 +474,24 @@ fn parse_env_file(text: &str, path: &Path) -> Result<Vec<(String, String)>, Faul
         Ok(pairs)
     } else {
         Err(Faults(faults))
+    }
+}
+
+/// What a line of an env file sets, name and value; `None` when it sets nothing.
+pub(crate) fn assignment(line: &str) -> Option<(&str, String)> {
+    let line = line.trim();
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim();
+    is_name(name).then(|| (name, unquote(value.trim())))
+}
+
+/// `value` as a line of an env file must spell it to be read as itself: in quotes only where it has to be.
+pub(crate) fn quoted(value: &str) -> String {
+    if unquote(value.trim()) == value {
+        value.to_owned()
+    } else {
+        format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
     }
 }
 

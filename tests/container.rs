@@ -171,8 +171,10 @@ async fn the_whole_product_comes_up_from_one_file() {
         assert!(output.status.success(), "{arguments:?}: {said}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let config = run(&["config"]);
-    assert!(config.contains("ov-recorder-ha-controller"), "{config}");
+    let config = run(&["--profile", "store", "config"]);
+    for container in ["ov-recorder-ha-controller", "ov2-ha-recorder-garage"] {
+        assert!(config.contains(container), "{config}");
+    }
     run(&["up", "-d"]);
     let up = Container("ov-recorder-ha-controller".into());
     let ended = scopeguard(|| drop(run(&["down", "-v"])));
@@ -183,7 +185,7 @@ async fn the_whole_product_comes_up_from_one_file() {
 }
 
 /// Does something whatever becomes of the test.
-fn scopeguard<F: FnMut()>(end: F) -> impl Drop {
+pub fn scopeguard<F: FnMut()>(end: F) -> impl Drop {
     struct Guard<F: FnMut()>(F);
     impl<F: FnMut()> Drop for Guard<F> {
         fn drop(&mut self) {

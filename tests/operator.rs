@@ -1,8 +1,11 @@
 //! The operator's commands as a person runs them: the real program, its words and its exit codes.
 
+use crate::container::scopeguard;
+use crate::package::shipped_program;
 use crate::support::controller::{Controller, USER};
-use crate::support::docker::signal_process;
+use crate::support::docker::{docker, recording_image, signal_process};
 use crate::support::secrets;
+use crate::support::stage::leave_out;
 use crate::support::wait::until_true;
 use serde_json::Value;
 use std::fs;
@@ -225,6 +228,72 @@ fn reconfigure_writes_the_two_lines_into_openvidu_s_env_and_uninstall_takes_them
     );
 }
 
+/// By the shipped program, which runs in every image.
+#[test]
+fn install_builds_the_recording_image_once_and_uninstall_gives_its_name_back() {
+    let test = "install_builds_the_recording_image_once_and_uninstall_gives_its_name_back";
+    let folder = tempfile::tempdir().unwrap();
+    let (program, other) = match (shipped_program(folder.path()), recording_image()) {
+        (Ok(program), Ok(image)) => (program, image),
+        (Err(why), _) | (_, Err(why)) => return leave_out(test, &why),
+    };
+    let name = format!("ov2-ha-test/{}", ov2_ha_recorder::random::hex::<6>());
+    // The tag decides which base there is.
+    let image = format!("{name}:{}", other.rsplit_once(':').unwrap().1);
+    let _gone = scopeguard(|| drop(docker(&["rmi", &image])));
+    let own = format!("OPENVIDU_RECORDING_IMAGE={image}");
+    let openvidu = openvidu(folder.path(), "openvidu/openvidu-server:2.32.2", &own);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        for setting in ov2_ha_recorder::config::TABLE {
+            command.env_remove(setting.name);
+        }
+        command
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(arguments);
+        command.arg("--env-file").arg(folder.path().join("own.env"));
+        command.arg("--data-dir").arg(folder.path().join("data"));
+        let output = command
+            .args(["--without-service", "--json"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        json(&output)
+    };
+    let install = ["install", "--auto", openvidu.to_str().unwrap()];
+    let built = |done: Value| {
+        let steps = done["steps"].as_array().unwrap().clone();
+        let what = format!("build the recording image {image}");
+        let step = steps.into_iter().find(|step| step["what"] == what);
+        step.unwrap()["changed"].clone()
+    };
+    assert_eq!(built(run(&install)), true);
+    docker(&[
+        "run",
+        "--rm",
+        "--network=none",
+        "--entrypoint=ov2-ha-recorder",
+        &image,
+        "--version",
+    ])
+    .unwrap();
+    assert_eq!(built(run(&install)), false);
+    let back = run(&["uninstall"]);
+    let restored = back["restored"].as_array().unwrap();
+    assert!(
+        restored.contains(&format!("the image {image}").into()),
+        "{back}"
+    );
+    let maker = [
+        "image",
+        "inspect",
+        "--format",
+        "{{index .Config.Labels \"created.by\"}}",
+        &image,
+    ];
+    assert_ne!(docker(&maker).ok().as_deref(), Some("ov2-ha-recorder"));
+}
+
 #[test]
 fn a_folder_without_openvidu_is_one_sentence_and_changes_nothing() {
     let machine = Machine::new(SHAPES[0]);
@@ -389,6 +458,20 @@ async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
         fs::metadata(&archive).unwrap().permissions().mode() & 0o777,
         0o600
     );
+    let elsewhere = |archive: &Path| {
+        let nowhere = folder.path().join("nowhere");
+        let mut command = program();
+        command
+            .args(["backup", "--json", "--data-dir"])
+            .arg(&nowhere);
+        command.arg("--env-file").arg(own.join("controller.env"));
+        let output = command.arg("-o").arg(archive).output().unwrap();
+        assert!(!nowhere.exists(), "a database was made");
+        output
+    };
+    // As for a service in a container, whose folder this machine does not see.
+    let other = elsewhere(&folder.path().join("other.tar.gz"));
+    assert_eq!(json(&other)["records"], json(&made)["records"]);
 
     let held = run(&["restore", archive.to_str().unwrap()]);
     assert_eq!(held.status.code(), Some(1));
@@ -398,6 +481,10 @@ async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
         text(&held)
     );
     controller.stop().await;
+    let silence = elsewhere(&folder.path().join("none.tar.gz"));
+    assert_eq!(silence.status.code(), Some(69), "{}", text(&silence));
+    let still = run(&["backup", "--json", "-o", archive.to_str().unwrap()]);
+    assert_eq!(json(&still)["records"], json(&made)["records"]);
     assert_eq!(
         run(&["reset"]).status.code(),
         Some(1),

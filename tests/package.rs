@@ -98,13 +98,7 @@ struct Packages {
 
 impl Packages {
     fn find() -> Result<Self, String> {
-        let named = |name: &str| {
-            std::env::var_os(name)
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from)
-        };
-        let deb =
-            named("OV2_DEB").ok_or("OV2_DEB names no package; packaging/build-deb makes one")?;
+        let deb = shipped_package()?;
         docker(&["image", "inspect", SYSTEMD_IMAGE]).map_err(|_| {
             format!(
                 "the image {SYSTEMD_IMAGE} is not there; packaging/docker/build-systemd makes it"
@@ -128,6 +122,25 @@ impl Packages {
         }
         Ok(Self { folder, version })
     }
+}
+
+fn named(variable: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
+}
+
+fn shipped_package() -> Result<PathBuf, String> {
+    named("OV2_DEB").ok_or_else(|| "OV2_DEB names no package; packaging/build-deb makes one".into())
+}
+
+/// The program of the package, unpacked below `folder`; why there is none.
+pub fn shipped_program(folder: &Path) -> Result<PathBuf, String> {
+    let (unpacked, deb) = (folder.join("unpacked"), shipped_package()?);
+    run(
+        "dpkg-deb",
+        &["-x".as_ref(), deb.as_os_str(), unpacked.as_os_str()],
+    );
+    Ok(unpacked.join("usr/bin/ov2-ha-recorder"))
 }
 
 /// The package again under a version just below.
@@ -187,6 +200,9 @@ async fn the_package_installs_starts_comes_back_upgrades_and_goes_under_a_real_s
     tells_the_journal_its_levels(&machine);
     comes_back_from_a_kill(&machine).await;
     comes_back_from_a_hang(&machine).await;
+    is_left_alone_with_wrong_settings(&machine).await;
+    reads_again(&machine).await;
+    goes_beside_an_openvidu(&machine).await;
     serves_its_operator(&machine).await;
     machine.do_(&still_there);
 
@@ -335,6 +351,62 @@ async fn comes_back_from_a_hang(machine: &Machine) {
     }
     machine.do_(&format!("rm -r {folder} && {anew}"));
     machine.healthy("a service as packaged").await;
+}
+
+async fn is_left_alone_with_wrong_settings(machine: &Machine) {
+    let settings = "/etc/ov2-ha-recorder/ov2-ha-recorder.env";
+    machine.do_(&format!("echo CHUNK_TIME_SIZE=0 >> {settings}"));
+    let refused = machine.sh("systemctl restart ov2-ha-recorder");
+    assert!(refused.is_err(), "{refused:?}");
+    let end = ["ActiveState", "ExecMainStatus", "NRestarts"].map(|name| machine.show(name));
+    assert_eq!(end, ["failed", "78", "0"]);
+    machine.do_(&format!(
+        "sed -i '$d' {settings} && systemctl restart ov2-ha-recorder"
+    ));
+    machine.healthy("a service with right settings").await;
+}
+
+async fn reads_again(machine: &Machine) {
+    let settings = "/etc/ov2-ha-recorder/ov2-ha-recorder.env";
+    let reload = "systemctl reload ov2-ha-recorder";
+    let process = machine.show("MainPID");
+    machine.do_(&format!("echo DEBUG_MODE=true >> {settings} && {reload}"));
+    until_true("a line for debugging", SOON, || {
+        let journal = "journalctl --no-pager -o cat -u ov2-ha-recorder -p debug..debug";
+        let request = "curl -s -o /dev/null http://127.0.0.1:15443/actuator/health";
+        machine
+            .do_(&format!("{request}; {journal}"))
+            .contains("answered")
+    })
+    .await;
+    machine.do_(&format!("sed -i '$d' {settings} && {reload}"));
+    assert_eq!(machine.show("MainPID"), process);
+}
+
+/// The recordings lie where the unit as it is packaged may not write.
+async fn goes_beside_an_openvidu(machine: &Machine) {
+    let settings = "/etc/ov2-ha-recorder/ov2-ha-recorder.env";
+    let before = machine.do_(&format!("cat {settings}"));
+    machine.do_("mkdir -p /srv/openvidu /srv/recordings");
+    machine.do_("printf 'services:\n  openvidu-server:\n    image: openvidu/openvidu-server:2.32.2\n' > /srv/openvidu/docker-compose.yml");
+    machine.do_("printf 'OPENVIDU_RECORDING=true\nOPENVIDU_RECORDING_PATH=/srv/recordings\n' > /srv/openvidu/.env");
+    let install = "ov2-ha-recorder install --auto --without-image /srv/openvidu --json";
+    let process = machine.show("MainPID");
+    machine.do_(install);
+    assert_ne!(machine.show("MainPID"), process, "it was not restarted");
+    machine.healthy("a service with other recordings").await;
+    machine.do_("ov2-ha-recorder test-s3 && test -f /srv/recordings/.env");
+    let writable = machine.show("ReadWritePaths");
+    assert!(writable.contains("/srv/recordings"), "{writable}");
+    let again = machine.do_(install);
+    assert!(!again.contains("\"changed\": true"), "{again}");
+
+    machine
+        .do_("ov2-ha-recorder uninstall --without-image && ! systemctl is-active ov2-ha-recorder");
+    machine.do_("! test -e /srv/recordings/.env && ! systemctl show ov2-ha-recorder -p ReadWritePaths | grep /srv");
+    assert_eq!(machine.do_(&format!("cat {settings}")), before);
+    machine.do_("ov2-ha-recorder start");
+    machine.healthy("a service as it was before").await;
 }
 
 async fn serves_its_operator(machine: &Machine) {

@@ -6,7 +6,8 @@ use super::report::Form;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Settings;
-use crate::db::{Db, DbError};
+use crate::db::Db;
+use crate::disk::{self, Draft};
 use crate::store;
 use bytes::Bytes;
 use clap::Args;
@@ -16,9 +17,9 @@ use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::Permissions;
 use std::io::IsTerminal;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The version of the archive's layout.
@@ -155,21 +156,26 @@ fn bar(form: Form) -> ProgressBar {
     bar
 }
 
-/// The database's export: from the running service, which alone can read it, or from the folder when nobody holds it.
+/// The database's export: from the running service, wherever its folder is, or from the folder when nobody answers.
 async fn state(
     settings: &Settings,
     data_dir: &Path,
     bar: &ProgressBar,
 ) -> Result<Vec<u8>, Failure> {
-    match Db::open(data_dir) {
-        Ok(db) => {
-            let mut text = Vec::new();
-            db.export(&mut text).map_err(Failure::new)?;
-            Ok(text)
-        }
-        Err(DbError::InUse { .. } | DbError::Folder { .. }) => fetch(settings, bar).await,
-        Err(other) => Err(Failure::new(other)),
+    match fetch(settings, bar).await {
+        Err(silence) if silence.code == exit::UNAVAILABLE => match Db::is_in(data_dir) {
+            true => exported(data_dir),
+            false => Err(silence),
+        },
+        answered => answered,
     }
+}
+
+fn exported(data_dir: &Path) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let db = Db::open(data_dir).map_err(Failure::new)?;
+    db.export(&mut text).map_err(Failure::new)?;
+    Ok(text)
 }
 
 async fn fetch(settings: &Settings, bar: &ProgressBar) -> Result<Vec<u8>, Failure> {
@@ -221,14 +227,9 @@ fn write(
     entries: impl Iterator<Item = (String, Bytes)>,
     index: &Index,
 ) -> std::io::Result<u64> {
-    let part = path.with_extension("part");
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&part)?;
-    let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
+    let mut draft = Draft::new(disk::parent(path))?;
+    draft.file.set_permissions(Permissions::from_mode(0o600))?;
+    let mut archive = tar::Builder::new(GzEncoder::new(&mut draft.file, Compression::default()));
     let seconds = (index.created_at.millis() / 1000).unsigned_abs();
     let mut put = |name: &str, body: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -241,9 +242,8 @@ fn write(
         put(&name, &body)?;
     }
     put(INDEX, serde_json::to_string_pretty(index)?.as_bytes())?;
-    let file = archive.into_inner()?.finish()?;
-    file.sync_all()?;
-    let bytes = file.metadata()?.len();
-    std::fs::rename(&part, path)?;
+    archive.into_inner()?.finish()?;
+    let bytes = draft.file.metadata()?.len();
+    draft.publish(path)?;
     Ok(bytes)
 }

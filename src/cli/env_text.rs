@@ -1,5 +1,7 @@
 //! Env files that belong to a person: a value is changed in its line, and everything else, comments and order included,
-//! stays as it was.
+//! stays as it was. Lines are read as settings are.
+
+use crate::config::{assignment, quoted};
 
 /// The text of an env file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,12 +18,9 @@ impl EnvText {
 
     /// The value of `name`; `None` when it is not set or empty. The last line wins, as in a shell.
     pub(super) fn get(&self, name: &str) -> Option<String> {
-        let value = |line: &str| value_of(line, name).map(str::to_owned);
-        self.0
-            .lines()
-            .rev()
-            .find_map(value)
-            .filter(|value| !value.is_empty())
+        let mut lines = self.0.lines().rev();
+        let value = lines.find_map(|line| value_of(line, name));
+        value.filter(|value| !value.is_empty())
     }
 
     /// The whole line that sets `name`.
@@ -32,7 +31,7 @@ impl EnvText {
 
     /// Sets `name`: in the line that sets it, below the comment that offers it, or at the end.
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        let fresh = format!("{name}={value}");
+        let fresh = format!("{name}={}", quoted(value));
         let lines = self.0.lines().map(str::to_owned).collect::<Vec<_>>();
         let set = lines
             .iter()
@@ -52,14 +51,11 @@ impl EnvText {
 
     /// Puts the line of `name` back to what it was; `None` takes it out.
     pub(super) fn restore(&mut self, name: &str, before: Option<&str>) {
-        let Some(at) = self
-            .0
-            .lines()
-            .position(|line| value_of(line, name).is_some())
-        else {
-            return;
-        };
         let mut lines = self.0.lines().collect::<Vec<_>>();
+        let set = lines
+            .iter()
+            .rposition(|line| value_of(line, name).is_some());
+        let Some(at) = set else { return };
         match before {
             Some(before) => lines[at] = before,
             None => drop(lines.remove(at)),
@@ -68,15 +64,10 @@ impl EnvText {
     }
 }
 
-/// The value, without quotes around it, when `line` sets `name`.
-fn value_of<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let rest = line.trim_start().strip_prefix(name)?;
-    let value = rest.trim_start().strip_prefix('=')?.trim();
-    let unquoted = ['"', '\''].into_iter().find_map(|quote| {
-        let inner = value.strip_prefix(quote)?.strip_suffix(quote)?;
-        Some(inner)
-    });
-    Some(unquoted.unwrap_or(value))
+/// The value, when `line` sets `name`.
+fn value_of(line: &str, name: &str) -> Option<String> {
+    let (set, value) = assignment(line)?;
+    (set == name).then_some(value)
 }
 
 #[cfg(test)]
@@ -101,6 +92,28 @@ mod tests {
         text.restore("OPENVIDU_WEBHOOK_ENDPOINT", None);
         text.restore("OPENVIDU_WEBHOOK", before.as_deref());
         assert_eq!(text.as_str(), TEXT);
+    }
+
+    #[test]
+    fn every_value_is_read_as_it_was_set_and_the_last_line_holds() {
+        let mut text = EnvText::new("export A='1' # one\nA=2 # two\n");
+        assert_eq!(text.get("A").as_deref(), Some("2"));
+        for value in [
+            "x y",
+            "a #b",
+            "'b'",
+            "\"c\"",
+            "\"d",
+            " e ",
+            "f\\",
+            "[\"g: h\"]",
+            "i\\\"j #",
+        ] {
+            text.set("A", value);
+            assert_eq!(text.get("A").as_deref(), Some(value));
+        }
+        text.restore("A", None);
+        assert_eq!(text.as_str(), "export A='1' # one\n");
     }
 
     #[test]

@@ -52,27 +52,17 @@ async fn one(api: &Api, id: &str) -> Result<Value, Failure> {
     });
     let answer = api.get(&format!("/api/sessions/{escaped}")).await?;
     match answer.status {
-        200 => Ok(answer.body),
         404 => Err(Failure::new(format!(
             "session {id} is not known to the controller; without a session all are shown"
         ))),
-        status => Err(refused(status)),
+        _ => answer.ok("show what was done for a session"),
     }
 }
 
 async fn all(api: &Api) -> Result<Vec<Value>, Failure> {
     let answer = api.get("/api/sessions/all").await?;
-    if answer.status != 200 {
-        return Err(refused(answer.status));
-    }
-    let sessions = answer.body.get("sessions").and_then(Value::as_array);
-    Ok(sessions.cloned().unwrap_or_default())
-}
-
-fn refused(status: u16) -> Failure {
-    Failure::new(format!(
-        "the controller answered {status}; check HA_CONTROLLER_USERNAME and HA_CONTROLLER_PASSWORD"
-    ))
+    let body = answer.ok("list the sessions")?;
+    Ok(body["sessions"].as_array().cloned().unwrap_or_default())
 }
 
 fn failovers(session: &Value) -> impl Iterator<Item = &Value> {

@@ -9,7 +9,7 @@ use super::report::Form;
 use super::service::{Manager, Verb};
 use super::system::Call;
 use super::{DataDir, Failure, SettingsFile, exit};
-use crate::config::{Settings, TABLE, Variables};
+use crate::config::{Settings, TABLE, Variables, quoted};
 use crate::random;
 use clap::Args;
 use serde::Serialize;
@@ -356,7 +356,7 @@ pub(super) fn build_image(settings: &Settings) -> Result<(), Failure> {
     )
     .env("IMAGE_NAME", &settings.image_name)
     .env("IMAGE_TAG", &settings.image_tag)
-    .show()
+    .show_aside()
 }
 
 /// The target that OpenVidu's webhooks have now becomes the relay's, unless that target is already this service.
@@ -398,7 +398,7 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
         .filter(|row| !not_theirs.iter().any(|prefix| row.name.starts_with(prefix)))
     {
         if let Some(value) = variables.get(setting.name) {
-            text.push_str(&format!("{}={value}\n", setting.name));
+            text.push_str(&format!("{}={}\n", setting.name, quoted(&value)));
         }
     }
     Change::File {

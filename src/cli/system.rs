@@ -73,6 +73,15 @@ impl Call {
         }
     }
 
+    /// Runs it with all its words on standard error: the answer on standard output is ours.
+    ///
+    /// # Errors
+    /// When it is not there or fails.
+    pub(super) fn show_aside(mut self) -> Result<(), Failure> {
+        self.command.stdout(std::io::stderr());
+        self.show()
+    }
+
     /// Runs it on the person's own terminal.
     ///
     /// # Errors
@@ -94,6 +103,13 @@ fn missing(program: &str, cause: &std::io::Error) -> Failure {
         exit::UNAVAILABLE,
         format!("cannot run {program}: {cause}; is it installed?"),
     )
+}
+
+/// Whether `image` is a recording image of ours; `None` when it is not there.
+pub(super) fn image_is_ours(image: &str) -> Option<bool> {
+    let maker = "{{index .Config.Labels \"created.by\"}}";
+    let said = Call::of("docker", ["image", "inspect", "-f", maker, image]).output();
+    said.ok().map(|maker| maker == "ov2-ha-recorder")
 }
 
 /// Where `program` lies on the `PATH`.

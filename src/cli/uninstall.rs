@@ -3,8 +3,9 @@
 use super::changes::Record;
 use super::report::Form;
 use super::service::{Manager, Verb};
-use super::system::Call;
+use super::system::{Call, image_is_ours};
 use super::{DataDir, Failure, SettingsFile};
+use crate::config::Settings;
 use clap::Args;
 
 /// Put back what "install" and "reconfigure" changed; recordings stay.
@@ -28,23 +29,19 @@ impl Uninstall {
     pub(super) fn run(self) -> Result<(), Failure> {
         let record = Record::load(&self.data.data_dir)?;
         let settings = self.file.settings().ok();
-        if !self.without_service
-            && let Ok(manager) = Manager::find()
-        {
+        let managed = (!self.without_service).then(Manager::find);
+        let manager = managed.and_then(Result::ok);
+        if let Some(manager) = manager {
             manager.tell(Verb::Stop)?;
         }
         let mut done = record.undo(&self.data.data_dir)?;
+        if manager == Some(Manager::Systemd) {
+            Call::of("systemctl", ["daemon-reload"]).output()?;
+        }
         if !self.without_image
-            && let Some(settings) = settings
+            && let Some(image) = settings.as_ref().and_then(image_back)
         {
-            let (kept, image) = (
-                format!("ov2-ha-recorder-base:{}", settings.image_tag),
-                settings.image(),
-            );
-            // The image script keeps OpenVidu's own image under this name.
-            if Call::of("docker", ["tag", &kept, &image]).succeeds() {
-                done.restored.push(format!("the image {image}"));
-            }
+            done.restored.push(image);
         }
         self.form.print(&done, |done| {
             let list = |title: &str, names: &[String]| {
@@ -68,4 +65,14 @@ impl Uninstall {
         });
         Ok(())
     }
+}
+
+/// Gives the recording image's name back to OpenVidu's own image, which the image script kept, or else to nobody: OpenVidu
+/// then fetches its own.
+fn image_back(settings: &Settings) -> Option<String> {
+    let image = settings.image();
+    let kept = format!("ov2-ha-recorder-base:{}", settings.image_tag);
+    let back = Call::of("docker", ["tag", &kept, &image]).succeeds()
+        || (image_is_ours(&image) == Some(true) && Call::of("docker", ["rmi", &image]).succeeds());
+    back.then(|| format!("the image {image}"))
 }

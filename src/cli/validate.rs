@@ -3,7 +3,7 @@
 
 use super::api::Api;
 use super::report::{Check, Form, Report};
-use super::system::{Call, find};
+use super::system::{Call, find, image_is_ours};
 use super::{Failure, SettingsFile};
 use crate::config::{Port, RuntimeKind, Settings, Storage, Url};
 use crate::{outbound, store};
@@ -114,15 +114,14 @@ fn docker() -> Check {
 
 fn image(settings: &Settings) -> Check {
     let image = settings.image();
-    let format = "{{index .Config.Labels \"created.by\"}}";
-    match Call::of("docker", ["image", "inspect", "-f", format, &image]).output() {
-        Ok(maker) if maker == "ov2-ha-recorder" => Check::good("image", format!("{image} is ours")),
-        Ok(_) => Check::bad(
+    match image_is_ours(&image) {
+        Some(true) => Check::good("image", format!("{image} is ours")),
+        Some(false) => Check::bad(
             "image",
             format!("{image} is OpenVidu's own: recordings with it are not protected"),
         )
         .advice("\"ov2-ha-recorder install\" builds ours under the same name"),
-        Err(_) => Check::bad("image", format!("{image} is not there"))
+        None => Check::bad("image", format!("{image} is not there"))
             .advice("\"ov2-ha-recorder install\" builds it"),
     }
 }

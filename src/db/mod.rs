@@ -123,6 +123,11 @@ impl Db {
         })
     }
 
+    /// Whether there is a database below `data_dir`.
+    pub fn is_in(data_dir: &Path) -> bool {
+        data_dir.join("db/db").is_file()
+    }
+
     /// Answers when everything written before the call is on disk.
     ///
     /// # Errors
