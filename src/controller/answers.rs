@@ -53,8 +53,6 @@ pub struct Health {
     pub counts: Counts,
     /// The runtime's kind, version and image, or why it cannot be used.
     pub runtime: Result<RuntimeState, String>,
-    /// Recordings whose chunks are kept because no video was verified to hold them.
-    pub unverified: Vec<RecordingId>,
 }
 
 /// The runtime, as it last answered.

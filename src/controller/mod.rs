@@ -310,8 +310,12 @@ impl Controller {
         Health {
             counts: self.counts(),
             runtime: self.runtime_state().await,
-            unverified: lock(&self.0.unverified).iter().cloned().collect(),
         }
+    }
+
+    /// Recordings whose chunks are kept because no video was verified to hold them.
+    pub fn unverified(&self) -> Vec<RecordingId> {
+        lock(&self.0.unverified).iter().cloned().collect()
     }
 
     /// How failovers are set up and what runs because of them.

@@ -89,7 +89,10 @@ impl Shared {
 
     async fn store_health(&self) -> Component {
         match tokio::time::timeout(PATIENCE, self.store.probe()).await {
-            Ok(Ok(())) => up([("storage", value!(self.storage()))]),
+            Ok(Ok(())) => up([
+                ("storage", value!(self.storage())),
+                ("unverified", value!(self.controller.unverified().len())),
+            ]),
             Ok(Err(cause)) => down(&cause.to_string()),
             Err(_) => down("the chunk store does not answer in time"),
         }

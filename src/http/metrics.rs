@@ -132,6 +132,11 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
         "failed operations of the chunk store, by operation",
     ),
     (
+        "ha_recorder_unverified_recordings",
+        Kind::Gauge,
+        "recordings whose chunks are kept because no video was verified to hold them",
+    ),
+    (
         "process_cpu_seconds_total",
         Kind::Gauge,
         "processor time used",
@@ -258,6 +263,8 @@ fn refresh(shared: &Shared) {
     gauge!("ha_recorder_sessions_active").set(active as f64);
     gauge!("ha_recorder_stuck_sessions").set(stuck as f64);
     gauge!("ha_recorder_containers_running").set(held as f64);
+    let unverified = shared.controller.unverified().len();
+    gauge!("ha_recorder_unverified_recordings").set(unverified as f64);
     gauge!("ha_recorder_webhook_pending").set(outbox.pending as f64);
     gauge!("ha_recorder_webhook_dropped_total").set(outbox.dropped as f64);
     gauge!("process_start_time_seconds").set(shared.started_at.millis() as f64 / 1000.0);

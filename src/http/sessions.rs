@@ -661,7 +661,7 @@ pub(super) async fn health(shared: Arc<Shared>) -> Result<Response, Rejection> {
         active,
         inactive,
     } = shared.controller.counts();
-    let unverified = shared.controller.health().await.unverified;
+    let unverified = shared.controller.unverified();
     Ok(json(&SessionsHealth {
         status: "healthy",
         active_sessions: active,
