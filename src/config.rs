@@ -302,6 +302,12 @@ impl Variables {
         Ok(self)
     }
 
+    /// The same with `name` set, whatever it was before.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// The value of `name`, or what the file named by `<name>_FILE` holds; `None` when unset or empty.
     pub fn get(&self, name: &str) -> Option<String> {
         self.resolve(name).ok().flatten()

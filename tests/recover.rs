@@ -1,8 +1,9 @@
 //! Recorder, controller and their disks are gone; the bucket is left. And the other end: when chunks may leave it.
 
 use crate::support::controller::Controller;
+use crate::support::faults::{Fault, Proxy};
 use crate::support::secrets::said;
-use crate::support::stores::{Server, client, settings};
+use crate::support::stores::{BUCKET, Server, client, settings};
 use crate::support::wait;
 use ov2_ha_recorder::clock::Timestamp;
 use ov2_ha_recorder::controller::takes::Takes;
@@ -11,8 +12,8 @@ use ov2_ha_recorder::model::chunk::TakeKey;
 use ov2_ha_recorder::model::ids::{RecordingId, RunNumber, TakeId};
 use ov2_ha_recorder::model::manifest::{self, Manifest};
 use ov2_ha_recorder::model::timeline::{GapMode, Timeline};
-use ov2_ha_recorder::store::ChunkStore;
-use ov2_ha_recorder::store::s3::S3Store;
+use ov2_ha_recorder::store::local::LocalStore;
+use ov2_ha_recorder::store::{ChunkStore, Object};
 use ov2_ha_recorder::tasks::Tasks;
 use serde_json::json;
 use std::path::Path;
@@ -20,6 +21,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 const EPOCH: u64 = 1_795_577_600;
+/// Nobody listens there.
+const NOBODY: &str = "http://127.0.0.1:9";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_video_comes_back_from_the_bucket_alone() {
@@ -70,6 +73,81 @@ async fn a_video_comes_back_from_the_bucket_alone() {
 
     let again = recorder(&server.endpoint, &["recover", "-o", &place]);
     assert!(said(&again).contains("no take"), "{}", said(&again));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_named_on_the_command_line_stands_in_for_the_configured_one() {
+    let objects = tempfile::tempdir().unwrap();
+    let server = Server::start(objects.path(), None).await;
+    let place = format!("{BUCKET}/other/place");
+    let bucket = client(&server.endpoint, &[("HA_AWS_S3_BUCKET", &place)]);
+    let disk = tempfile::tempdir().unwrap();
+    record(&bucket, "ses_in_bucket", "1").await;
+    record(&LocalStore::new(disk.path()), "ses_on_disk", "1").await;
+    let out = tempfile::tempdir().unwrap();
+    let to = out.path().to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = recorder(&server.endpoint, arguments);
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+
+    let configured = run(&["recover", "-o", to]);
+    assert!(configured.contains("no take"), "{configured}");
+    run(&["recover", "--store", &format!("s3://{place}"), "-o", to]);
+    assert!(probed(&out.path().join("ses_in_bucket/My recording.mp4")) > 7.9);
+    let folder = disk.path().to_str().unwrap();
+    run(&["recover", "--store", folder]);
+    assert!(probed(&disk.path().join("ses_on_disk/My recording.mp4")) > 7.9);
+    let take = "ses_on_disk/chunks/1";
+    let video = out.path().join("joined.mp4");
+    let joined = ["-o", video.to_str().unwrap(), "--store", folder];
+    run(&[&["join", take][..], &joined].concat());
+    assert!(probed(&video) > 7.9);
+}
+
+#[test]
+fn a_store_that_cannot_be_is_one_sentence_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    let keys = "HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY";
+    let tried: [(&str, &[(&str, &str)], i32, &[&str]); 6] = [
+        (missing, &[], 69, &[missing, "no such folder"]),
+        ("gs://bucket", &[], 2, &["gs://bucket", "s3://BUCKET"]),
+        ("s3://", &[], 2, &["s3://BUCKET"]),
+        (
+            "s3://No_Bucket",
+            &variables(NOBODY),
+            69,
+            &["No_Bucket", "lower-case"],
+        ),
+        ("s3://bucket", &[], 78, &[keys, "required"]),
+        (
+            "s3://bucket",
+            &variables(NOBODY)[..3],
+            69,
+            &[keys, "no credentials"],
+        ),
+    ];
+    for (store, settings, code, words) in tried {
+        let output = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+            .args(["recover", "--store", store])
+            .env("OPENVIDU_RECORDING_PATH", folder.path())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("HOME", folder.path())
+            .envs(settings.iter().copied())
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{store}: {text}");
+        for word in words {
+            assert!(text.contains(word), "{store}: {text}");
+        }
+        let made = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(made, 0, "{store}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,19 +226,17 @@ async fn serve_finishes_a_take_that_nobody_looks_after_and_clears_it() {
     let port = crate::support::controller::free_port().to_string();
     let mut settings = variables("");
     settings.retain(|(name, _)| *name != "HA_AWS_S3_SERVICE_ENDPOINT");
-    settings.extend([
-        ("MINIO_API_PORT", port.as_str()),
-        ("HA_RUNTIME", "process"),
-        ("HEARTBEAT_INTERVAL", "1"),
-        ("HA_MAX_MISSED_HEARTBEATS", "1"),
-        ("CHUNK_TIME_SIZE", "1"),
-        ("HA_SESSION_CLEANUP_INTERVAL", "1"),
-        ("HA_SESSION_MAX_INACTIVE_TIME", "1"),
-    ]);
+    settings.extend(hasty());
+    settings.push(("MINIO_API_PORT", port.as_str()));
     let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
     let mut controller = Controller::start(binary, folder.path(), &recordings, &settings).await;
     let store = client(&format!("http://127.0.0.1:{port}"), &[]);
     record(&store, "ses_C", "1").await;
+    // Its video is not where it is looked for.
+    record(&store, "ses_K", "1").await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    finish_all(&store, elsewhere.path(), "ses_K").await;
+    let chunks = store.list("ses_K").await.unwrap();
     controller.kill().await;
     controller.resume().await;
 
@@ -173,7 +249,47 @@ async fn serve_finishes_a_take_that_nobody_looks_after_and_clears_it() {
     .await;
     assert!(probed(&video) > 7.9);
     assert!(recordings.join("ses_C/ses_C.info").is_file());
-    drop(controller);
+    assert_eq!(store.list("ses_K").await.unwrap(), chunks);
+    let health = controller.get("/api/sessions/health").await;
+    let kept = &health["s3CleanupInfo"]["unverified"];
+    assert_eq!(*kept, json!(["ses_K"]), "{health}");
+    let metric = controller
+        .get("/actuator/metrics/ha_recorder_unverified_recordings")
+        .await;
+    assert_eq!(metric["measurements"][0]["value"], 1.0, "{metric}");
+    // What it answers may be some seconds old.
+    wait::until("the health", Duration::from_secs(30), || async {
+        let health = controller.get("/actuator/health/s3").await;
+        (health["details"]["unverified"] == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_keeps_verified_chunks_for_the_days_that_were_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let recordings = folder.path().join("recordings");
+    let objects = tempfile::tempdir().unwrap();
+    let server = Server::start(objects.path(), None).await;
+    let store = client(&server.endpoint, &[]);
+    record(&store, "ses_first", "1").await;
+    finish_all(&store, &recordings, "ses_first").await;
+    record(&store, "ses_second", "1").await;
+    let mut settings = variables(&server.endpoint);
+    settings.extend(hasty());
+    settings.push(("HA_KEEP_CHUNKS_DAYS", "36500"));
+    let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
+    let controller = Controller::start(binary, folder.path(), &recordings, &settings).await;
+    // By then the store was looked through more than once.
+    wait::until("the second video", Duration::from_secs(60), || async {
+        let log = controller.log();
+        (log.contains("the video is finished") && log.contains("ses_second")).then_some(())
+    })
+    .await;
+    for recording in ["ses_first", "ses_second"] {
+        let kept = store.list(recording).await.unwrap();
+        assert_eq!(chunks(&kept), 5, "{recording}: {kept:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,10 +316,19 @@ async fn test_s3_tries_everything_and_names_what_is_refused() {
         text.contains("refused") && !text.contains("wrong-and-hidden"),
         "{text}"
     );
+    let proxy = Proxy::before(&server.endpoint).await;
+    let denied = Fault::Status(403, "AccessDenied");
+    // The bucket is asked for and listed first.
+    proxy.next([Fault::None, Fault::None, denied]);
+    let text = said(&recorder(&proxy.endpoint, &["test-s3"]));
+    let advised = text.lines().filter(|line| line.contains("grant s3:"));
+    let advised: Vec<_> = advised.collect();
+    assert_eq!(advised.len(), 1, "{text}");
+    assert!(advised[0].contains("grant s3:PutObject"), "{text}");
 }
 
 /// Two runs of a take in the store: the first lost in the middle of a fragment, as a lost machine leaves it.
-async fn record(store: &S3Store, recording: &str, take_id: &str) {
+async fn record(store: &dyn ChunkStore, recording: &str, take_id: &str) {
     let folder = tempfile::tempdir().unwrap();
     let take = take(recording, take_id);
     let manifest = Manifest {
@@ -308,11 +433,45 @@ fn cut(whole: &[u8]) -> Vec<Vec<u8>> {
     chunks
 }
 
+/// A controller that is not patient.
+fn hasty() -> [(&'static str, &'static str); 6] {
+    [
+        ("HA_RUNTIME", "process"),
+        ("HEARTBEAT_INTERVAL", "1"),
+        ("HA_MAX_MISSED_HEARTBEATS", "1"),
+        ("CHUNK_TIME_SIZE", "1"),
+        ("HA_SESSION_CLEANUP_INTERVAL", "1"),
+        ("HA_SESSION_MAX_INACTIVE_TIME", "1"),
+    ]
+}
+
+/// Finishes the take of `recording` as a controller does whose recordings are in `folder`.
+async fn finish_all(store: &dyn ChunkStore, folder: &Path, recording: &str) {
+    let tasks = Tasks::new();
+    let takes = Takes {
+        store,
+        recordings: folder,
+        chunk_folder: "chunks",
+        tasks: &tasks,
+    };
+    for stored in takes.all().await.unwrap() {
+        if stored.key.recording.as_str() == recording {
+            let take = takes.take(&stored).await.unwrap();
+            takes.finish(&take, &mut |_| {}).await.unwrap();
+        }
+    }
+}
+
+fn chunks(objects: &[Object]) -> usize {
+    let chunk = |object: &&Object| object.key.ends_with(".mp4");
+    objects.iter().filter(chunk).count()
+}
+
 fn variables(endpoint: &str) -> Vec<(&str, &str)> {
     vec![
         ("HA_RECORDING_STORAGE", "s3"),
         ("HA_AWS_S3_SERVICE_ENDPOINT", endpoint),
-        ("HA_AWS_S3_BUCKET", crate::support::stores::BUCKET),
+        ("HA_AWS_S3_BUCKET", BUCKET),
         ("HA_AWS_ACCESS_KEY", crate::support::stores::KEY),
         ("HA_AWS_SECRET_KEY", crate::support::stores::SECRET),
     ]

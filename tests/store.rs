@@ -25,7 +25,11 @@ async fn the_built_in_server_passes_the_suite() {
     let store = client(&server.endpoint, &[]);
     suite(Arc::new(store), scratch.path()).await;
     let bucket = format!("{BUCKET}/some/path");
-    let below = client(&server.endpoint, &[("HA_AWS_S3_BUCKET", &bucket)]);
+    let more = [
+        ("HA_AWS_S3_BUCKET", bucket.as_str()),
+        ("HA_S3_CLEANUP_BATCH_SIZE", "100"),
+    ];
+    let below = client(&server.endpoint, &more);
     suite(Arc::new(below), scratch.path()).await;
 }
 
@@ -45,6 +49,11 @@ async fn moto_passes_the_suite() {
             ("HA_AWS_S3_BUCKET", "made-when-missing/path"),
             ("HA_AWS_S3_HEADERS", headers),
         ],
+    );
+    let missing = store.list("a").await.unwrap_err().to_string();
+    assert!(
+        missing.contains("made-when-missing") && missing.contains("no such bucket"),
+        "whoever reads makes none: {missing}"
     );
     suite(Arc::new(store), scratch.path()).await;
 }

@@ -1,13 +1,14 @@
 //! `join`: makes a video from a folder of chunks by hand, names what is wrong with each of them, and checks a video against
 //! its chunks.
 
+use super::chunk_store::StoreChoice;
 use super::report::Form;
 use super::{Failure, SettingsFile, exit};
 use crate::disk;
 use crate::join::{self, CaughtUp, ChunkSource, Joined, Options};
 use crate::model::ids::{IdError, RecordingId, TakeId};
 use crate::model::timeline::GapMode;
-use crate::{random, store};
+use crate::random;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -18,12 +19,14 @@ use std::time::{Duration, Instant};
 /// Join a folder of chunks into one video, or check a video against its chunks.
 ///
 /// FOLDER is a take's folder (r1/0001.mp4, r2/0007.mp4, …), a recording's with one take in it, or any folder with numbered
-/// MP4 files. Where this machine has no such folder, it is a prefix in the configured chunk store, such as
+/// MP4 files. Where this machine has no such folder, or with --store, it is a prefix in the chunk store, such as
 /// RECORDING/chunks/TAKE. Chunks may be cut off, missing or broken; each of those is named with what was kept of it.
 #[derive(Debug, Args)]
 pub(super) struct Join {
     #[command(flatten)]
     file: SettingsFile,
+    #[command(flatten)]
+    store: StoreChoice,
     /// Folder, or prefix in the store, with the chunks.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
@@ -63,7 +66,7 @@ impl Join {
             );
             return Err(Failure::with(exit::CANNOT_WRITE, message));
         }
-        let fetched = match self.folder.exists() {
+        let fetched = match self.folder.exists() && !self.store.is_named() {
             true => None,
             false => Some(self.fetch().await?),
         };
@@ -77,8 +80,7 @@ impl Join {
 
     /// Brings the store's chunks below the prefix to the disk that the video goes to.
     async fn fetch(&self) -> Result<Fetched, Failure> {
-        let settings = self.file.settings()?;
-        let store = store::open(&settings, &settings.recording_path)?;
+        let (_, store) = self.store.open(&self.file)?;
         let prefix = self.folder.to_string_lossy();
         let prefix = prefix.trim_matches('/');
         let objects = store.list(prefix).await?;

@@ -4,6 +4,7 @@
 mod api;
 mod backup;
 mod changes;
+mod chunk_store;
 mod clean;
 mod config;
 mod env_text;

@@ -1,11 +1,12 @@
 //! `recover`: videos from nothing but the chunk store. Lists the takes whose video nobody finished, and finishes them.
 
+use super::chunk_store::StoreChoice;
 use super::report::{Form, say};
 use super::{Failure, SettingsFile, exit};
 use crate::config::{Settings, Storage};
-use crate::controller::takes::Takes;
+use crate::controller::takes::{Take, Takes};
+use crate::store::StoreError;
 use crate::store::takes::StoredTake;
-use crate::store::{self, ChunkStore};
 use crate::tasks::Tasks;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,10 +21,12 @@ use std::path::PathBuf;
 pub(super) struct Recover {
     #[command(flatten)]
     file: SettingsFile,
+    #[command(flatten)]
+    store: StoreChoice,
     /// Only these recordings; also when their video was finished before.
     #[arg(value_name = "RECORDING")]
     recordings: Vec<String>,
-    /// Folder for the videos; without it OPENVIDU_RECORDING_PATH.
+    /// Folder for the videos; without it the folder of --store, or OPENVIDU_RECORDING_PATH.
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Only list what is there.
@@ -85,9 +88,7 @@ struct Failed {
 
 impl Recover {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let settings = self.file.settings()?;
-        let store = store::open(&settings, &settings.recording_path)?;
-        store.probe().await?;
+        let (settings, store) = self.store.open(&self.file)?;
         let output = self
             .output
             .clone()
@@ -100,11 +101,12 @@ impl Recover {
             tasks: &tasks,
         };
         let mut report = Report::default();
-        let wanted = self.wanted(&takes, &*store, &mut report).await?;
+        let wanted = self.wanted(&takes, &mut report).await?;
+        let all = wanted.len();
         if wanted.is_empty() {
             self.tell(nothing(&settings));
         }
-        for take in wanted.iter().filter(|_| !self.list) {
+        for take in wanted.into_iter().filter(|_| !self.list) {
             match self.finish(&takes, take).await {
                 Ok(video) => report.videos.push(video),
                 Err(failed) => report.failed.push(failed),
@@ -117,7 +119,7 @@ impl Recover {
             0 => Ok(()),
             failed => Err(Failure::with(
                 exit::FAILED,
-                format!("{failed} of {} videos could not be made", wanted.len()),
+                format!("{failed} of {all} videos could not be made"),
             )),
         }
     }
@@ -130,34 +132,30 @@ impl Recover {
     }
 
     /// The takes to finish; every take is named on the way.
-    async fn wanted(
-        &self,
-        takes: &Takes<'_>,
-        store: &dyn ChunkStore,
-        report: &mut Report,
-    ) -> Result<Vec<StoredTake>, Failure> {
+    async fn wanted(&self, takes: &Takes<'_>, report: &mut Report) -> Result<Vec<Wanted>, Failure> {
         let mut wanted = Vec::new();
-        for take in takes.all().await? {
-            let listed = list(takes, store, &take).await?;
+        for stored in takes.all().await? {
+            let take = takes.take(&stored).await;
+            let listed = list(takes, &stored, &take).await?;
             self.tell(&listed);
             let named = self.recordings.contains(&listed.recording);
             if named || (self.recordings.is_empty() && !listed.finished) {
-                wanted.push(take);
+                wanted.push(Wanted { stored, take });
             }
             report.takes.push(listed);
         }
         Ok(wanted)
     }
 
-    async fn finish(&self, takes: &Takes<'_>, stored: &StoredTake) -> Result<Video, Failed> {
+    async fn finish(&self, takes: &Takes<'_>, wanted: Wanted) -> Result<Video, Failed> {
+        let Wanted { stored, take } = wanted;
         let recording = stored.key.recording.to_string();
         let key = stored.key.take.to_string();
         let bar = bar(stored.bytes(), &recording);
-        let made = async {
-            let take = takes.take(stored).await?;
-            takes.finish(&take, &mut |bytes| bar.inc(bytes)).await
+        let made = match take {
+            Ok(take) => takes.finish(&take, &mut |bytes| bar.inc(bytes)).await,
+            Err(cause) => Err(cause.into()),
         };
-        let made = made.await;
         bar.finish_and_clear();
         match made {
             Ok(recovered) => {
@@ -187,23 +185,32 @@ impl Recover {
     }
 }
 
+/// A take to finish.
+struct Wanted {
+    stored: StoredTake,
+    /// What its manifest says, or why that is not known.
+    take: Result<Take, StoreError>,
+}
+
 async fn list(
     takes: &Takes<'_>,
-    store: &dyn ChunkStore,
-    take: &StoredTake,
+    stored: &StoredTake,
+    take: &Result<Take, StoreError>,
 ) -> Result<Listed, Failure> {
-    let name = match take.manifest(store).await {
-        Ok(Some(manifest)) => manifest.video_name,
-        Ok(None) => "no manifest".into(),
-        Err(cause) => cause.to_string(),
+    let (name, has_video) = match take {
+        Ok(take) => {
+            let has_video = takes.has_video(take).await.map_err(Failure::new)?;
+            (take.video_name.clone(), has_video)
+        }
+        Err(cause) => (cause.to_string(), false),
     };
     Ok(Listed {
-        recording: take.key.recording.to_string(),
-        take: take.key.take.to_string(),
+        recording: stored.key.recording.to_string(),
+        take: stored.key.take.to_string(),
         name,
-        chunks: take.chunks.len(),
-        bytes: take.bytes(),
-        finished: takes.is_finished(take).await.map_err(Failure::new)?,
+        chunks: stored.chunks.len(),
+        bytes: stored.bytes(),
+        finished: stored.finished || has_video,
     })
 }
 

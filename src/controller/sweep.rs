@@ -33,26 +33,31 @@ impl Controller {
         if !something_ended && next.is_some_and(|at| now < at) {
             return;
         }
-        let found = match self.takes().all().await {
+        let look = async {
+            // Makes a bucket that is missing.
+            self.0.store.probe().await?;
+            self.takes().all().await
+        };
+        let found = match look.await {
             Ok(found) => found,
             Err(cause) => return warn!("the chunk store was not looked through: {cause}"),
         };
         let mut next = now.plus(IDLE);
         let mut quiet = BTreeMap::new();
-        for take in found.iter().filter(|take| self.is_free(take)) {
-            match self.takes().is_finished(take).await {
-                Ok(true) => match self.kept_until(take).await {
+        for stored in found.iter().filter(|stored| self.is_free(stored)) {
+            match self.unfinished(stored).await {
+                Ok(None) => match self.kept_until(stored).await {
                     Some(at) if now < at => next = next.min(at),
-                    _ => self.clear_stored(take).await,
+                    _ => self.clear_stored(stored).await,
                 },
-                Ok(false) => {
+                Ok(Some(take)) => {
                     next = now;
-                    let since = self.watch_take(take, now);
-                    if now.since(since) < self.patience() || !self.finish_stored(take).await {
-                        quiet.insert(take.key.to_string(), (take.bytes(), since));
+                    let since = self.watch_take(stored, now);
+                    if now.since(since) < self.patience() || !self.finish_stored(&take).await {
+                        quiet.insert(stored.key.to_string(), (stored.bytes(), since));
                     }
                 }
-                Err(cause) => warn!(take:% = take.key; "{cause}"),
+                Err(cause) => warn!(take:% = stored.key; "{cause}"),
             }
         }
         let mut sweep = lock(&self.0.sweep);
@@ -75,6 +80,16 @@ impl Controller {
         session.is_none_or(|session| session.take.is_some_and(|t| t != take.key.take))
     }
 
+    /// The take, where its video is not finished: neither here, nor as far as the store was told.
+    async fn unfinished(&self, stored: &StoredTake) -> Result<Option<Take>, TakeError> {
+        if stored.finished {
+            return Ok(None);
+        }
+        let take = self.takes().take(stored).await?;
+        let finished = self.takes().has_video(&take).await?;
+        Ok((!finished).then_some(take))
+    }
+
     /// Longer than a recorder that lives could be silent, also one that still looks for its controller.
     fn patience(&self) -> Duration {
         let settings = &self.0.settings;
@@ -89,23 +104,18 @@ impl Controller {
         }
     }
 
-    async fn finish_stored(&self, stored: &StoredTake) -> bool {
-        info!(take:% = stored.key, chunks = stored.chunks.len(); "nobody finishes this take; its video is made from the store");
-        match self.try_to_finish(stored).await {
+    async fn finish_stored(&self, take: &Take) -> bool {
+        info!(take:% = take.key; "nobody finishes this take; its video is made from the store");
+        match self.finish_take(take).await {
             Ok(seconds) => {
-                info!(take:% = stored.key, seconds:? = seconds; "the video is finished");
+                info!(take:% = take.key, seconds:? = seconds; "the video is finished");
                 true
             }
             Err(cause) => {
-                warn!(take:% = stored.key; "the video was not made: {cause}");
+                warn!(take:% = take.key; "the video was not made: {cause}");
                 false
             }
         }
-    }
-
-    async fn try_to_finish(&self, stored: &StoredTake) -> Result<Option<f64>, TakeError> {
-        let take = self.takes().take(stored).await?;
-        self.finish_take(&take).await
     }
 
     /// Makes the take's video, and answers how many seconds it plays where that is known.

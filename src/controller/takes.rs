@@ -109,15 +109,12 @@ impl Takes<'_> {
         })
     }
 
-    /// Whether the take's video is finished, here or as far as the store was told.
+    /// Whether the take's video is here, and finished.
     ///
     /// # Errors
-    /// When the store does not answer.
-    pub async fn is_finished(&self, stored: &StoredTake) -> Result<bool, TakeError> {
-        if stored.finished {
-            return Ok(true);
-        }
-        let video = self.video(&self.take(stored).await?);
+    /// [`TakeError::CutShort`].
+    pub async fn has_video(&self, take: &Take) -> Result<bool, TakeError> {
+        let video = self.video(take);
         self.blocking("look at a video", move || {
             Ok(join::verify(&video, &[]).is_ok())
         })

@@ -22,8 +22,8 @@ use rusoto_s3::{
     AbortMultipartUploadRequest, CompleteMultipartUploadRequest, CompletedMultipartUpload,
     CompletedPart, CreateBucketConfiguration, CreateBucketError, CreateBucketRequest,
     CreateMultipartUploadRequest, Delete, DeleteObjectsRequest, GetObjectError, GetObjectOutput,
-    GetObjectRequest, HeadBucketError, HeadBucketRequest, HeadObjectRequest, ListObjectsV2Request,
-    ObjectIdentifier, PutObjectRequest, S3, S3Client, UploadPartRequest,
+    GetObjectRequest, HeadBucketError, HeadBucketRequest, HeadObjectRequest, ListObjectsV2Error,
+    ListObjectsV2Request, ObjectIdentifier, PutObjectRequest, S3, S3Client, UploadPartRequest,
 };
 use std::fs::File;
 use std::future::Future;
@@ -100,7 +100,8 @@ impl S3Store {
         })
     }
 
-    /// Makes sure once that the bucket is there, and makes it where it is missing and that is allowed.
+    /// Makes sure once that the bucket is there, and makes it where it is missing and that is allowed. For those who
+    /// store: whoever only reads is told that it is missing, and a mistyped name makes none.
     async fn ready(&self) -> Result<(), StoreError> {
         self.ready
             .get_or_try_init(|| self.find_bucket())
@@ -154,11 +155,7 @@ impl S3Store {
     {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
-            let done = match self.ready().await {
-                Ok(()) => work().await,
-                Err(cause) => Err(cause),
-            };
-            match done {
+            match work().await {
                 Err(StoreError::Unavailable { .. }) if backoff.attempt() + 1 < TRIES => {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -391,7 +388,14 @@ impl S3Store {
             ..ListObjectsV2Request::default()
         };
         let page = self.client.list_objects_v2(request).await;
-        page.map_err(|cause| fault(format!("list {folder}"), cause))
+        let act = format!("list {}/{folder}", self.bucket);
+        page.map_err(|cause| match cause {
+            RusotoError::Service(ListObjectsV2Error::NoSuchBucket(_)) => StoreError::Invalid {
+                act,
+                cause: "there is no such bucket".into(),
+            },
+            cause => fault(act, cause),
+        })
     }
 
     async fn delete_batch(&self, batch: &[Object]) -> Result<(), StoreError> {
@@ -429,6 +433,7 @@ impl ChunkStore for S3Store {
     async fn put(&self, key: &str, path: &Path) -> Result<(), StoreError> {
         let full = self.full_key(key)?;
         self.persist(|| async {
+            self.ready().await?;
             let found = tokio::fs::metadata(path).await;
             let bytes = found
                 .map_err(|cause| unreadable(format!("store {key}"), path, &cause))?
@@ -448,8 +453,11 @@ impl ChunkStore for S3Store {
 
     async fn put_bytes(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
         let full = self.full_key(key)?;
-        self.persist(|| self.put_whole(&full, Content::Memory(body.clone())))
-            .await
+        self.persist(|| async {
+            self.ready().await?;
+            self.put_whole(&full, Content::Memory(body.clone())).await
+        })
+        .await
     }
 
     async fn fetch(&self, key: &str, to: &Path) -> Result<u64, StoreError> {
