@@ -184,6 +184,41 @@ async fn a_full_server_says_so_and_takes_more_once_there_is_room() {
     store.put_bytes("a/2", body()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_full_disk_refuses_what_does_not_fit_and_keeps_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    if !mounted.status.success() {
+        let why = String::from_utf8_lossy(&mounted.stderr).into_owned();
+        return left_out("a_full_disk_refuses_what_does_not_fit", &why);
+    }
+    let server = Server::start(folder.path(), None).await;
+    let store = client(&server.endpoint, &[]);
+    let body = |bytes: usize| Bytes::from(noise(bytes));
+    store.put_bytes("a/1", body(2_000_000)).await.unwrap();
+    for key in ["a/1", "a/2"] {
+        let refused = store.put_bytes(key, body(3_000_000)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+    }
+    assert!(store.read("a/1").await.unwrap() == body(2_000_000));
+    assert_eq!(store.list("a").await.unwrap().len(), 1);
+    store.delete("a").await.unwrap();
+    store.put_bytes("a/2", body(3_000_000)).await.unwrap();
+    drop(server);
+    let lazily = ["--lazy".as_ref(), folder.path().as_os_str()];
+    assert!(
+        Command::new("umount")
+            .args(lazily)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
 /// `OV2_KILLS` kills (100 unless set) of a server of its own process, in the middle of writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_object_is_lost_or_torn_by_a_kill() {

@@ -26,9 +26,12 @@ enum Source {
     Settings(AwsCredentials),
     Chain {
         http: reqwest::Client,
-        environment: fn(&str) -> Option<String>,
+        environment: Box<Environment>,
     },
 }
+
+/// Looks up a variable.
+type Environment = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 #[derive(Clone)]
 struct Held {
@@ -60,7 +63,7 @@ impl Credentials {
             }
             _ => Source::Chain {
                 http,
-                environment: |name| std::env::var(name).ok().filter(|value| !value.is_empty()),
+                environment: Box::new(|name| std::env::var(name).ok().filter(|it| !it.is_empty())),
             },
         };
         Self {
@@ -73,7 +76,7 @@ impl Credentials {
     pub(super) async fn get(&self) -> Result<AwsCredentials, String> {
         let (http, environment) = match &self.source {
             Source::Settings(credentials) => return Ok(credentials.clone()),
-            Source::Chain { http, environment } => (http, *environment),
+            Source::Chain { http, environment } => (http, environment),
         };
         let mut held = self.held.lock().await;
         if let Some(held) = held.as_ref().filter(|held| held.is_good_for(MARGIN)) {
@@ -130,7 +133,7 @@ impl From<RoleAnswer> for Held {
 
 struct Chain<'a> {
     http: &'a reqwest::Client,
-    environment: fn(&str) -> Option<String>,
+    environment: &'a Environment,
 }
 
 impl Chain<'_> {
@@ -154,7 +157,7 @@ impl Chain<'_> {
     }
 
     fn environment(&self) -> Option<Held> {
-        let var = self.environment;
+        let var = &self.environment;
         let key = var("AWS_ACCESS_KEY_ID")?;
         let secret = var("AWS_SECRET_ACCESS_KEY")?;
         let token = var("AWS_SESSION_TOKEN");
@@ -162,7 +165,7 @@ impl Chain<'_> {
     }
 
     fn profile(&self) -> Result<Option<Held>, String> {
-        let var = self.environment;
+        let var = &self.environment;
         let named = var("AWS_PROFILE");
         let path = var("AWS_SHARED_CREDENTIALS_FILE")
             .map(PathBuf::from)
@@ -183,7 +186,7 @@ impl Chain<'_> {
     }
 
     async fn container(&self) -> Result<Option<Held>, String> {
-        let var = self.environment;
+        let var = &self.environment;
         let url = match (
             var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
             var("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
@@ -211,7 +214,7 @@ impl Chain<'_> {
     }
 
     async fn instance(&self) -> Result<Held, String> {
-        let var = self.environment;
+        let var = &self.environment;
         if var("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value == "true") {
             return Err("AWS_EC2_METADATA_DISABLED is true".into());
         }
@@ -273,6 +276,10 @@ fn profile_section(text: &str, name: &str) -> Option<AwsCredentials> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn a_profile_is_read_by_its_name() {
@@ -293,54 +300,136 @@ mod tests {
         assert!(role("{}").is_err());
     }
 
-    /// Plays the instance's metadata service, which wants a token first.
-    #[tokio::test]
-    async fn an_instance_role_is_asked_by_a_token() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = async {
-            for _ in 0..3 {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut buffer = vec![0; 4096];
-                let read = stream.read(&mut buffer).await.unwrap();
-                let request = String::from_utf8_lossy(&buffer[..read]).into_owned();
-                let body = if request.starts_with("PUT /latest/api/token ") {
-                    "tok"
-                } else if !request.contains("x-aws-ec2-metadata-token: tok") {
-                    "no token"
-                } else if request.starts_with("GET /latest/meta-data/iam/security-credentials/ ") {
-                    "role-a\n"
-                } else {
-                    r#"{"AccessKeyId":"A","SecretAccessKey":"B","Token":"C","Expiration":"2999-01-01T00:00:00Z"}"#
-                };
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                stream.write_all(answer.as_bytes()).await.unwrap();
+    /// Plays an endpoint that hands out credentials until it is dropped: the role named `role-a`, by the instance's protocol
+    /// and below `/container`. Those of the n-th answer have the key `A<n>`.
+    struct Played {
+        address: std::net::SocketAddr,
+        answers: Arc<AtomicUsize>,
+        _service: tokio::task::JoinSet<()>,
+    }
+
+    impl Played {
+        async fn new(lifetimes: Vec<&'static str>) -> Self {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let answers = Arc::new(AtomicUsize::new(0));
+            let (count, mut service) = (Arc::clone(&answers), tokio::task::JoinSet::new());
+            service.spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let mut buffer = vec![0; 4096];
+                    let read = stream.read(&mut buffer).await.unwrap();
+                    let request = String::from_utf8_lossy(&buffer[..read]).to_lowercase();
+                    let body = answer(&request, &count, &lifetimes);
+                    let status = if body.is_empty() { "401 No" } else { "200 OK" };
+                    let length = body.len();
+                    let text = format!(
+                        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+                    );
+                    stream.write_all(text.as_bytes()).await.unwrap();
+                }
+            });
+            Self {
+                address,
+                answers,
+                _service: service,
             }
+        }
+
+        fn answers(&self) -> usize {
+            self.answers.load(Ordering::SeqCst)
+        }
+
+        /// The chain of a process that has these variables.
+        fn credentials(&self, variables: &[(&'static str, &str)]) -> Credentials {
+            let at = |text: &str| text.replace("{at}", &format!("http://{}", self.address));
+            let variables = variables.iter().map(|(name, value)| (*name, at(value)));
+            let variables: BTreeMap<&str, String> = variables.collect();
+            let http = crate::outbound::client(Duration::from_secs(1), Duration::from_secs(3));
+            Credentials {
+                source: Source::Chain {
+                    http: http.unwrap(),
+                    environment: Box::new(move |name| variables.get(name).cloned()),
+                },
+                held: Mutex::new(None),
+            }
+        }
+    }
+
+    fn answer(request: &str, count: &AtomicUsize, lifetimes: &[&str]) -> String {
+        let role = || {
+            let n = count.fetch_add(1, Ordering::SeqCst);
+            let until = lifetimes[n.min(lifetimes.len() - 1)];
+            format!(
+                r#"{{"AccessKeyId":"A{n}","SecretAccessKey":"B","Token":"C","Expiration":"{until}"}}"#
+            )
         };
-        let http = crate::outbound::client(Duration::from_secs(1), Duration::from_secs(3)).unwrap();
-        let request = async {
-            let base = format!("http://{address}");
-            let token = text_of(
-                http.put(format!("{base}/latest/api/token"))
-                    .header("x-aws-ec2-metadata-token-ttl-seconds", "60"),
-            );
-            let token = token.await.unwrap();
-            let ask = |path: &str| {
-                let url = format!("{base}/latest/meta-data/iam/security-credentials/{path}");
-                text_of(
-                    http.get(url)
-                        .header("x-aws-ec2-metadata-token", token.clone()),
-                )
-            };
-            assert_eq!(ask("").await.unwrap().trim(), "role-a");
-            role(&ask("role-a").await.unwrap()).unwrap()
-        };
-        let (held, ()) = tokio::join!(request, server);
-        assert!(held.is_good_for(MARGIN));
-        assert_eq!(held.credentials.aws_access_key_id(), "A");
+        let roles = "get /latest/meta-data/iam/security-credentials/";
+        let may = request.contains("x-aws-ec2-metadata-token: tok");
+        match request.split_once(" http/").map_or("", |(line, _)| line) {
+            "put /latest/api/token" if request.contains("-ttl-seconds: 21600") => "tok".into(),
+            line if line == roles && may => "role-a\n".into(),
+            line if line.strip_prefix(roles) == Some("role-a") && may => role(),
+            "get /container" if request.contains("authorization: word") => role(),
+            _ => String::new(),
+        }
+    }
+
+    const INSTANCE: (&str, &str) = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "{at}/");
+    const LONG: &str = "2999-01-01T00:00:00Z";
+
+    async fn key(credentials: &Credentials) -> String {
+        let found = credentials.get().await.unwrap();
+        found.aws_access_key_id().to_owned()
+    }
+
+    #[tokio::test]
+    async fn an_instance_role_is_asked_by_a_token_and_again_before_it_ends() {
+        let soon = SystemClock.now().plus(MARGIN / 2).to_string();
+        let played = Played::new(vec![soon.leak(), LONG]).await;
+        let credentials = played.credentials(&[INSTANCE]);
+        assert_eq!(key(&credentials).await, "A0");
+        assert_eq!(key(&credentials).await, "A1", "the first ends soon");
+        assert_eq!(key(&credentials).await, "A1", "the second does not");
+        assert_eq!(played.answers(), 2);
+    }
+
+    #[tokio::test]
+    async fn credentials_serve_as_long_as_they_last_when_no_new_ones_come() {
+        for (lasts, good) in [(MARGIN / 2, true), (Duration::ZERO, false)] {
+            let until = SystemClock.now().plus(lasts).to_string();
+            let played = Played::new(vec![until.leak()]).await;
+            let credentials = played.credentials(&[INSTANCE]);
+            assert_eq!(key(&credentials).await, "A0");
+            drop(played);
+            assert_eq!(credentials.get().await.is_ok(), good, "{lasts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_places_are_asked_in_their_order() {
+        let played = Played::new(vec![LONG]).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials");
+        let text = "[default]\naws_access_key_id=P\naws_secret_access_key=S\n";
+        std::fs::write(&file, text).unwrap();
+        let mut all = vec![
+            ("AWS_ACCESS_KEY_ID", "E"),
+            ("AWS_SECRET_ACCESS_KEY", "S"),
+            ("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "{at}/container"),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "word"),
+        ];
+        assert_eq!(key(&played.credentials(&all)).await, "E");
+        all.drain(..2);
+        assert_eq!(key(&played.credentials(&all)).await, "P");
+        all.drain(..1);
+        assert_eq!(key(&played.credentials(&all)).await, "A0");
+        all.truncate(1);
+        let refused = played.credentials(&all).get().await.map(drop);
+        assert!(refused.unwrap_err().contains("container"));
+        let off = [INSTANCE, ("AWS_EC2_METADATA_DISABLED", "true")];
+        let refused = played.credentials(&off).get().await.map(drop);
+        assert!(refused.unwrap_err().contains("HA_AWS_ACCESS_KEY"));
+        assert_eq!(played.answers(), 1);
     }
 }

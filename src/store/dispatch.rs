@@ -177,3 +177,76 @@ fn cause_of(cause: reqwest::Error) -> String {
     }
     inner.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Variables;
+    use rusoto_core::Region;
+    use std::time::Duration;
+
+    fn inner(addressing: Addressing, headers: &[(&str, &str)]) -> Inner {
+        let keys = [("HA_AWS_ACCESS_KEY", "a"), ("HA_AWS_SECRET_KEY", "b")];
+        let settings = Variables::of(keys).settings().unwrap();
+        let http = crate::outbound::client(Duration::from_secs(1), Duration::from_secs(1)).unwrap();
+        let headers = headers.iter().map(|(n, v)| ((*n).into(), (*v).into()));
+        Inner {
+            credentials: Credentials::new(&settings, http.clone()),
+            http,
+            addressing,
+            bucket: "bucket".into(),
+            headers: headers.collect(),
+        }
+    }
+
+    /// The request as it would leave.
+    async fn leaving(inner: &Inner, method: &str, path: &str, parameter: &str) -> reqwest::Request {
+        let region = Region::Custom {
+            name: "eu-west-1".into(),
+            endpoint: "https://s3.eu-west-1.amazonaws.com".into(),
+        };
+        let mut request = SignedRequest::new(method, "s3", &region, path);
+        if !parameter.is_empty() {
+            request.add_param(parameter, "1");
+        }
+        inner.complete(&mut request);
+        request.sign(&inner.credentials.get().await.unwrap());
+        inner.build(request).unwrap().build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn on_aws_the_bucket_is_part_of_the_hosts_name() {
+        let (host, path) = (inner(Addressing::Host, &[]), inner(Addressing::Path, &[]));
+        let asked = leaving(&host, "GET", "/bucket/a/b c", "").await;
+        let own = "https://bucket.s3.eu-west-1.amazonaws.com";
+        assert_eq!(asked.url().as_str(), format!("{own}/a/b%20c"));
+        let listed = leaving(&host, "GET", "/bucket", "list-type").await;
+        assert_eq!(listed.url().as_str(), format!("{own}/?list-type=1"));
+        let asked = leaving(&path, "GET", "/bucket/a", "").await;
+        let shared = "https://s3.eu-west-1.amazonaws.com/bucket/a";
+        assert_eq!(asked.url().as_str(), shared);
+    }
+
+    #[tokio::test]
+    async fn configured_headers_go_with_every_upload_and_are_signed() {
+        let key = "x-amz-server-side-encryption-customer-key";
+        let headers = [("x-amz-storage-class", "ONEZONE_IA"), (key, "k")];
+        let inner = inner(Addressing::Path, &headers);
+        for (method, path, parameter, with) in [
+            ("PUT", "/bucket/a", "", 2),
+            ("POST", "/bucket/a", "uploads", 2),
+            ("PUT", "/bucket/a", "partNumber", 1),
+            ("GET", "/bucket/a", "", 1),
+            ("PUT", "/bucket", "", 0),
+            ("GET", "/bucket", "list-type", 0),
+        ] {
+            let request = leaving(&inner, method, path, parameter).await;
+            let sent = request.headers();
+            let signed = sent["authorization"].to_str().unwrap();
+            let is_there = |name: &&&str| sent.contains_key(**name) && signed.contains(**name);
+            let found = ["x-amz-storage-class", key];
+            let found = found.iter().filter(is_there).count();
+            assert_eq!(found, with, "{method} {path} {parameter}: {signed}");
+        }
+    }
+}
