@@ -8,10 +8,12 @@ use crate::support::secrets::said;
 use crate::support::stage::seconds_now;
 use crate::support::stores::{BUCKET, KEY, SECRET, Server, client};
 use crate::support::wait::until;
-use ov2_ha_recorder::store::ChunkStore;
 use ov2_ha_recorder::store::s3::S3Store;
+use ov2_ha_recorder::store::{ChunkStore, Object};
 use reqwest::Method;
 use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::DirEntry;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -81,37 +83,76 @@ async fn a_store_that_is_away_at_the_stop_delays_nothing() {
         files(stage.folder.path(), "mp4") > 1,
         "what is not stored stays on the disk"
     );
-    assert!(stage.log().contains("not stored"), "{}", stage.log());
+    let log = stage.log();
+    let named = log
+        .lines()
+        .any(|line| line.contains("not stored in time") && line.contains("r1/0002.mp4"));
+    assert!(named, "{log}");
+}
+
+/// Its absence lasts `OV2_AWAY_SECONDS` (12 unless set).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_for_a_while_has_everything_soon_after() {
+    let away = std::env::var("OV2_AWAY_SECONDS").map_or(12, |text| text.parse().unwrap());
+    let bucket = Bucket::set().await;
+    let stage = bucket.stage("ses_back").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(5)).await;
+    bucket.proxy.usually(Fault::Away);
+    recorder.grows_for(Duration::from_secs(away)).await;
+    let waiting = closed(&stage.run_folder(1));
+    assert!(waiting.len() as u64 >= away / 4 - 1, "{waiting:?}");
+    bucket.proxy.usually(Fault::None);
+    let (took, last) = until("all that waited", Duration::from_secs(30), || async {
+        let stored = bucket.chunks().await;
+        let (last, _) = waiting.last_key_value()?;
+        let has = |(index, bytes): (&u32, &u64)| stored.get(index) == Some(bytes);
+        waiting.iter().all(has).then_some(*last)
+    })
+    .await;
+    let (count, took) = (waiting.len(), took.as_secs_f64());
+    println!("away for {away} s: {count} chunks stored {took:.1} s after the store's return");
+    assert!(without_gap(&bucket.chunks().await, last));
+    recorder.grows_for(Duration::from_secs(4)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert_eq!(footage.missing(), 0.0);
+    assert!(footage.duration > away as f64 + 9.0 - SLACK);
+    stage.is_what_openvidu_expects();
+    let left = files(stage.folder.path(), "mp4");
+    assert_eq!(left, 1, "only the video is left");
+    let stored = bucket.chunks().await;
+    assert!(without_gap(&stored, stored.len() as u32), "{stored:?}");
+    let recovered = bucket.recover(&stage, &["ses_back"]);
+    assert_eq!(recovered.decode_errors, Vec::<String>::new());
+    assert_eq!(recovered.frames.len(), footage.frames.len());
+    assert_eq!(recovered.missing(), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_lost_with_its_disk_costs_seconds() {
     let bucket = Bucket::set().await;
     let stage = bucket.stage("ses_lost").await;
+    // What the store has to know of the take, it is told once it is there.
+    bucket.proxy.usually(Fault::Away);
     let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    bucket.proxy.usually(Fault::None);
     recorder.grows_for(Duration::from_secs(13)).await;
     recorder.process.kill().unwrap();
     let lost_at = seconds_now();
     recorder.process.wait().unwrap();
     std::fs::remove_dir_all(stage.folder.path().join("ses_lost")).unwrap();
 
-    let out = tempfile::tempdir().unwrap();
-    let recovered = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
-        .args(["recover", "-o"])
-        .arg(out.path())
-        .envs(bucket.settings())
-        .output()
-        .unwrap();
-    let said = said(&recovered);
-    assert!(recovered.status.success(), "{said}");
-    let folder = out.path().join("ses_lost");
-    let footage = Footage::read(&folder.join(format!("{}.mp4", stage.order.name)));
+    let footage = bucket.recover(&stage, &[]);
     let missing = lost_at - footage.last_clock();
-    println!("machine lost: {missing:.2} s missing at the end; {said}");
+    println!("machine lost: {missing:.2} s missing at the end");
     assert_eq!(footage.decode_errors, Vec::<String>::new());
     assert_eq!(footage.missing(), 0.0);
     assert!(missing < 4.0 + SLACK, "{missing:.2} s missing at the end");
-    assert!(folder.join("ses_lost.timeline.json").is_file());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,10 +241,57 @@ impl Bucket {
         stage
     }
 
+    /// What `recover` makes of the bucket alone, on another machine.
+    fn recover(&self, stage: &Stage, recordings: &[&str]) -> Footage {
+        let out = tempfile::tempdir().unwrap();
+        let elsewhere = |(name, _): &(&str, String)| {
+            !matches!(*name, "HA_RECORDING_STORAGE" | "HA_AWS_S3_BUCKET")
+        };
+        let recovered = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+            .args(["recover", "--store", &format!("s3://{BUCKET}"), "-o"])
+            .arg(out.path())
+            .args(recordings)
+            .envs(self.settings().into_iter().filter(elsewhere))
+            .output()
+            .unwrap();
+        assert!(recovered.status.success(), "{}", said(&recovered));
+        let id = &stage.order.id;
+        let folder = out.path().join(id);
+        assert!(folder.join(format!("{id}.timeline.json")).is_file());
+        Footage::read(&folder.join(format!("{}.mp4", stage.order.name)))
+    }
+
+    /// The chunks that it has: number and bytes.
+    async fn chunks(&self) -> BTreeMap<u32, u64> {
+        let list = self.direct.list("").await.unwrap();
+        let chunk = |object: Object| Some((index(Path::new(&object.key))?, object.bytes));
+        list.into_iter().filter_map(chunk).collect()
+    }
+
     async fn keys(&self) -> Vec<String> {
         let list = self.direct.list("").await.unwrap();
         list.into_iter().map(|object| object.key).collect()
     }
+}
+
+/// The chunks of a run that does not write them any more: number and bytes.
+fn closed(run: &Path) -> BTreeMap<u32, u64> {
+    let files = std::fs::read_dir(run).unwrap().flatten();
+    let chunk = |file: DirEntry| Some((index(&file.path())?, file.metadata().ok()?.len()));
+    let mut chunks: BTreeMap<_, _> = files.filter_map(chunk).collect();
+    chunks.pop_last();
+    chunks
+}
+
+/// The number of the chunk that is called so.
+fn index(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_suffix(".mp4")?.parse().ok()
+}
+
+/// Whether all are there, from the first to `last`.
+fn without_gap(chunks: &BTreeMap<u32, u64>, last: u32) -> bool {
+    (1..=last).all(|index| chunks.contains_key(&index))
 }
 
 /// Files below `folder` whose name ends so.

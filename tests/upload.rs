@@ -156,11 +156,17 @@ async fn a_new_run_takes_up_what_an_earlier_one_left() {
     scene.store.put(&second.to_string(), &path).await.unwrap();
     scene.chunk(2, 700);
     scene.chunk(3, 800);
-    let found = scene
-        .uploader
-        .take_up(scene.recordings.path())
-        .await
-        .unwrap();
+    scene.proxy.usually(Fault::Away);
+    let taken_up = scene.uploader.take_up(scene.recordings.path());
+    let back = async {
+        // More than the store's client tries by itself.
+        wait::until_true("some tries", Duration::from_secs(20), || {
+            scene.proxy.requests() > 12
+        })
+        .await;
+        scene.proxy.usually(Fault::None);
+    };
+    let (found, ()) = tokio::join!(taken_up, back);
     assert_eq!(found, 2, "one was stored in part, one not at all");
     assert_eq!(scene.uploader.drain(Duration::from_secs(20)).await, []);
     assert_eq!(scene.stored().await, [1_000, 700, 800]);

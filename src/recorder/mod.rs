@@ -299,16 +299,14 @@ impl Recorder {
             gap_mode: self.settings.gap_mode,
             created_at: self.stage.clock.now(),
         };
-        let (store, key) = (Arc::clone(&self.store), self.take.manifest());
         let recordings = self.place.recordings.clone();
+        let token = self.stage.tasks.token();
         async move {
-            let text = manifest.to_json();
-            if let Err(cause) = store.put_bytes(&key, text.into()).await {
-                log::warn!("the take has no manifest in the store: {cause}");
-            }
-            if let Err(cause) = uploader.take_up(&recordings).await {
-                log::warn!("chunks of earlier runs are not stored yet: {cause}");
-            }
+            let both = async {
+                uploader.introduce(&manifest).await;
+                uploader.take_up(&recordings).await;
+            };
+            token.run_until_cancelled(both).await;
         }
     }
 
@@ -357,7 +355,9 @@ impl Recorder {
             if let Some(uploader) = uploader {
                 let left = uploader.drain(UPLOAD).await;
                 if !left.is_empty() {
-                    log::info!(chunks = left.len(); "not stored in time; the video holds them");
+                    let names: Vec<_> = left.iter().map(ToString::to_string).collect();
+                    let names = names.join(", ");
+                    log::info!(chunks:% = names; "not stored in time; the video holds them");
                 }
                 let sealed = uploader.seal(&finished.timeline);
                 if let Ok(Err(cause)) = tokio::time::timeout(UPLOAD, sealed).await {

@@ -7,6 +7,7 @@
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::model::chunk::{ChunkKey, TakeKey};
+use crate::model::manifest::Manifest;
 use crate::model::timeline::Timeline;
 use crate::store::{ChunkStore, StoreError};
 use crate::tasks::Tasks;
@@ -132,20 +133,26 @@ impl Uploader {
         self.shared.changed.notify_one();
     }
 
-    /// Queues what earlier runs of the take left below `recordings` and the store does not have in full.
+    /// Stores the take's manifest, so that the take can be finished anywhere; as often as it takes.
+    pub async fn introduce(&self, manifest: &Manifest) {
+        let (key, text) = (self.shared.take.manifest(), manifest.to_json());
+        let put = || {
+            let text = text.clone().into();
+            self.shared.store.put_bytes(&key, text)
+        };
+        insist("the take has no manifest in the store yet", put).await;
+    }
+
+    /// Queues what earlier runs of the take left below `recordings` and the store does not have in full, once the store
+    /// says what it has; answers how many chunks these are.
     /// To be called when the growing file has caught up with them.
-    ///
-    /// # Errors
-    /// When the store cannot be listed; nothing was queued then.
-    pub async fn take_up(&self, recordings: &Path) -> Result<usize, StoreError> {
+    pub async fn take_up(&self, recordings: &Path) -> usize {
         if self.shared.keeps_files() {
-            return Ok(0);
+            return 0;
         }
-        let stored = self
-            .shared
-            .store
-            .list(&self.shared.take.to_string())
-            .await?;
+        let take = self.shared.take.to_string();
+        let list = || self.shared.store.list(&take);
+        let stored = insist("chunks of earlier runs are not stored yet", list).await;
         let stored: BTreeMap<_, _> = stored.into_iter().map(|o| (o.key, o.bytes)).collect();
         let mut found = 0;
         for job in left_behind(&self.shared.take, recordings) {
@@ -158,7 +165,7 @@ impl Uploader {
             }
         }
         self.shared.changed.notify_one();
-        Ok(found)
+        found
     }
 
     /// How many closed chunks the store has from this uploader.
@@ -236,8 +243,7 @@ impl Worker {
             token,
             flying: FuturesUnordered::new(),
             tail_flies: false,
-            // The longest delay leaves room to catch up within 30 s of the store's return.
-            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(12)),
+            backoff: backoff(),
         }
     }
 
@@ -351,6 +357,27 @@ impl Worker {
         }
         queue.trouble = Some(cause.to_string());
         false
+    }
+}
+
+/// The longest delay leaves room to catch up within 30 s of the store's return.
+const fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(250), Duration::from_secs(12))
+}
+
+/// Asks the store until it does what is asked; `meanwhile` says once what that means.
+async fn insist<T, F>(meanwhile: &str, ask: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut backoff = backoff();
+    loop {
+        match ask().await {
+            Ok(done) => return done,
+            Err(cause) if backoff.attempt() == 0 => warn!("{meanwhile}: {cause}"),
+            Err(_) => {}
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
