@@ -3,7 +3,7 @@
 
 use crate::record::Stage;
 use crate::support::faults::{Fault, Proxy};
-use crate::support::frames::Footage;
+use crate::support::frames::{self, Footage};
 use crate::support::secrets::said;
 use crate::support::stage::seconds_now;
 use crate::support::stores::{BUCKET, KEY, SECRET, Server, client};
@@ -119,7 +119,8 @@ async fn a_store_that_is_away_for_a_while_has_everything_soon_after() {
 
     let footage = stage.footage();
     assert_eq!(footage.decode_errors, Vec::<String>::new());
-    assert_eq!(footage.missing(), 0.0);
+    let holes = frames::describe(&footage.holes());
+    assert_eq!(footage.missing(), 0.0, "{holes}: {}", stage.log());
     assert!(footage.duration > away as f64 + 9.0 - SLACK);
     stage.is_what_openvidu_expects();
     let left = files(stage.folder.path(), "mp4");

@@ -106,13 +106,16 @@ async fn a_store_named_on_the_command_line_stands_in_for_the_configured_one() {
     assert!(probed(&video) > 7.9);
 }
 
+/// `--store`, the settings beside it, the exit code, words of the message.
+type Tried<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+
 #[test]
 fn a_store_that_cannot_be_is_one_sentence_and_makes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
     let missing = missing.to_str().unwrap();
     let keys = "HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY";
-    let tried: [(&str, &[(&str, &str)], i32, &[&str]); 6] = [
+    let tried: [Tried; 6] = [
         (missing, &[], 69, &[missing, "no such folder"]),
         ("gs://bucket", &[], 2, &["gs://bucket", "s3://BUCKET"]),
         ("s3://", &[], 2, &["s3://BUCKET"]),
