@@ -2,6 +2,7 @@
 
 use crate::support::controller::{USER, free_port};
 use crate::support::docker::{Container, docker, recording_image};
+use crate::support::secrets;
 use crate::support::stage::leave_out;
 use crate::support::wait::until_true;
 use std::path::Path;
@@ -180,8 +181,42 @@ async fn the_whole_product_comes_up_from_one_file() {
     let ended = scopeguard(|| drop(run(&["down", "-v"])));
     healthy(&up).await;
     assert_eq!(sessions(&port, &password).await, 200);
+    goes_back_to_a_backup(folder.path(), &variables);
+    healthy(&up).await;
     drop(ended);
     assert!(up.inspect("{{.Id}}").is_err(), "it is still there");
+}
+
+/// The operator's commands on the host: a backup from the running container, a restore into its volume as they advise it.
+fn goes_back_to_a_backup(folder: &Path, variables: &[(&str, &str)]) {
+    let run = |command: &str| {
+        let mut program = Command::new("sh");
+        for setting in ov2_ha_recorder::config::TABLE {
+            program.env_remove(setting.name);
+        }
+        let line = format!("{} {command}", env!("CARGO_BIN_EXE_ov2-ha-recorder"));
+        program.args(["-ec", &line]).current_dir(folder);
+        let output = program.envs(variables.iter().copied()).output().unwrap();
+        let said = secrets::said(&output);
+        (output.status.code(), said)
+    };
+    let done = |command: &str| {
+        let (code, said) = run(command);
+        assert_eq!(code, Some(0), "{command}: {said}");
+        said
+    };
+    assert!(done("status").contains("running"));
+    done("logs -n 1 --json");
+    done("backup -o b.tar.gz");
+    done("restart");
+    done("stop");
+    let (code, refused) = run("restore b.tar.gz");
+    assert_eq!(code, Some(69), "{refused}");
+    let (_, advice) = refused.split_once("then: ").unwrap();
+    let (advice, _) = advice.split_once(" …").unwrap();
+    let restored = done(&format!("--version; {advice} restore b.tar.gz"));
+    assert!(restored.contains("kept what was there"), "{restored}");
+    done("start");
 }
 
 /// Does something whatever becomes of the test.

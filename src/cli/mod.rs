@@ -98,11 +98,14 @@ pub struct SettingsFile {
     pub env_file: Option<PathBuf>,
 }
 
+/// Where the package and the image keep state.
+const USUAL_DATA_DIR: &str = "/var/lib/ov2-ha-recorder";
+
 /// Where state lies; every subcommand that touches state takes it.
 #[derive(Clone, Debug, Args)]
 pub struct DataDir {
     /// Folder of the embedded database and the built-in object store.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/ov2-ha-recorder")]
+    #[arg(long, value_name = "DIR", default_value = USUAL_DATA_DIR)]
     pub data_dir: PathBuf,
 }
 

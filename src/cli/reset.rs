@@ -1,6 +1,7 @@
 //! `reset`: forgets every session and webhook. Recordings, chunks and settings stay; the old database is moved aside.
 
 use super::report::Form;
+use super::service::keeps_state_here;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::clock::{Clock, SystemClock};
 use crate::db::Db;
@@ -38,6 +39,7 @@ impl Reset {
                 self.data.data_dir.display()
             )));
         }
+        keeps_state_here(&self.data)?;
         let db = self.data.data_dir.join("db");
         let mut done = Done { kept: None };
         if db.exists() {

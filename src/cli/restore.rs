@@ -3,6 +3,7 @@
 
 use super::backup::{FORMAT, INDEX, Index, MANIFESTS, SETTINGS, STATE};
 use super::report::Form;
+use super::service::keeps_state_here;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Settings, Variables};
@@ -72,6 +73,7 @@ impl Restore {
     }
 
     async fn replace(&self, archive: &Archive, outcome: &mut Outcome) -> Result<(), Failure> {
+        keeps_state_here(&self.data)?;
         let aside = format!("before-restore-{}", SystemClock.now().millis());
         let old = db::export::import(&self.data.data_dir, &archive.state[..], &aside);
         outcome.kept.extend(old.map_err(|cause| {

@@ -4,10 +4,11 @@
 use super::api::Api;
 use super::report::{Colour, Form, Paint, say};
 use super::system::{Call, find};
-use super::{Failure, SettingsFile, exit};
+use super::{DataDir, Failure, SettingsFile, USUAL_DATA_DIR, exit};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
+use std::path::Path;
 
 /// The unit's name.
 pub(super) const UNIT: &str = "ov2-ha-recorder.service";
@@ -137,6 +138,24 @@ impl Manager {
             sessions: None,
         })
     }
+}
+
+/// Lets nobody take this machine's folder for that of a service whose state is in its container's volume.
+///
+/// # Errors
+/// When it is; with the command that reaches the volume.
+pub(super) fn keeps_state_here(data: &DataDir) -> Result<(), Failure> {
+    let usual = data.data_dir == Path::new(USUAL_DATA_DIR);
+    if usual && Manager::find().is_ok_and(|manager| manager == Manager::Docker) {
+        return Err(Failure::with(
+            exit::UNAVAILABLE,
+            format!(
+                "the service is the container {CONTAINER} and keeps its state in a volume; \"ov2-ha-recorder stop\", then: docker run --rm --user 0 --volumes-from {CONTAINER} -v \"$PWD:/here\" -w /here ov2-ha-recorder:{} …, with this command's words in place of …",
+                env!("CARGO_PKG_VERSION")
+            ),
+        ));
+    }
+    Ok(())
 }
 
 #[derive(Debug, Serialize)]
