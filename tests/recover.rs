@@ -15,7 +15,7 @@ use ov2_ha_recorder::model::timeline::{GapMode, Timeline};
 use ov2_ha_recorder::store::local::LocalStore;
 use ov2_ha_recorder::store::{ChunkStore, Object};
 use ov2_ha_recorder::tasks::Tasks;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -104,6 +104,47 @@ async fn a_store_named_on_the_command_line_stands_in_for_the_configured_one() {
     let joined = ["-o", video.to_str().unwrap(), "--store", folder];
     run(&[&["join", take][..], &joined].concat());
     assert!(probed(&video) > 7.9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_that_cannot_be_understood_costs_no_other_one_its_video() {
+    let disk = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(disk.path());
+    for recording in ["ses_broken", "ses_nameless", "ses_whole"] {
+        record(&store, recording, "1").await;
+    }
+    let manifest = |recording| disk.path().join(take(recording, "1").manifest());
+    std::fs::write(manifest("ses_broken"), "{").unwrap();
+    std::fs::remove_file(manifest("ses_nameless")).unwrap();
+
+    let folder = disk.path().to_str().unwrap();
+    let output = recorder(NOBODY, &["recover", "--json", "--store", folder]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let failed = report["failed"].as_array().unwrap();
+    assert_eq!(failed.len(), 1, "{report}");
+    assert_eq!(failed[0]["recording"], "ses_broken", "{report}");
+    assert!(probed(&disk.path().join("ses_nameless/ses_nameless.mp4")) > 7.9);
+    assert!(probed(&disk.path().join("ses_whole/My recording.mp4")) > 7.9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_behind_the_proxy_of_the_environment_is_reached() {
+    let objects = tempfile::tempdir().unwrap();
+    let server = Server::start(objects.path(), None).await;
+    record(&client(&server.endpoint, &[]), "ses_A", "1").await;
+    let proxy = Proxy::before(&server.endpoint).await;
+    let listed = tokio::task::block_in_place(|| {
+        Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+            .args(["recover", "--list"])
+            .envs(variables("http://store.invalid"))
+            .env("http_proxy", &proxy.endpoint)
+            .output()
+            .unwrap()
+    });
+    assert!(listed.status.success(), "{}", said(&listed));
+    assert!(said(&listed).contains("ses_A"), "{}", said(&listed));
+    assert!(proxy.requests() > 0);
 }
 
 /// `--store`, the settings beside it, the exit code, words of the message.
