@@ -300,6 +300,8 @@ async fn a_missing_image_is_pulled_while_the_controller_is_at_work_already() {
         has_image(&controller).await.then_some(())
     })
     .await;
+    let told = || controller.log().contains("is OpenVidu's own");
+    until_true("what image that is", SOON, told).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,8 @@ use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
-    ContainerUpdateBody, EventMessage, HostConfig, RestartPolicy, RestartPolicyNameEnum,
+    ContainerUpdateBody, EventMessage, HostConfig, ImageInspect, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
@@ -22,7 +23,7 @@ use bollard::query_parameters::{
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::{BoxStream, StreamExt};
-use log::{info, warn};
+use log::{error, info, warn};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ const READ_TOGETHER: usize = 8;
 
 /// The label of containers that we made.
 const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
+
+/// The label `created.by` of our recording image, which has the name of OpenVidu's own.
+const IMAGE_MADE_BY: &str = "ov2-ha-recorder";
 
 /// Docker, as far as recorders are concerned.
 #[derive(Clone)]
@@ -80,14 +84,31 @@ impl DockerRuntime {
         })
     }
 
-    /// Sees to it that the recording image is there: pulled when it is missing and a registry answers.
+    /// Sees to it that the recording image is there: pulled when it is missing and a registry answers. That it is OpenVidu's
+    /// own is told: a registry may have that one only.
     ///
     /// # Errors
     /// [`RuntimeError::NoImage`] when it cannot be had.
     pub async fn prepare(&self) -> Result<(), RuntimeError> {
-        if self.has_image().await? {
-            return Ok(());
+        if !self.has_image().await? {
+            self.pull().await?;
         }
+        let found = self.find_image().await?.and_then(|image| image.config);
+        let labels = found.and_then(|config| config.labels).unwrap_or_default();
+        if labels
+            .get("created.by")
+            .is_none_or(|it| it != IMAGE_MADE_BY)
+        {
+            error!(
+                "image {} is OpenVidu's own: recordings with it are not protected; build ours under the same name with \
+                 \"ov2-ha-recorder install\" or packaging/docker/build-recorder",
+                self.image()
+            );
+        }
+        Ok(())
+    }
+
+    async fn pull(&self) -> Result<(), RuntimeError> {
         info!(image = self.image().as_str(); "the recording image is missing and is pulled");
         let options = CreateImageOptionsBuilder::default()
             .from_image(&self.image_name)
@@ -114,9 +135,13 @@ impl DockerRuntime {
     }
 
     async fn has_image(&self) -> Result<bool, RuntimeError> {
+        Ok(self.find_image().await?.is_some())
+    }
+
+    async fn find_image(&self) -> Result<Option<ImageInspect>, RuntimeError> {
         match self.docker.inspect_image(&self.image()).await {
-            Ok(_) => Ok(true),
-            Err(cause) if status_of(&cause) == Some(404) => Ok(false),
+            Ok(found) => Ok(Some(found)),
+            Err(cause) if status_of(&cause) == Some(404) => Ok(None),
             Err(cause) => Err(self.failed("inspect the recording image", cause)),
         }
     }
