@@ -281,6 +281,12 @@ async fn a_frozen_container_is_fenced_and_replaced() {
     assert_eq!(scene.session("ses_pause").await["run"], 2);
     let history = scene.failovers("ses_pause").await;
     assert_eq!(history["totalFailovers"], 1, "{history}");
+    let event = &history["failoverEvents"][0];
+    let seen_at = Timestamp::parse(event["timestamp"].as_str().unwrap()).unwrap();
+    let replaced_at = seen_at.millis() as f64 + event["startMs"].as_f64().unwrap();
+    let took = replaced_at / 1_000.0 - frozen_at;
+    assert!(took <= SILENCE + 3.0, "replaced after {took} s");
+    eprintln!("replaced {took:.2} s after the freeze");
     let footage = scene.finish(&recording, SILENCE + 3.0 + 3.5, 1).await;
     assert!(
         (footage.holes()[0].from - frozen_at).abs() < 1.5,
