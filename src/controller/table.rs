@@ -6,7 +6,7 @@ use super::measure::Measure;
 use crate::clock::Timestamp;
 use crate::model::failover::{Fault, Policy, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
-use crate::model::session::{Session, Status};
+use crate::model::session::{Session, State, Status};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -62,6 +62,37 @@ pub(super) struct Entry {
     /// Its stop is being seen to.
     pub(super) concluding: bool,
     due: Option<Timestamp>,
+}
+
+impl Entry {
+    fn calls(&self, policy: &Policy, watched_since: Timestamp, now: Timestamp) -> Calls {
+        let session = &self.session;
+        Calls {
+            fault: policy.fault(session, self.seen, watched_since, now),
+            replacement: matches!(
+                session.state,
+                State::TakingOver { started_at: None, not_before, .. } if not_before <= now
+            ),
+            seal: session.seal_at.is_some_and(|at| at <= now),
+        }
+    }
+}
+
+/// What the time that has come asks to be done for a session.
+#[derive(Default)]
+pub(super) struct Calls {
+    /// What time alone says is wrong with it.
+    pub(super) fault: Option<Fault>,
+    /// Its next recorder is to be started.
+    pub(super) replacement: bool,
+    /// OpenVidu's file is to be seen to.
+    pub(super) seal: bool,
+}
+
+impl Calls {
+    fn any(&self) -> bool {
+        self.fault.is_some() || self.replacement || self.seal
+    }
 }
 
 type Index = BTreeSet<(Timestamp, RecordingId)>;
@@ -165,24 +196,26 @@ impl Table {
         Some(answer)
     }
 
-    /// The sessions whose time has come, each of them scheduled anew.
+    /// Looks at every session whose time has come and schedules it anew; answers those for which something is to be done.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<RecordingId> {
-        let mut taken = Vec::new();
-        while let Some((at, _)) = self.due.first() {
-            if *at > now {
-                break;
-            }
-            if let Some((_, id)) = self.due.pop_first() {
-                taken.push(id);
-            }
+        let earliest = now.plus(SOONEST);
+        let mut called = Vec::new();
+        let mut come = Vec::new();
+        while self.next_due().is_some_and(|at| at <= now) {
+            come.extend(self.due.pop_first());
         }
-        for id in &taken {
-            if let Some(entry) = self.entries.get_mut(id) {
-                entry.due = None;
+        for (_, id) in come {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            if entry.calls(&self.policy, self.watched_since, now).any() {
+                called.push(id.clone());
             }
-            self.schedule(id, now.plus(SOONEST));
+            let due = self.policy.due(&entry.session, self.watched_since);
+            entry.due = due.map(|due| due.max(earliest));
+            self.due.extend(entry.due.map(|due| (due, id)));
         }
-        taken
+        called
     }
 
     /// When the next session's time comes.
@@ -190,11 +223,12 @@ impl Table {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// What time alone says is wrong with a session.
-    pub(super) fn fault(&self, id: &RecordingId, now: Timestamp) -> Option<Fault> {
-        let entry = self.entries.get(id)?;
-        self.policy
-            .fault(&entry.session, entry.seen, self.watched_since, now)
+    /// What is to be done for a session now.
+    pub(super) fn calls(&self, id: &RecordingId, now: Timestamp) -> Calls {
+        let entry = self.entries.get(id);
+        entry.map_or_else(Calls::default, |entry| {
+            entry.calls(&self.policy, self.watched_since, now)
+        })
     }
 
     /// Sessions in the order of their creation.

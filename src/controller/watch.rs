@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::controller::table::Which;
 use crate::model::failover::{Fault, Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
-use crate::model::session::{Event, Holder, Session, State};
+use crate::model::session::{Event, Holder, Session};
 use crate::runtime::{Container, ContainerStatus, Happening, HappeningKind, RuntimeEvent};
 use crate::tasks;
 use futures_util::StreamExt;
@@ -187,29 +187,14 @@ impl Controller {
 
     /// Does what is due for one session.
     pub(super) fn judge(&self, id: &RecordingId) {
-        let now = self.0.clock.now();
-        let (fault, replaced_at, seal_at) = {
-            let table = self.table();
-            let Some(session) = table.get(id).map(|entry| &entry.session) else {
-                return;
-            };
-            let replaced_at = match session.state {
-                State::TakingOver {
-                    started_at: None,
-                    not_before,
-                    ..
-                } => Some(not_before),
-                _ => None,
-            };
-            (table.fault(id, now), replaced_at, session.seal_at)
-        };
-        if let Some(fault) = fault {
+        let calls = self.table().calls(id, self.0.clock.now());
+        if let Some(fault) = calls.fault {
             return self.fault(id, fault);
         }
-        if replaced_at.is_some_and(|at| at <= now) {
+        if calls.replacement {
             self.begin_replacement(id);
         }
-        if seal_at.is_some_and(|at| at <= now) {
+        if calls.seal {
             self.begin_conclusion(id, SealState::Due);
         }
     }
