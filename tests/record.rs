@@ -60,71 +60,35 @@ async fn a_page_is_recorded_to_the_frame_and_finished_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ffmpeg_killed_loses_less_than_a_second() {
-    let (footage, stage) = killed("ses_ffmpeg", "capture", "ffmpeg", "libx264").await;
-    println!("ffmpeg killed: {:.2} s missing", footage.missing());
-    assert!(
-        footage.missing() < 0.7 + SLACK,
-        "{}",
-        frames::describe(&footage.holes())
-    );
+    let (_, stage) = FFMPEG.costs_no_more().await;
     assert_eq!(stage.timeline()["gaps"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chrome_killed_is_back_within_seconds_and_the_video_shows_it() {
-    let (footage, _) = killed("ses_chrome", "browser", "chromium", "remote-debugging-pipe").await;
-    println!("Chrome killed: {:.2} s missing", footage.missing());
-    assert!(
-        footage.missing() < 3.0 + SLACK,
-        "{}",
-        frames::describe(&footage.holes())
-    );
+    CHROME.costs_no_more().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xvfb_killed_takes_the_rest_along_and_all_are_back() {
-    let (footage, _) = killed("ses_xvfb", "display", "Xvfb", "").await;
-    println!("Xvfb killed: {:.2} s missing", footage.missing());
-    assert!(
-        footage.missing() < 4.0 + SLACK,
-        "{}",
-        frames::describe(&footage.holes())
-    );
+    XVFB.costs_no_more().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pulseaudio_killed_costs_seconds_and_sound_is_back() {
-    let (footage, _) = killed("ses_pulse", "audio", "pulseaudio", "").await;
-    println!("PulseAudio killed: {:.2} s missing", footage.missing());
-    assert!(
-        footage.missing() < 4.0 + SLACK,
-        "{}",
-        frames::describe(&footage.holes())
-    );
+    let (footage, _) = PULSEAUDIO.costs_no_more().await;
     let silent = footage.silent_seconds();
     assert!(silent.is_empty(), "no beep at {silent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recorder_killed_by_force_goes_on_in_a_new_run() {
-    let stage = Stage::set("ses_runs").await;
-    let mut recorder = stage.start().await;
-    recorder.grows_for(Duration::from_secs(6)).await;
-    recorder.process.kill().unwrap();
-    recorder.process.wait().unwrap();
-    let mut second = stage.start().await;
-    second.grows_for(Duration::from_secs(6)).await;
-    let (status, _) = second.stop().await;
-    assert!(status.success(), "{}", stage.log());
-
-    let footage = stage.footage();
-    println!("recorder killed: {:.2} s missing", footage.missing());
-    assert_eq!(footage.decode_errors, Vec::<String>::new());
-    assert!(
-        footage.missing() < 4.0 + SLACK,
-        "{}",
-        frames::describe(&footage.holes())
-    );
+    let (footage, before, stage) = killed_by_force("ses_runs").await;
+    let missing = footage.missing();
+    println!("recorder killed: {missing:.2} s missing, {before:.2} s of them before the kill");
+    let holes = frames::describe(&footage.holes());
+    assert!(missing < 4.0 + SLACK, "{holes}");
+    assert!(before < 1.0 + SLACK, "{before} s before the kill; {holes}");
     let timeline = stage.timeline();
     assert_eq!(timeline["runs"].as_array().unwrap().len(), 2);
     let lost = timeline["runs"][0]["chunks"].as_array().unwrap().len();
@@ -610,23 +574,87 @@ fn other_modes_are_handed_to_the_base_images_entry_point_as_they_came() {
     }
 }
 
-/// Records for a while, kills the child `name` whose arguments hold `mark`, sees it counted as `part`, goes on for a
-/// while, stops.
-async fn killed(id: &str, part: &str, name: &str, mark: &str) -> (Footage, Stage) {
-    let mut stage = Stage::set(id).await;
-    let watch = stage.watched().await;
+/// A process that a recorder starts, and what its death may cost.
+pub struct Victim {
+    /// What the recorder counts its restarts as.
+    pub part: &'static str,
+    name: &'static str,
+    /// What its arguments hold.
+    mark: &'static str,
+    /// Seconds that may be missing.
+    pub most: f64,
+}
+
+pub const FFMPEG: Victim = Victim {
+    part: "capture",
+    name: "ffmpeg",
+    mark: "libx264",
+    most: 0.7,
+};
+pub const CHROME: Victim = Victim {
+    part: "browser",
+    name: "chromium",
+    mark: "remote-debugging-pipe",
+    most: 3.0,
+};
+pub const XVFB: Victim = Victim {
+    part: "display",
+    name: "Xvfb",
+    mark: "",
+    most: 4.0,
+};
+pub const PULSEAUDIO: Victim = Victim {
+    part: "audio",
+    name: "pulseaudio",
+    mark: "",
+    most: 4.0,
+};
+
+impl Victim {
+    /// Records for a while, kills it, sees that counted, goes on for a while, stops.
+    pub async fn killed(&self) -> (Footage, Stage) {
+        let mut stage = Stage::set(&format!("ses_{}", self.part)).await;
+        let watch = stage.watched().await;
+        let mut recorder = stage.start().await;
+        recorder.grows_for(Duration::from_secs(5)).await;
+        recorder.kill_child(self.name, self.mark);
+        let is_counted = |report: &Value| report["restarts"][self.part] == 1;
+        watch.sees("the restart", is_counted).await;
+        recorder.grows_for(Duration::from_secs(6)).await;
+        let (status, _) = recorder.stop().await;
+        assert!(status.success(), "{}", stage.log());
+        let footage = stage.footage();
+        assert_eq!(footage.decode_errors, Vec::<String>::new());
+        stage.is_what_openvidu_expects();
+        (footage, stage)
+    }
+
+    async fn costs_no_more(&self) -> (Footage, Stage) {
+        let (footage, stage) = self.killed().await;
+        println!("{} killed: {:.2} s missing", self.part, footage.missing());
+        let holes = frames::describe(&footage.holes());
+        assert!(footage.missing() < self.most + SLACK, "{holes}");
+        (footage, stage)
+    }
+}
+
+/// Records for a while, kills the recorder itself, starts another, stops. The seconds are those missing from before the
+/// kill.
+pub async fn killed_by_force(id: &str) -> (Footage, f64, Stage) {
+    let stage = Stage::set(id).await;
     let mut recorder = stage.start().await;
-    recorder.grows_for(Duration::from_secs(7)).await;
-    recorder.kill_child(name, mark);
-    let is_counted = |report: &Value| report["restarts"][part] == 1;
-    watch.sees("the restart", is_counted).await;
-    recorder.grows_for(Duration::from_secs(12)).await;
-    let (status, _) = recorder.stop().await;
+    recorder.grows_for(Duration::from_secs(5)).await;
+    recorder.process.kill().unwrap();
+    let killed_at = seconds_now();
+    recorder.process.wait().unwrap();
+    let mut second = stage.start().await;
+    second.grows_for(Duration::from_secs(5)).await;
+    let (status, _) = second.stop().await;
     assert!(status.success(), "{}", stage.log());
     let footage = stage.footage();
     assert_eq!(footage.decode_errors, Vec::<String>::new());
-    stage.is_what_openvidu_expects();
-    (footage, stage)
+    let hole = footage.holes().first().map_or(killed_at, |hole| hole.from);
+    (footage, killed_at - hole, stage)
 }
 
 /// A controller that the recorders of one stage report to.

@@ -27,6 +27,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::controller::{Controller, USER, free_port, program};
+use support::loss::median;
 use support::sheet::{Figure, Measurement, Sheet};
 use support::wait::until;
 use tempfile::TempDir;
@@ -259,7 +260,7 @@ async fn start() -> Vec<Figure> {
     for _ in 0..5 {
         times.push(house.restart().await);
     }
-    let median = middle(times);
+    let median = median(&times);
     let figure = Figure {
         name: "start to listening",
         required: "<= 150 ms",
@@ -278,9 +279,9 @@ async fn idle() -> Vec<Figure> {
     let resident = house.resident() / MIB;
     let figure = Figure {
         name: "idle",
-        required: "<= 25 MiB resident",
+        required: "<= 25 MiB resident, no wake-ups beyond its timers (sled 8/s, the process runtime 4/s, the rest 8/s)",
         measured: format!("{resident:.1} MiB; {woken:.1} wake-ups/s"),
-        reached: resident <= 25.0,
+        reached: resident <= 25.0 && woken <= 25.0,
     };
     vec![figure]
 }
@@ -354,7 +355,10 @@ async fn single_webhooks() -> Vec<Figure> {
         connection.post("/openvidu/webhook", &body);
         answered.push(begin.elapsed());
     }
-    let (disk, webhook) = (middle(synced).as_secs_f64(), middle(answered).as_secs_f64());
+    let (disk, webhook) = (
+        median(&synced).as_secs_f64(),
+        median(&answered).as_secs_f64(),
+    );
     let figure = Figure {
         name: "webhooks one after another",
         required: "<= 2 x the disk's own fsync",
@@ -612,11 +616,6 @@ impl House {
         }
         sent
     }
-}
-
-fn middle(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 fn quantile(sorted: &[f64], part: f64) -> f64 {

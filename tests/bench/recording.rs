@@ -19,7 +19,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use ov2_ha_recorder::join::{ChunkSource, GrowingFile, Options};
 use ov2_ha_recorder::model::ids::{RecordingId, TakeId};
 use ov2_ha_recorder::model::timeline::GapMode;
-use record::Stage;
+use record::{CHROME, FFMPEG, PULSEAUDIO, Stage, XVFB, killed_by_force};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
@@ -32,6 +32,8 @@ const CHUNKS: u32 = 720;
 const BYTES: usize = 2 << 30;
 /// How often each way of joining is measured.
 const ROUNDS: usize = 3;
+/// How often each process is killed.
+const KILLS: usize = 3;
 /// Chunks of one recorder's life where there are failovers.
 const RUN: u32 = 72;
 
@@ -54,6 +56,9 @@ fn main() {
     }
     if sheet.wants("sound") {
         runtime.block_on(sound(&mut sheet));
+    }
+    if sheet.wants("kills") {
+        runtime.block_on(kills(&mut sheet));
     }
     if sheet.wants("start") {
         runtime.block_on(start(&mut sheet));
@@ -320,6 +325,30 @@ async fn sound(sheet: &mut Sheet) {
         40.0,
         "ms",
     );
+}
+
+/// What is missing in the video after each kind of process was killed.
+async fn kills(sheet: &mut Sheet) {
+    println!("each killed {KILLS} times: seconds that no frame of the video shows, medians");
+    for victim in [FFMPEG, CHROME, XVFB, PULSEAUDIO] {
+        let mut missing = Vec::new();
+        for _ in 0..KILLS {
+            missing.push(victim.killed().await.0.missing());
+        }
+        println!("  {}: {missing:.2?}", victim.part);
+        let name = format!("{} killed", victim.part);
+        sheet.at_most(&name, median(missing), victim.most, "s");
+    }
+    let (mut missing, mut before) = (Vec::new(), Vec::new());
+    for _ in 0..KILLS {
+        let (footage, lost, _) = killed_by_force("ses_force").await;
+        missing.push(footage.missing());
+        before.push(lost);
+    }
+    println!("  recorder: {missing:.2?}, of them before the kill {before:.2?}");
+    sheet.at_most("the recorder itself killed", median(missing), 4.0, "s");
+    let worst = before.into_iter().fold(0.0, f64::max);
+    sheet.at_most("lost from before its kill, the worst", worst, 1.0, "s");
 }
 
 /// What OpenVidu's script does from its start until its ffmpeg writes the file; `DISPLAY_NUMBER` is a free one.
