@@ -2,6 +2,7 @@
 //! sample for sample, however it was cut, killed and taken up in between.
 
 use crate::support::hours::{Chunk, LENGTH};
+use crate::support::secrets;
 use ov2_ha_recorder::join::{
     ChunkSource, Fragment, GrowingFile, Init, Options, Origin, Piece, Splitter, info_json,
     join_chunks, timeline_of, verify,
@@ -837,8 +838,7 @@ fn join_command(arguments: &[&Path], path: &str) -> (Option<i32>, String) {
         .env("PATH", path)
         .output()
         .unwrap();
-    let text = [said.stdout, said.stderr].concat();
-    (said.status.code(), String::from_utf8(text).unwrap())
+    (said.status.code(), secrets::said(&said))
 }
 
 #[test]

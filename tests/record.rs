@@ -532,7 +532,7 @@ fn other_modes_without_the_base_images_entry_point_say_what_is_missing() {
         .env("CONTAINER_WORKING_MODE", "COMPOSED_QUICK_START")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&said.stderr);
+    let text = secrets::said(&said);
     assert_eq!(said.status.code(), Some(69), "{text}");
     assert!(
         text.contains("COMPOSED_QUICK_START") && text.contains("/entrypoint.sh"),
