@@ -117,9 +117,11 @@ impl Packages {
                 println!(
                     "no package of the commit before (OV2_DEB_BEFORE): the upgrade is from this one's copy"
                 );
-                repack(folder.path(), &version);
+                let made = repack(folder.path(), &version, "~previous");
+                std::fs::rename(made, old).unwrap();
             }
         }
+        repack(folder.path(), &version, "+next");
         Ok(Self { folder, version })
     }
 }
@@ -143,33 +145,23 @@ pub fn shipped_program(folder: &Path) -> Result<PathBuf, String> {
     Ok(unpacked.join("usr/bin/ov2-ha-recorder"))
 }
 
-/// The package again under a version just below.
-fn repack(folder: &Path, version: &str) {
-    let (new, old, tree) = (
-        folder.join("new.deb"),
-        folder.join("old.deb"),
-        folder.join("tree"),
-    );
-    run(
-        "dpkg-deb",
-        &["-R".as_ref(), new.as_os_str(), tree.as_os_str()],
-    );
+/// The package again under `version` with something `added` to it, and with other settings by default.
+fn repack(folder: &Path, version: &str, added: &str) -> PathBuf {
+    let (new, tree) = (folder.join("new.deb"), folder.join(added));
+    let paths = [new.as_os_str(), tree.as_os_str()];
+    run("dpkg-deb", &[&["-R".as_ref()], &paths[..]].concat());
     let control = tree.join("DEBIAN/control");
     let text = std::fs::read_to_string(&control).unwrap();
-    let lower = text.replace(
-        &format!("Version: {version}"),
-        &format!("Version: {version}~previous"),
-    );
-    std::fs::write(&control, lower).unwrap();
-    run(
-        "dpkg-deb",
-        &[
-            "--root-owner-group".as_ref(),
-            "-b".as_ref(),
-            tree.as_os_str(),
-            old.as_os_str(),
-        ],
-    );
+    let line = format!("Version: {version}");
+    std::fs::write(&control, text.replace(&line, &format!("{line}{added}"))).unwrap();
+    let settings = tree.join("etc/ov2-ha-recorder/ov2-ha-recorder.env");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}# {added}\n")).unwrap();
+    let made = folder.join(format!("{added}.deb"));
+    let build = ["--root-owner-group", "-Zgzip", "-z1", "-b"].map(OsStr::new);
+    let paths = [tree.as_os_str(), made.as_os_str()];
+    run("dpkg-deb", &[&build[..], &paths[..]].concat());
+    made
 }
 
 fn run(program: &str, arguments: &[&OsStr]) -> String {
@@ -204,6 +196,7 @@ async fn the_package_installs_starts_comes_back_upgrades_and_goes_under_a_real_s
     reads_again(&machine).await;
     goes_beside_an_openvidu(&machine).await;
     serves_its_operator(&machine).await;
+    updates_itself(&machine, &packages.version).await;
     machine.do_(&still_there);
 
     machine.do_("dpkg -r ov2-ha-recorder");
@@ -407,6 +400,19 @@ async fn goes_beside_an_openvidu(machine: &Machine) {
     assert_eq!(machine.do_(&format!("cat {settings}")), before);
     machine.do_("ov2-ha-recorder start");
     machine.healthy("a service as it was before").await;
+}
+
+/// The settings that a person changed stay, without a question, although those of the package changed too.
+async fn updates_itself(machine: &Machine, version: &str) {
+    let settings = "cat /etc/ov2-ha-recorder/ov2-ha-recorder.env";
+    let before = machine.do_(settings);
+    let said = machine.do_("ov2-ha-recorder update --without-image /packages/+next.deb");
+    assert!(
+        said.contains(&format!("{version} → {version}+next")),
+        "{said}"
+    );
+    assert_eq!(machine.do_(settings), before);
+    machine.healthy("an updated service").await;
 }
 
 async fn serves_its_operator(machine: &Machine) {

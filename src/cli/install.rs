@@ -107,10 +107,9 @@ impl Install {
             && settings.recording_path != Path::new(USUAL_RECORDINGS)
             && sd_notify::booted().unwrap_or(false)
         {
-            let text = format!(
-                "[Service]\nReadWritePaths=-{}\n",
-                settings.recording_path.display()
-            );
+            let path = settings.recording_path.display().to_string();
+            let path = path.replace('%', "%%");
+            let text = format!("[Service]\nReadWritePaths=\"-{path}\"\n");
             steps.change(Change::File {
                 path: DROP_IN.into(),
                 text,

@@ -8,6 +8,7 @@ use super::system::{Call, find};
 use super::{Failure, SettingsFile, exit};
 use clap::Args;
 use serde::Serialize;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Install a newer package, rebuild the recording image from it, and restart the service.
@@ -48,11 +49,11 @@ impl Update {
                 .into_os_string(),
             None => "ov2-ha-recorder".into(),
         };
-        let arguments = ["-y", "-q", "install"]
-            .map(Into::into)
-            .into_iter()
-            .chain([wanted]);
-        Call::of("apt-get", arguments.collect::<Vec<std::ffi::OsString>>())
+        // dpkg asks about settings that changed on both sides, and nobody answers: the person's stay.
+        let keep = "Dpkg::Options::=--force-confold";
+        let arguments = ["-y", "-q", "-o", keep, "install"].map(Into::into);
+        let arguments = arguments.into_iter().chain([wanted]);
+        Call::of("apt-get", arguments.collect::<Vec<OsString>>())
             .env("DEBIAN_FRONTEND", "noninteractive")
             .output()?;
         if !self.without_image {
