@@ -152,7 +152,8 @@ async fn a_machine_lost_with_its_disk_costs_seconds() {
     let missing = lost_at - footage.last_clock();
     println!("machine lost: {missing:.2} s missing at the end");
     assert_eq!(footage.decode_errors, Vec::<String>::new());
-    assert_eq!(footage.missing(), 0.0);
+    let holes = frames::describe(&footage.holes());
+    assert_eq!(footage.missing(), 0.0, "{holes}: {}", stage.log());
     assert!(missing < 4.0 + SLACK, "{missing:.2} s missing at the end");
 }
 
