@@ -156,8 +156,13 @@ async fn a_new_run_takes_up_what_an_earlier_one_left() {
     scene.store.put(&second.to_string(), &path).await.unwrap();
     scene.chunk(2, 700);
     scene.chunk(3, 800);
+    let own = take().chunk(RunNumber(2), 4).to_string();
+    let own = scene.recordings.path().join(own);
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    std::fs::write(&own, b"what is being written").unwrap();
     scene.proxy.usually(Fault::Away);
-    let taken_up = scene.uploader.take_up(scene.recordings.path());
+    let recordings = scene.recordings.path();
+    let taken_up = scene.uploader.take_up(recordings, RunNumber(2));
     let back = async {
         // More than the store's client tries by itself.
         wait::until_true("some tries", Duration::from_secs(20), || {
@@ -170,6 +175,7 @@ async fn a_new_run_takes_up_what_an_earlier_one_left() {
     assert_eq!(found, 2, "one was stored in part, one not at all");
     assert_eq!(scene.uploader.drain(Duration::from_secs(20)).await, []);
     assert_eq!(scene.stored().await, [1_000, 700, 800]);
+    assert!(own.exists(), "a running chunk was taken for a closed one");
     assert_eq!(
         scene.tasks.end(Duration::from_secs(5)).await,
         Vec::<String>::new()

@@ -33,6 +33,7 @@ use crate::disk;
 use crate::join::beside::{Beside, BesideError};
 use crate::join::{Finished, GrowingFile, JoinError, Options, Piece};
 use crate::model::chunk::TakeKey;
+use crate::model::ids::RunNumber;
 use crate::model::manifest::{self, Manifest};
 use crate::model::session::Status;
 use crate::store::{self, ChunkStore, StoreError};
@@ -270,7 +271,7 @@ impl Recorder {
         tasks.spawn("heartbeat", beat);
         tasks.spawn(
             "manifest and chunks left behind",
-            self.take_up(uploader.clone()),
+            self.take_up(uploader.clone(), run.number),
         );
         if self.settings.debug.0 {
             let (store, key) = (Arc::clone(&self.store), self.take.log(run.number));
@@ -286,7 +287,11 @@ impl Recorder {
     }
 
     /// Stores the take's manifest, and what earlier runs left on this disk.
-    fn take_up(&self, uploader: Uploader) -> impl Future<Output = ()> + Send + use<> {
+    fn take_up(
+        &self,
+        uploader: Uploader,
+        run: RunNumber,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let manifest = Manifest {
             version: manifest::VERSION,
             recording: self.order.recording.clone(),
@@ -304,7 +309,7 @@ impl Recorder {
         async move {
             let both = async {
                 uploader.introduce(&manifest).await;
-                uploader.take_up(&recordings).await;
+                uploader.take_up(&recordings, run).await;
             };
             token.run_until_cancelled(both).await;
         }

@@ -7,6 +7,7 @@
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::model::chunk::{ChunkKey, TakeKey};
+use crate::model::ids::RunNumber;
 use crate::model::manifest::Manifest;
 use crate::model::timeline::Timeline;
 use crate::store::{ChunkStore, StoreError};
@@ -143,10 +144,10 @@ impl Uploader {
         insist("the take has no manifest in the store yet", put).await;
     }
 
-    /// Queues what earlier runs of the take left below `recordings` and the store does not have in full, once the store
-    /// says what it has; answers how many chunks these are.
+    /// Queues what runs of the take earlier than `run` left below `recordings` and the store does not have in full, once the
+    /// store says what it has; answers how many chunks these are. What `run` itself writes is left alone.
     /// To be called when the growing file has caught up with them.
-    pub async fn take_up(&self, recordings: &Path) -> usize {
+    pub async fn take_up(&self, recordings: &Path, run: RunNumber) -> usize {
         if self.shared.keeps_files() {
             return 0;
         }
@@ -155,7 +156,7 @@ impl Uploader {
         let stored = insist("chunks of earlier runs are not stored yet", list).await;
         let stored: BTreeMap<_, _> = stored.into_iter().map(|o| (o.key, o.bytes)).collect();
         let mut found = 0;
-        for job in left_behind(&self.shared.take, recordings) {
+        for job in left_behind(&self.shared.take, recordings, run) {
             let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
             if stored.get(&job.key.to_string()) == Some(&bytes) {
                 remove(&job.path);
@@ -389,8 +390,8 @@ async fn over(rest: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-/// Chunk files of the take below `recordings`, in order.
-fn left_behind(take: &TakeKey, recordings: &Path) -> Vec<Job> {
+/// Chunk files that runs of the take earlier than `run` left below `recordings`, in order.
+fn left_behind(take: &TakeKey, recordings: &Path, run: RunNumber) -> Vec<Job> {
     let folder = recordings.join(take.to_string());
     let names = |folder: &Path| -> Vec<String> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -405,6 +406,7 @@ fn left_behind(take: &TakeKey, recordings: &Path) -> Vec<Job> {
                 .into_iter()
                 .filter_map(move |file| ChunkKey::parse(take, &format!("{take}/{run}/{file}")))
         })
+        .filter(|key| key.run < run)
         .map(|key| Job {
             path: recordings.join(key.to_string()),
             key,
