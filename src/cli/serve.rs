@@ -217,13 +217,8 @@ async fn runtime(
 
 /// Sees to it that the recording image is there; its absence is reported, and health shows it.
 async fn prepare(docker: DockerRuntime, ended: CancellationToken) {
-    tokio::select! {
-        () = ended.cancelled() => {}
-        prepared = docker.prepare() => {
-            if let Err(cause) = prepared {
-                error!("{cause}");
-            }
-        }
+    if let Some(Err(cause)) = ended.run_until_cancelled(docker.prepare()).await {
+        error!("{cause}");
     }
 }
 
