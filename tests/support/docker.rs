@@ -129,9 +129,9 @@ impl Container {
 
     /// How often `kind` happened to it, as far as Docker remembers: up to the last whole second.
     pub fn events(&self, kind: &str) -> usize {
-        let began = self.inspect("{{.Created}}").unwrap_or_default();
         let (mine, kind) = (format!("container={}", self.0), format!("event={kind}"));
-        let past = ["events", "--since", &began, "--until", "0s"];
+        // From the beginning: Docker cuts the end to whole seconds, and refuses a beginning after it.
+        let past = ["events", "--since", "1", "--until", "0s"];
         let filters = ["--filter", &mine, "--filter", &kind];
         let events = docker(&[&past[..], &filters].concat());
         events.unwrap().lines().count()
