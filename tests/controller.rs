@@ -186,6 +186,35 @@ async fn docker_does_what_the_controller_relies_on() {
     suite(runtime, image).await;
 }
 
+#[tokio::test]
+async fn a_backup_gets_its_name_while_somebody_keeps_starting_the_one_that_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = StandIn::image(folder.path()).unwrap();
+    let runtime = DockerRuntime::connect(&image.name, StandIn::TAG).await;
+    let runtime = runtime.unwrap();
+    runtime.prepare().await.unwrap();
+    let id = image.make("suite");
+    let spec = BackupSpec {
+        recording: RecordingId::parse("suite").unwrap(),
+        name: format!("backup_{}", ov2_ha_recorder::random::hex::<4>()),
+        labels: BTreeMap::from([("created.by".into(), "ha-controller".into())]),
+        blueprint: runtime.blueprint(&id).await.unwrap(),
+    };
+    let mut last = runtime.start_backup(spec.clone()).await.unwrap();
+    for _ in 0..5 {
+        // Another controller on this machine takes every backup for its own, and starts what died.
+        let id = last.id.clone();
+        let gone = |cause: &String| cause.contains("No such container");
+        let starter = std::thread::spawn(move || {
+            while !docker(&["start", id.as_str()]).is_err_and(|cause| gone(&cause)) {}
+        });
+        let next = runtime.start_backup(spec.clone()).await.unwrap();
+        starter.join().unwrap();
+        assert_ne!(next.id, last.id);
+        last = next;
+    }
+}
+
 struct Processes {
     runtime: ProcessRuntime,
     folder: PathBuf,

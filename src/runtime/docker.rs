@@ -318,17 +318,32 @@ impl DockerRuntime {
         Ok(())
     }
 
-    /// Clears what bears the name, unless it runs.
+    /// Ends and removes what bears the name, in one call: between two, Docker or another controller of this machine may start it
+    /// again.
     async fn clear_name(&self, name: &str) -> Result<(), RuntimeError> {
         let Some(found) = self.read(name).await?.and_then(|found| found.id) else {
             return Ok(());
         };
         match ContainerId::parse(found) {
-            Ok(id) => {
-                self.kill(&id).await?;
-                self.remove(&id).await
-            }
+            Ok(id) => self.take_away(&id, true).await,
             Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes a container; by force also one that runs. Harmless when it is gone.
+    async fn take_away(&self, id: &ContainerId, force: bool) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptionsBuilder::default()
+            .v(true)
+            .force(force)
+            .build();
+        match self
+            .docker
+            .remove_container(id.as_str(), Some(options))
+            .await
+        {
+            Ok(()) => Ok(()),
+            Err(cause) if matches!(status_of(&cause), Some(404)) => Ok(()),
+            Err(cause) => Err(self.of_container("remove", id, cause)).or_else(gone_is_well),
         }
     }
 
@@ -454,16 +469,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let options = RemoveContainerOptionsBuilder::default().v(true).build();
-        match self
-            .docker
-            .remove_container(id.as_str(), Some(options))
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(cause) if matches!(status_of(&cause), Some(404)) => Ok(()),
-            Err(cause) => Err(self.of_container("remove", id, cause)).or_else(gone_is_well),
-        }
+        self.take_away(id, false).await
     }
 
     async fn restart_on_failure(&self, id: &ContainerId) -> Result<(), RuntimeError> {
