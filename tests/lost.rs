@@ -90,6 +90,49 @@ async fn a_store_that_is_away_at_the_stop_delays_nothing() {
     assert!(named, "{log}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_run_could_store_is_named_at_the_stop_and_stored_when_the_recorder_starts_again() {
+    let bucket = Bucket::set().await;
+    let stage = bucket.stage("ses_never").await;
+    bucket.proxy.usually(Fault::Away);
+    let mut first = stage.start().await;
+    first.grows_for(Duration::from_secs(6)).await;
+    first.process.kill().unwrap();
+    first.process.wait().unwrap();
+    let mut second = stage.start().await;
+    second.grows_for(Duration::from_secs(3)).await;
+    let (status, took) = second.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    assert!(took.as_secs_f64() < 2.5 + SLACK, "stop took {took:?}");
+    let log = stage.log();
+    let named = log.lines().find(|line| line.contains("not stored in time"));
+    let named = named.unwrap_or_else(|| panic!("{log}"));
+    for run in [1, 2] {
+        for index in all(&stage.run_folder(run)).into_keys() {
+            let chunk = format!("r{run}/{index:04}.mp4");
+            assert!(named.contains(&chunk), "{chunk} is not named: {named}");
+        }
+    }
+
+    // `q` is still in its stop file.
+    bucket.proxy.usually(Fault::None);
+    let mut third = stage.spawn();
+    let status = tokio::task::block_in_place(|| third.process.wait()).unwrap();
+    assert!(status.success(), "{}", stage.log());
+    assert_eq!(
+        files(stage.folder.path(), "mp4"),
+        1,
+        "only the video is left"
+    );
+    let keys = bucket.keys().await;
+    let has = |end: &str| keys.iter().any(|key| key.ends_with(end));
+    assert!(has("manifest.json") && has("timeline.json"), "{keys:?}");
+    let footage = stage.footage();
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    let recovered = bucket.recover(&stage, &["ses_never"]);
+    assert_eq!(recovered.frames.len(), footage.frames.len());
+}
+
 /// Its absence lasts `OV2_AWAY_SECONDS` (12 unless set).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_for_a_while_has_everything_soon_after() {
@@ -278,11 +321,16 @@ impl Bucket {
 
 /// The chunks of a run that does not write them any more: number and bytes.
 fn closed(run: &Path) -> BTreeMap<u32, u64> {
-    let files = std::fs::read_dir(run).unwrap().flatten();
-    let chunk = |file: DirEntry| Some((index(&file.path())?, file.metadata().ok()?.len()));
-    let mut chunks: BTreeMap<_, _> = files.filter_map(chunk).collect();
+    let mut chunks = all(run);
     chunks.pop_last();
     chunks
+}
+
+/// The chunks in a run's folder: number and bytes.
+fn all(run: &Path) -> BTreeMap<u32, u64> {
+    let files = std::fs::read_dir(run).unwrap().flatten();
+    let chunk = |file: DirEntry| Some((index(&file.path())?, file.metadata().ok()?.len()));
+    files.filter_map(chunk).collect()
 }
 
 /// The number of the chunk that is called so.

@@ -802,7 +802,8 @@ impl Stage {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    fn spawn(&self) -> Recorder {
+    /// Starts a recorder.
+    pub fn spawn(&self) -> Recorder {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)

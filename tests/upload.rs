@@ -155,7 +155,7 @@ async fn a_new_run_takes_up_what_an_earlier_one_left() {
     let (second, path) = scene.chunk(2, 400);
     scene.store.put(&second.to_string(), &path).await.unwrap();
     scene.chunk(2, 700);
-    scene.chunk(3, 800);
+    let (third, _) = scene.chunk(3, 800);
     let own = take().chunk(RunNumber(2), 4).to_string();
     let own = scene.recordings.path().join(own);
     std::fs::create_dir_all(own.parent().unwrap()).unwrap();
@@ -163,6 +163,14 @@ async fn a_new_run_takes_up_what_an_earlier_one_left() {
     scene.proxy.usually(Fault::Away);
     let recordings = scene.recordings.path();
     let taken_up = scene.uploader.take_up(recordings, RunNumber(2));
+    assert_eq!(scene.uploader.waiting(), 3);
+    let left = scene.uploader.drain(Duration::from_millis(100)).await;
+    let keys = [&first, &second, &third];
+    assert_eq!(
+        left.iter().collect::<Vec<_>>(),
+        keys,
+        "while nothing is known of them, all are named"
+    );
     let back = async {
         // More than the store's client tries by itself.
         wait::until_true("some tries", Duration::from_secs(20), || {

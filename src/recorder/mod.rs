@@ -213,7 +213,7 @@ impl Recorder {
 
     /// Learns or chooses the number of this run. The parts are starting meanwhile.
     async fn begin(&self) -> Result<(Run, bool), End> {
-        let take_folder = self.place.recordings.join(self.take.to_string());
+        let take_folder = self.take_folder();
         let last = run::last_run(&take_folder);
         let (wanted, known) = match self.contact.welcome(last).await {
             Welcome::Run(number) => (number, true),
@@ -235,9 +235,8 @@ impl Recorder {
     /// Starts the two threads that write, and the contact to the controller.
     fn write(&self, run: Run, registered: bool, scene: &Scene) -> Result<Writing, RecorderError> {
         let tasks = &self.stage.tasks;
-        let clock = Arc::clone(&self.stage.clock);
-        let store = Arc::clone(&self.store);
-        let uploader = Uploader::new(store, self.take.clone(), tasks, clock)
+        let uploader = self
+            .uploader()
             .with_tails(self.settings.tail_upload_seconds.seconds());
         let (video, feed) = Video::open(
             self.stage.clone(),
@@ -286,7 +285,16 @@ impl Recorder {
         })
     }
 
-    /// Stores the take's manifest, and what earlier runs left on this disk.
+    fn take_folder(&self) -> PathBuf {
+        self.place.recordings.join(self.take.to_string())
+    }
+
+    fn uploader(&self) -> Uploader {
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.stage.clock));
+        Uploader::new(store, self.take.clone(), &self.stage.tasks, clock)
+    }
+
+    /// Stores the take's manifest, and what runs before `run` left on this disk.
     fn take_up(
         &self,
         uploader: Uploader,
@@ -304,12 +312,12 @@ impl Recorder {
             gap_mode: self.settings.gap_mode,
             created_at: self.stage.clock.now(),
         };
-        let recordings = self.place.recordings.clone();
+        let earlier = uploader.take_up(&self.place.recordings, run);
         let token = self.stage.tasks.token();
         async move {
             let both = async {
                 uploader.introduce(&manifest).await;
-                uploader.take_up(&recordings, run).await;
+                earlier.await;
             };
             token.run_until_cancelled(both).await;
         }
@@ -347,27 +355,25 @@ impl Recorder {
                     .await;
                 Err(RecorderError::GivenUp(why))
             }
-            (End::Stop(_), Some(finished)) => self.complete(&finished, Some(&run.uploader)).await,
+            (End::Stop(_), Some(finished)) => self.complete(&finished, &run.uploader).await,
         }
     }
 
     async fn complete(
         &self,
         finished: &Finished,
-        uploader: Option<&Uploader>,
+        uploader: &Uploader,
     ) -> Result<Outcome, RecorderError> {
         let stored = async {
-            if let Some(uploader) = uploader {
-                let left = uploader.drain(UPLOAD).await;
-                if !left.is_empty() {
-                    let names: Vec<_> = left.iter().map(ToString::to_string).collect();
-                    let names = names.join(", ");
-                    log::info!(chunks:% = names; "not stored in time; the video holds them");
-                }
-                let sealed = uploader.seal(&finished.timeline);
-                if let Ok(Err(cause)) = tokio::time::timeout(UPLOAD, sealed).await {
-                    log::warn!("the store was not told that the video is finished: {cause}");
-                }
+            let left = uploader.drain(UPLOAD).await;
+            if !left.is_empty() {
+                let names: Vec<_> = left.iter().map(ToString::to_string).collect();
+                let names = names.join(", ");
+                log::info!(chunks:% = names; "not stored in time; the video holds them");
+            }
+            let sealed = uploader.seal(&finished.timeline);
+            if let Ok(Err(cause)) = tokio::time::timeout(UPLOAD, sealed).await {
+                log::warn!("the store was not told that the video is finished: {cause}");
             }
         };
         let laid = self
@@ -397,7 +403,11 @@ impl Recorder {
         let finished = self.stage.tasks.spawn_blocking("the video's end", finish);
         let finished = finished.await;
         let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))??;
-        self.complete(&finished, None).await
+        let uploader = self.uploader();
+        let (tasks, run) = (&self.stage.tasks, run::last_run(&self.take_folder()).next());
+        let left_behind = self.take_up(uploader.clone(), run);
+        tasks.spawn("manifest and chunks left behind", left_behind);
+        self.complete(&finished, &uploader).await
     }
 }
 

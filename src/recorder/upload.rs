@@ -49,6 +49,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
+    /// What earlier runs left, while the store has not said how much of it it has.
+    earlier: Vec<Job>,
     /// Closed chunks that wait, by the order of their arrival.
     closed: BTreeMap<u64, Job>,
     /// Closed chunks on their way.
@@ -144,29 +146,19 @@ impl Uploader {
         insist("the take has no manifest in the store yet", put).await;
     }
 
-    /// Queues what runs of the take earlier than `run` left below `recordings` and the store does not have in full, once the
-    /// store says what it has; answers how many chunks these are. What `run` itself writes is left alone.
-    /// To be called when the growing file has caught up with them.
-    pub async fn take_up(&self, recordings: &Path, run: RunNumber) -> usize {
-        if self.shared.keeps_files() {
-            return 0;
+    /// Takes over what runs of the take earlier than `run` left below `recordings`: it waits from now on, and the future queues
+    /// what of it the store does not have in full, once the store says what it has; it answers how many chunks these are.
+    /// What `run` itself writes is left alone. To be called when the growing file has caught up with them.
+    pub fn take_up(
+        &self,
+        recordings: &Path,
+        run: RunNumber,
+    ) -> impl Future<Output = usize> + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        if !shared.keeps_files() {
+            shared.queue().earlier = left_behind(&shared.take, recordings, run);
         }
-        let take = self.shared.take.to_string();
-        let list = || self.shared.store.list(&take);
-        let stored = insist("chunks of earlier runs are not stored yet", list).await;
-        let stored: BTreeMap<_, _> = stored.into_iter().map(|o| (o.key, o.bytes)).collect();
-        let mut found = 0;
-        for job in left_behind(&self.shared.take, recordings, run) {
-            let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
-            if stored.get(&job.key.to_string()) == Some(&bytes) {
-                remove(&job.path);
-            } else {
-                self.shared.queue().add(job);
-                found += 1;
-            }
-        }
-        self.shared.changed.notify_one();
-        found
+        async move { shared.sort_out_earlier().await }
     }
 
     /// How many closed chunks the store has from this uploader.
@@ -177,7 +169,7 @@ impl Uploader {
     /// How many closed chunks wait or are on their way.
     pub fn waiting(&self) -> usize {
         let queue = self.shared.queue();
-        queue.closed.len() + queue.flying.len()
+        queue.earlier.len() + queue.closed.len() + queue.flying.len()
     }
 
     /// What keeps the store from taking chunks right now, as a sentence.
@@ -201,7 +193,9 @@ impl Uploader {
         let queue = self.shared.queue();
         let mut left: Vec<_> = queue.flying.iter().chain(&queue.closed).collect();
         left.sort_by_key(|(number, _)| **number);
-        left.into_iter().map(|(_, job)| job.key.clone()).collect()
+        let left = left.into_iter().map(|(_, job)| job);
+        let left = queue.earlier.iter().chain(left);
+        left.map(|job| job.key.clone()).collect()
     }
 }
 
@@ -212,6 +206,31 @@ impl Shared {
 
     fn keeps_files(&self) -> bool {
         self.store.path(&self.take.manifest()).is_some()
+    }
+
+    async fn sort_out_earlier(&self) -> usize {
+        if self.queue().earlier.is_empty() {
+            return 0;
+        }
+        let take = self.take.to_string();
+        let list = || self.store.list(&take);
+        let stored = insist("chunks of earlier runs are not stored yet", list).await;
+        let stored: BTreeMap<_, _> = stored.into_iter().map(|o| (o.key, o.bytes)).collect();
+        let mut queue = self.queue();
+        let mut found = 0;
+        for job in std::mem::take(&mut queue.earlier) {
+            let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
+            if stored.get(&job.key.to_string()) == Some(&bytes) {
+                remove(&job.path);
+            } else {
+                queue.add(job);
+                found += 1;
+            }
+        }
+        drop(queue);
+        self.settled.notify_waiters();
+        self.changed.notify_one();
+        found
     }
 }
 
