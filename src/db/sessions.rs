@@ -1,4 +1,5 @@
-//! Sessions on disk: one record a session, its version in the first byte and JSON behind it. What is said of a session beside
+//! Sessions on disk: one record a session, its version in the first byte and MessagePack behind it, a third of what JSON
+//! takes: sled keeps much of what it writes in memory, whatever its cache's capacity is. What is said of a session beside
 //! what it is decided by has a record of its own: it is kept here only, changes seldom, and saving a session leaves it alone.
 
 use super::{Db, DbError, failed};
@@ -7,8 +8,10 @@ use crate::model::session::{Particulars, Session, VERSION};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version of records that held a session and its particulars.
+/// The version of records that held a session and its particulars, in JSON.
 const BOTH: u8 = 1;
+/// The version of records in JSON.
+const JSON: u8 = 2;
 
 /// The stored sessions.
 #[derive(Clone)]
@@ -95,7 +98,7 @@ impl Sessions {
 
 fn insert(tree: &sled::Tree, id: &RecordingId, value: &impl Serialize) -> Result<(), DbError> {
     let mut record = vec![VERSION];
-    serde_json::to_writer(&mut record, value).map_err(failed("write a session"))?;
+    rmp_serde::encode::write(&mut record, value).map_err(failed("write a session"))?;
     let written = tree.insert(id.as_str(), record);
     written.map(drop).map_err(failed("write a session"))
 }
@@ -107,7 +110,10 @@ fn decode<T: DeserializeOwned>(key: &str, record: &[u8]) -> Result<T, DbError> {
         cause,
     };
     match record.split_first() {
-        Some((&BOTH | &VERSION, json)) => {
+        Some((&VERSION, packed)) => {
+            rmp_serde::from_slice(packed).map_err(|cause| wrong(cause.to_string()))
+        }
+        Some((&BOTH | &JSON, json)) => {
             serde_json::from_slice(json).map_err(|cause| wrong(cause.to_string()))
         }
         Some((version, _)) => Err(wrong(format!("its version {version} is not known"))),
@@ -118,8 +124,11 @@ fn decode<T: DeserializeOwned>(key: &str, record: &[u8]) -> Result<T, DbError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::session::State;
+    use crate::model::failover::{Fault, Reason};
+    use crate::model::ids::ContainerId;
     use crate::model::session::tests::{at, session};
+    use crate::model::session::{Event, Holder, State};
+    use crate::model::wire::{Trouble, TroubleKind};
 
     fn open(folder: &std::path::Path) -> Sessions {
         Db::open(folder).unwrap().sessions().unwrap()
@@ -151,6 +160,71 @@ mod tests {
         sessions.put(&session).unwrap();
         let left = sessions.particulars(&session.id).unwrap();
         assert_eq!(left, Particulars::default());
+    }
+
+    fn lost(reason: Reason) -> Session {
+        let mut troubled = session(State::Recording { since: at(0) });
+        let container = ContainerId::parse("c1").unwrap();
+        troubled.report.troubles = vec![Trouble {
+            kind: TroubleKind::Page,
+            message: "the page does not answer".into(),
+        }];
+        troubled.report.newest_frame_at = Some(at(7));
+        troubled.seal_at = Some(at(8));
+        troubled.container = Some(Holder {
+            id: container.clone(),
+            name: "recording_ses_A".into(),
+            backup: true,
+            created_at: at(1),
+        });
+        troubled.original = Some(container);
+        let fault = Fault {
+            reason,
+            well_until: at(2),
+        };
+        let not_before = at(3);
+        troubled
+            .on(Event::Lost { fault, not_before }, at(3))
+            .unwrap();
+        troubled
+    }
+
+    #[test]
+    fn whatever_is_known_of_a_session_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = open(folder.path());
+        let why = "it kept ending".to_owned();
+        let states = [
+            State::Starting { since: at(0) },
+            State::Paused { since: at(1) },
+            State::Stopping { since: at(2) },
+            State::Completed { at: at(3) },
+            State::Failed { at: at(4), why },
+            State::Inactive { at: at(5) },
+        ];
+        let message = "a test".to_owned();
+        let reasons = [
+            Reason::Died { code: -1 },
+            Reason::OutOfMemory,
+            Reason::Requested { message },
+        ];
+        for session in states.map(session).into_iter().chain(reasons.map(lost)) {
+            sessions.put(&session).unwrap();
+            assert_eq!(sessions.all().next().unwrap().unwrap(), session);
+        }
+    }
+
+    #[test]
+    fn a_record_in_json_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = open(folder.path());
+        let session = lost(Reason::Frozen);
+        let record = [&[JSON][..], &serde_json::to_vec(&session).unwrap()].concat();
+        sessions.tree.insert("ses_A", record).unwrap();
+        assert_eq!(sessions.all().next().unwrap().unwrap(), session);
+        let record = [&[JSON][..], &serde_json::to_vec(&particulars()).unwrap()].concat();
+        sessions.particulars.insert("ses_A", record).unwrap();
+        assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
     }
 
     /// As the first program wrote it: session and particulars were one structure.

@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The version of the stored record.
-pub const VERSION: u8 = 2;
+/// The version of the stored record. It names no members: another one is added at the end, with a default.
+pub const VERSION: u8 = 3;
 
 /// How long after a stop OpenVidu is given to seal the recording: it waits 30 s for its container, and then writes.
 pub const SEAL_AFTER: Duration = Duration::from_secs(45);
