@@ -112,7 +112,7 @@ async fn serve(
     let app = App {
         settings: Arc::clone(&settings),
         controller: controller.clone(),
-        outbox,
+        outbox: outbox.clone(),
         relay,
         store,
         clock,
@@ -144,7 +144,8 @@ async fn serve(
             warn!("{name} did not end in time");
         }
         controller.save();
-        db.durable().await
+        db.durable().await?;
+        outbox.checkpoint().await
     };
     tokio::select! {
         saved = ending => saved?,

@@ -189,6 +189,10 @@ pub async fn start(
         );
     }
     tasks.spawn("relay", distribute(due, senders, tasks.token()));
+    let (kept, ended) = (outbox.clone(), tasks.token());
+    tasks.spawn("webhook journal", async move {
+        ended.run_until_cancelled(kept.keep_journal_short()).await;
+    });
     Ok(relay)
 }
 

@@ -3,6 +3,7 @@
 //! other thread. Nobody outside this room sees sled.
 
 pub mod export;
+mod journal;
 pub mod outbox;
 pub mod sessions;
 

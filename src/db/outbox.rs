@@ -5,7 +5,9 @@
 //! One tree holds everything: `e<seq>` an event, `d<seq><target>` a delivery, and `x<state><seq><target>` the index that
 //! lists deliveries of one state in order. sled's batches cost two further writes to disk each, so there are none: records
 //! are written in an order in which a crash between two of them leaves nothing worse than what [`Outbox::open`] tidies up.
+//! Nor is the tree waited for: an event is on disk when the [`journal`](super::journal) has it.
 
+use super::journal::{Journal, Record};
 use super::{Db, DbError};
 use crate::clock::Timestamp;
 use crate::config::Settings;
@@ -223,6 +225,7 @@ pub struct Outbox(Arc<Inner>);
 struct Inner {
     db: Db,
     tree: sled::Tree,
+    journal: Journal,
     targets: BTreeMap<TargetId, String>,
     bounds: Bounds,
     front: Mutex<Front>,
@@ -253,24 +256,23 @@ impl Outbox {
             .sled
             .open_tree("outbox")
             .map_err(fault("open the outbox"))?;
-        let last = tree.scan_prefix("e").keys().next_back().transpose();
-        let last = last.map_err(fault("read the outbox"))?;
+        let (journal, held) = Journal::open(db)?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let outbox = Self(Arc::new(Inner {
             db: db.clone(),
             tree,
+            journal,
             targets,
             bounds,
             front: Mutex::new(Front {
-                next: last
-                    .and_then(|key| number(&key[1..]))
-                    .map_or(1, |seq| seq + 1),
+                next: 1,
                 counts: Counts::default(),
                 unannounced: VecDeque::new(),
             }),
             due: sender,
         }));
         outbox.repair()?;
+        outbox.take_back(held)?;
         outbox.count()?;
         outbox.resume(now)?;
         Ok((outbox, receiver))
@@ -281,17 +283,18 @@ impl Outbox {
     /// # Errors
     /// When the database fails; then nothing will be delivered.
     pub async fn accept(&self, mut event: Event) -> Result<String, DbError> {
-        let sequence = {
+        let (sequence, place) = {
             let mut front = self.front();
             let sequence = Sequence(front.next);
             event.id = format!("msg_{:016x}{}", sequence.0, random::hex::<4>());
             let value = encode(&event)?;
             let size = value.len() as u64;
-            self.insert(sequence, &event, value)?;
+            self.put(event_key(sequence), value.clone())?;
             front.next += 1;
             front.counts.bytes += size;
             let lane: Arc<str> = event.lane.as_str().into();
             for target in self.0.targets.keys() {
+                self.insert_delivery(sequence, *target, &event)?;
                 front.add(DeliveryState::Pending, *target);
                 front.unannounced.push_back(Due {
                     sequence,
@@ -301,12 +304,26 @@ impl Outbox {
                     next_at: None,
                 });
             }
-            sequence
+            (sequence, self.0.journal.add(sequence.0, &value))
         };
-        self.0.db.durable().await?;
+        self.0.journal.durable(place).await?;
         self.announce(sequence);
         self.tidy(event.received_at)?;
         Ok(event.id)
+    }
+
+    /// Has the journal emptied soon after an event came into it; to be run beside whoever accepts events, until it is
+    /// dropped.
+    pub async fn keep_journal_short(&self) {
+        self.0.journal.keep_short().await;
+    }
+
+    /// Writes everything to its place in the database, and empties the journal.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub async fn checkpoint(&self) -> Result<(), DbError> {
+        self.0.journal.checkpoint().await
     }
 
     /// The event, while it is kept.
@@ -514,14 +531,31 @@ impl Outbox {
         }
     }
 
-    fn insert(&self, seq: Sequence, event: &Event, value: Vec<u8>) -> Result<(), DbError> {
-        self.put(event_key(seq), value)?;
-        for target in self.0.targets.keys() {
-            let delivery = json(&self.fresh(*target, event))?;
-            self.put(index_key(DeliveryState::Pending, seq, *target), Vec::new())?;
-            self.put(delivery_key(seq, *target), delivery)?;
+    /// Takes into the tree what only the journal has, in whole or in part: a crash came before sled wrote it.
+    fn take_back(&self, held: Vec<Record>) -> Result<(), DbError> {
+        for (number, value) in held {
+            let sequence = Sequence(number);
+            let event = decode(sequence, &value)?;
+            self.put(event_key(sequence), value)?;
+            for target in self.0.targets.keys() {
+                if self.delivery(sequence, *target)?.is_none() {
+                    self.insert_delivery(sequence, *target, &event)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    fn insert_delivery(
+        &self,
+        sequence: Sequence,
+        target: TargetId,
+        event: &Event,
+    ) -> Result<(), DbError> {
+        let delivery = json(&self.fresh(target, event))?;
+        let place = index_key(DeliveryState::Pending, sequence, target);
+        self.put(place, Vec::new())?;
+        self.put(delivery_key(sequence, target), delivery)
     }
 
     /// Writes a delivery under its new state.
@@ -591,10 +625,13 @@ impl Outbox {
         let _ = self.0.due.send(due);
     }
 
+    /// Counts what is there. New events come after the last one.
     fn count(&self) -> Result<(), DbError> {
         let mut front = self.front();
         for entry in self.0.tree.scan_prefix("e") {
-            front.counts.bytes += entry.map_err(fault("read the outbox"))?.1.len() as u64;
+            let (key, value) = entry.map_err(fault("read the outbox"))?;
+            front.counts.bytes += value.len() as u64;
+            front.next = number(&key[1..]).map_or(1, |last| last + 1);
         }
         for state in DeliveryState::ALL {
             for key in self.0.tree.scan_prefix([b'x', state.letter()]).keys() {
@@ -926,6 +963,41 @@ mod tests {
                 assert_eq!(outbox.counts().pending, 2);
                 assert_eq!(outbox.counts().delivered, 1);
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_the_journal_has_is_taken_back_in_whole_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let mut ids = Vec::new();
+        let db = Db::open(folder.path()).unwrap();
+        let (outbox, _due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
+        for body in ["1", "2", "3"] {
+            ids.push(outbox.accept(event("s", body)).await.unwrap());
+        }
+        // sled had the first, of the second not every delivery, and nothing of the third.
+        let before = Db::open(other.path()).unwrap();
+        let tree = before.sled.open_tree("outbox").unwrap();
+        for entry in outbox.0.tree.iter() {
+            let (key, value) = entry.unwrap();
+            let seq = key.iter().skip(1).find(|byte| (1..4).contains(*byte));
+            if seq == Some(&1) || seq == Some(&2) && !key.ends_with(&TARGET.0) {
+                tree.insert(key, value).unwrap();
+            }
+        }
+        let journal = |db: &Db| db.path().join("journal");
+        std::fs::copy(journal(&db), journal(&before)).unwrap();
+        for _ in 0..2 {
+            let (outbox, mut due) = Outbox::open(&before, targets(), bounds(1 << 20), NOW).unwrap();
+            let all = drain(&mut due).await;
+            assert_eq!(all.len(), 6);
+            let mine = all.iter().filter(|due| due.target == TARGET);
+            let mine = mine.map(|due| outbox.event(due.sequence).unwrap().unwrap().id);
+            assert_eq!(mine.collect::<Vec<_>>(), ids);
+            assert_eq!((outbox.counts().pending, outbox.front().next), (3, 4));
+            outbox.checkpoint().await.unwrap();
+            assert_eq!(std::fs::metadata(journal(&before)).unwrap().len(), 0);
         }
     }
 
