@@ -156,16 +156,20 @@ async fn a_new_run_takes_up_what_an_earlier_one_left() {
     scene.store.put(&second.to_string(), &path).await.unwrap();
     scene.chunk(2, 700);
     let (third, _) = scene.chunk(3, 800);
-    let own = take().chunk(RunNumber(2), 4).to_string();
+    // The disk lost the end of a running chunk with the power; its tail is in the store.
+    let (torn, path) = scene.chunk(4, 900);
+    scene.store.put(&torn.to_string(), &path).await.unwrap();
+    scene.chunk(4, 500);
+    let own = take().chunk(RunNumber(2), 5).to_string();
     let own = scene.recordings.path().join(own);
     std::fs::create_dir_all(own.parent().unwrap()).unwrap();
     std::fs::write(&own, b"what is being written").unwrap();
     scene.proxy.usually(Fault::Away);
     let recordings = scene.recordings.path();
     let taken_up = scene.uploader.take_up(recordings, RunNumber(2));
-    assert_eq!(scene.uploader.waiting(), 3);
+    assert_eq!(scene.uploader.waiting(), 4);
     let left = scene.uploader.drain(Duration::from_millis(100)).await;
-    let keys = [&first, &second, &third];
+    let keys = [&first, &second, &third, &torn];
     assert_eq!(
         left.iter().collect::<Vec<_>>(),
         keys,
@@ -182,7 +186,7 @@ async fn a_new_run_takes_up_what_an_earlier_one_left() {
     let (found, ()) = tokio::join!(taken_up, back);
     assert_eq!(found, 2, "one was stored in part, one not at all");
     assert_eq!(scene.uploader.drain(Duration::from_secs(20)).await, []);
-    assert_eq!(scene.stored().await, [1_000, 700, 800]);
+    assert_eq!(scene.stored().await, [1_000, 700, 800, 900]);
     assert!(own.exists(), "a running chunk was taken for a closed one");
     assert_eq!(
         scene.tasks.end(Duration::from_secs(5)).await,

@@ -300,6 +300,17 @@ impl GrowingFile {
         Ok(true)
     }
 
+    /// Answers when what was appended survives a loss of power.
+    ///
+    /// # Errors
+    /// When the disk did not take it.
+    pub fn sync(&self) -> Result<(), JoinError> {
+        match &self.open {
+            Some(open) => open.sync(&self.path),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the file a regular MP4. It may be finished again, and even be appended to after.
     ///
     /// # Errors
@@ -695,6 +706,10 @@ impl Open {
             .map_err(JoinError::io("append to", path))?;
         self.end += bytes.len() as u64;
         Ok(())
+    }
+
+    fn sync(&self, path: &Path) -> Result<(), JoinError> {
+        self.file.sync_data().map_err(JoinError::io("write", path))
     }
 
     /// The `moov` first and flushed, then the 16 bytes that bring it into force.

@@ -193,7 +193,7 @@ impl Recorder {
 
     async fn live(mut self) -> Result<Outcome, RecorderError> {
         if stop::is_asked_for(&self.place.stop_file) {
-            return self.finish_what_is_there().await;
+            return self.finish_last().await;
         }
         let scene = Scene::raise(&self.stage, &self.order, &self.settings, &self.beside);
         let run = match self.begin().await {
@@ -202,7 +202,9 @@ impl Recorder {
             Err(End::Superseded) => return Ok(Outcome::Superseded),
             Err(End::Stop(why)) => {
                 log::info!("nothing is recorded: {why}");
-                return self.finish_what_is_there().await;
+                // Another run may have been the last: what it did is for the store to say.
+                let finished = self.finish_what_is_there().await?;
+                return self.complete(&finished, None).await;
             }
         }?;
         // The stage keeps a sender, so that this channel cannot end.
@@ -238,7 +240,7 @@ impl Recorder {
         let uploader = self
             .uploader()
             .with_tails(self.settings.tail_upload_seconds.seconds());
-        let (video, feed) = Video::open(
+        let (video, feed, abreast) = Video::open(
             self.stage.clone(),
             run.clone(),
             self.place.recordings.clone(),
@@ -270,7 +272,9 @@ impl Recorder {
         tasks.spawn("heartbeat", beat);
         tasks.spawn(
             "manifest and chunks left behind",
-            self.take_up(uploader.clone(), run.number),
+            self.take_up(uploader.clone(), run.number, async {
+                abreast.await.is_ok()
+            }),
         );
         if self.settings.debug.0 {
             let (store, key) = (Arc::clone(&self.store), self.take.log(run.number));
@@ -294,12 +298,16 @@ impl Recorder {
         Uploader::new(store, self.take.clone(), &self.stage.tasks, clock)
     }
 
-    /// Stores the take's manifest, and what runs before `run` left on this disk.
-    fn take_up(
+    /// Stores the take's manifest, and what runs before `run` left on this disk once `held` says that the video holds it.
+    fn take_up<F>(
         &self,
         uploader: Uploader,
         run: RunNumber,
-    ) -> impl Future<Output = ()> + Send + use<> {
+        held: F,
+    ) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: Future<Output = bool> + Send,
+    {
         let manifest = Manifest {
             version: manifest::VERSION,
             recording: self.order.recording.clone(),
@@ -317,7 +325,9 @@ impl Recorder {
         async move {
             let both = async {
                 uploader.introduce(&manifest).await;
-                earlier.await;
+                if held.await {
+                    earlier.await;
+                }
             };
             token.run_until_cancelled(both).await;
         }
@@ -355,25 +365,18 @@ impl Recorder {
                     .await;
                 Err(RecorderError::GivenUp(why))
             }
-            (End::Stop(_), Some(finished)) => self.complete(&finished, &run.uploader).await,
+            (End::Stop(_), Some(finished)) => self.complete(&finished, Some(&run.uploader)).await,
         }
     }
 
     async fn complete(
         &self,
         finished: &Finished,
-        uploader: &Uploader,
+        uploader: Option<&Uploader>,
     ) -> Result<Outcome, RecorderError> {
         let stored = async {
-            let left = uploader.drain(UPLOAD).await;
-            if !left.is_empty() {
-                let names: Vec<_> = left.iter().map(ToString::to_string).collect();
-                let names = names.join(", ");
-                log::info!(chunks:% = names; "not stored in time; the video holds them");
-            }
-            let sealed = uploader.seal(&finished.timeline);
-            if let Ok(Err(cause)) = tokio::time::timeout(UPLOAD, sealed).await {
-                log::warn!("the store was not told that the video is finished: {cause}");
+            if let Some(uploader) = uploader {
+                store_the_rest(uploader, finished).await;
             }
         };
         let laid = self
@@ -390,8 +393,18 @@ impl Recorder {
         Ok(Outcome::Finished(finished.video.clone()))
     }
 
-    /// Started again after `q`: there is nothing to record, only a video to be finished.
-    async fn finish_what_is_there(self) -> Result<Outcome, RecorderError> {
+    /// Started again after `q`: there is nothing to record, only a video to be finished, and what is left to be stored.
+    async fn finish_last(self) -> Result<Outcome, RecorderError> {
+        let finished = self.finish_what_is_there().await?;
+        let uploader = self.uploader();
+        let run = run::last_run(&self.take_folder()).next();
+        let left_behind = self.take_up(uploader.clone(), run, std::future::ready(true));
+        let tasks = &self.stage.tasks;
+        tasks.spawn("manifest and chunks left behind", left_behind);
+        self.complete(&finished, Some(&uploader)).await
+    }
+
+    async fn finish_what_is_there(&self) -> Result<Finished, RecorderError> {
         let path = self.beside.video(&self.order.video_name);
         let (options, take) = (self.options(), self.take.clone());
         let recordings = self.place.recordings.clone();
@@ -402,12 +415,22 @@ impl Recorder {
         };
         let finished = self.stage.tasks.spawn_blocking("the video's end", finish);
         let finished = finished.await;
-        let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))??;
-        let uploader = self.uploader();
-        let (tasks, run) = (&self.stage.tasks, run::last_run(&self.take_folder()).next());
-        let left_behind = self.take_up(uploader.clone(), run);
-        tasks.spawn("manifest and chunks left behind", left_behind);
-        self.complete(&finished, &uploader).await
+        let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?;
+        Ok(finished?)
+    }
+}
+
+/// Waits a moment for what is on its way to the store, names what is not there by then, and says that the take is finished.
+async fn store_the_rest(uploader: &Uploader, finished: &Finished) {
+    let left = uploader.drain(UPLOAD).await;
+    if !left.is_empty() {
+        let names: Vec<_> = left.iter().map(ToString::to_string).collect();
+        let names = names.join(", ");
+        log::info!(chunks:% = names; "not stored in time; the video holds them");
+    }
+    let sealed = uploader.seal(&finished.timeline);
+    if let Ok(Err(cause)) = tokio::time::timeout(UPLOAD, sealed).await {
+        log::warn!("the store was not told that the video is finished: {cause}");
     }
 }
 

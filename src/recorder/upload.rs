@@ -49,8 +49,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// What earlier runs left, while the store has not said how much of it it has.
-    earlier: Vec<Job>,
+    /// What earlier runs left, by its place in the order, while the store has not said how much of it it has.
+    earlier: BTreeMap<u64, Job>,
     /// Closed chunks that wait, by the order of their arrival.
     closed: BTreeMap<u64, Job>,
     /// Closed chunks on their way.
@@ -148,7 +148,8 @@ impl Uploader {
 
     /// Takes over what runs of the take earlier than `run` left below `recordings`: it waits from now on, and the future queues
     /// what of it the store does not have in full, once the store says what it has; it answers how many chunks these are.
-    /// What `run` itself writes is left alone. To be called when the growing file has caught up with them.
+    /// What `run` itself writes is left alone. The future is to be run when the growing file has caught up with them: files
+    /// go away then.
     pub fn take_up(
         &self,
         recordings: &Path,
@@ -156,9 +157,18 @@ impl Uploader {
     ) -> impl Future<Output = usize> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         if !shared.keeps_files() {
-            shared.queue().earlier = left_behind(&shared.take, recordings, run);
+            let mut queue = shared.queue();
+            for job in left_behind(&shared.take, recordings, run) {
+                let place = queue.next_place();
+                queue.earlier.insert(place, job);
+            }
         }
         async move { shared.sort_out_earlier().await }
+    }
+
+    /// Whether files are deleted once the store has them.
+    pub fn takes_files_away(&self) -> bool {
+        !self.shared.keeps_files()
     }
 
     /// How many closed chunks the store has from this uploader.
@@ -191,11 +201,13 @@ impl Uploader {
         // Out of time is no error: what is left is named.
         let _ = tokio::time::timeout(deadline, empty).await;
         let queue = self.shared.queue();
-        let mut left: Vec<_> = queue.flying.iter().chain(&queue.closed).collect();
-        left.sort_by_key(|(number, _)| **number);
-        let left = left.into_iter().map(|(_, job)| job);
-        let left = queue.earlier.iter().chain(left);
-        left.map(|job| job.key.clone()).collect()
+        let left = queue
+            .earlier
+            .iter()
+            .chain(&queue.flying)
+            .chain(&queue.closed);
+        let left: BTreeMap<_, _> = left.map(|(place, job)| (place, &job.key)).collect();
+        left.into_values().cloned().collect()
     }
 }
 
@@ -204,6 +216,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the store keeps its files on this machine.
     fn keeps_files(&self) -> bool {
         self.store.path(&self.take.manifest()).is_some()
     }
@@ -216,17 +229,21 @@ impl Shared {
         let list = || self.store.list(&take);
         let stored = insist("chunks of earlier runs are not stored yet", list).await;
         let stored: BTreeMap<_, _> = stored.into_iter().map(|o| (o.key, o.bytes)).collect();
-        let mut queue = self.queue();
-        let mut found = 0;
-        for job in std::mem::take(&mut queue.earlier) {
+        let earlier = self.queue().earlier.clone();
+        // The disk is not looked at while the queue is held: capture waits for nobody.
+        let (had, missing): (Vec<_>, Vec<_>) = earlier.into_iter().partition(|(_, job)| {
             let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
-            if stored.get(&job.key.to_string()) == Some(&bytes) {
-                remove(&job.path);
-            } else {
-                queue.add(job);
-                found += 1;
-            }
+            // After a loss of power the tail that was stored may be longer than what the disk kept.
+            let stored = stored.get(&job.key.to_string());
+            stored.is_some_and(|stored| *stored >= bytes)
+        });
+        for (_, job) in had {
+            remove(&job.path);
         }
+        let found = missing.len();
+        let mut queue = self.queue();
+        queue.earlier.clear();
+        queue.closed.extend(missing);
         drop(queue);
         self.settled.notify_waiters();
         self.changed.notify_one();
@@ -236,8 +253,13 @@ impl Shared {
 
 impl Queue {
     fn add(&mut self, job: Job) {
-        self.closed.insert(self.next, job);
+        let place = self.next_place();
+        self.closed.insert(place, job);
+    }
+
+    fn next_place(&mut self) -> u64 {
         self.next += 1;
+        self.next
     }
 }
 

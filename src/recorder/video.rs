@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Fragments that may wait in memory; those beyond are read from their chunk later.
 const WAITING: usize = 40;
@@ -115,10 +115,12 @@ pub(super) struct Video {
     init: Option<Arc<Init>>,
     /// What is before this is in the video, though it may still come as a fragment.
     caught_up: Option<Timestamp>,
+    /// Told when the video holds, for the first time, all that earlier runs left.
+    abreast: Option<oneshot::Sender<()>>,
 }
 
 impl Video {
-    /// Opens the video; nothing is appended yet.
+    /// Opens the video; nothing is appended yet. The receiver hears when it holds all that earlier runs left.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -129,9 +131,10 @@ impl Video {
         path: PathBuf,
         options: Options,
         uploader: Uploader,
-    ) -> Result<(Self, Feed), JoinError> {
+    ) -> Result<(Self, Feed, oneshot::Receiver<()>), JoinError> {
         let file = GrowingFile::open(path, options)?;
         let (sender, messages) = mpsc::unbounded_channel();
+        let (abreast, is_abreast) = oneshot::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let feed = Feed {
             sender,
@@ -151,8 +154,9 @@ impl Video {
             standing: Standing::Behind,
             init: None,
             caught_up: None,
+            abreast: Some(abreast),
         };
-        Ok((video, feed))
+        Ok((video, feed, is_abreast))
     }
 
     /// The number of the last chunk that is in the video; its file may be gone.
@@ -175,6 +179,7 @@ impl Video {
                 .explain(format!("the recorder of run {before} ended"));
         }
         self.catch_up();
+        self.pass_on();
         while let Some(message) = self.messages.blocking_recv() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             if self.fence.is_overtaken() {
@@ -189,7 +194,10 @@ impl Video {
         if self.standing != Standing::Abreast {
             self.catch_up();
         }
-        self.file.finish().map(Some)
+        let finished = self.file.finish()?;
+        // What it does not hold, for want of room, is in the chunks: they are stored, or named.
+        self.hand_over();
+        Ok(Some(finished))
     }
 
     fn on(&mut self, message: Message) {
@@ -296,11 +304,26 @@ impl Video {
         self.file.catch_up(&missed)
     }
 
-    /// Closed chunks that the video has in full go to the upload, which may then delete them here.
+    /// Chunks that the video has in full go to the upload, which may then delete them here: what was in them is on the disk
+    /// by then.
     fn pass_on(&mut self) {
+        if self.standing == Standing::Abreast
+            && self.uploader.takes_files_away()
+            && let Err(cause) = self.file.sync()
+        {
+            self.failed(&cause);
+        }
         if self.standing != Standing::Abreast {
             return;
         }
+        if let Some(abreast) = self.abreast.take() {
+            // Nobody listens when the recorder ends.
+            let _ = abreast.send(());
+        }
+        self.hand_over();
+    }
+
+    fn hand_over(&mut self) {
         for (key, path) in self.closed.drain(..) {
             self.uploader.chunk_closed(key, path);
         }

@@ -348,7 +348,10 @@ impl DockerRuntime {
     }
 
     fn of_container(&self, act: &str, id: &ContainerId, cause: Error) -> RuntimeError {
-        let going = || cause.to_string().contains("marked for removal");
+        let going = || {
+            let text = cause.to_string();
+            text.contains("marked for removal") || text.contains("already in progress")
+        };
         match status_of(&cause) {
             Some(404) => RuntimeError::NotFound(id.clone()),
             Some(409) if going() => RuntimeError::NotFound(id.clone()),
