@@ -6,7 +6,9 @@ use super::report::Form;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Settings;
+use crate::controller::relay;
 use crate::db::Db;
+use crate::db::outbox::{Bounds, Outbox};
 use crate::disk::{self, Draft};
 use crate::store;
 use bytes::Bytes;
@@ -164,16 +166,18 @@ async fn state(
 ) -> Result<Vec<u8>, Failure> {
     match fetch(settings, bar).await {
         Err(silence) if silence.code == exit::UNAVAILABLE => match Db::is_in(data_dir) {
-            true => exported(data_dir),
+            true => exported(settings, data_dir),
             false => Err(silence),
         },
         answered => answered,
     }
 }
 
-fn exported(data_dir: &Path) -> Result<Vec<u8>, Failure> {
+fn exported(settings: &Settings, data_dir: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     let db = Db::open(data_dir).map_err(Failure::new)?;
+    let (targets, bounds) = (relay::targets(settings), Bounds::of(settings));
+    Outbox::take_up_journal(&db, targets, bounds).map_err(Failure::new)?;
     db.export(&mut text).map_err(Failure::new)?;
     Ok(text)
 }

@@ -24,6 +24,9 @@ const MOST: u64 = 512;
 /// How long a record stays in the journal at most.
 const SOON: Duration = Duration::from_secs(5);
 
+/// Bytes that may wait for the disk before more are taken.
+const CROWDED: usize = 64 << 20;
+
 const HEAD: usize = 12;
 const DIGEST: usize = 8;
 
@@ -86,10 +89,22 @@ impl Journal {
             }),
             begun: Notify::new(),
         };
-        if length > 0 {
-            journal.begun.notify_one();
-        }
         Ok((journal, held))
+    }
+
+    /// Waits for the disk where much waits for it already, so that a disk that takes nothing does not fill the memory.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub(super) async fn make_room(&self) -> Result<(), DbError> {
+        let added = {
+            let batch = self.batch();
+            if batch.bytes.len() < CROWDED {
+                return Ok(());
+            }
+            batch.added
+        };
+        self.durable(added).await
     }
 
     /// Adds a record that sled has been given; it is on disk once [`Journal::durable`] answers for the number that this
@@ -112,10 +127,13 @@ impl Journal {
         }
         tasks::block(|| {
             self.write(&mut written)?;
-            match written.records - written.emptied {
-                MOST.. => self.empty(&mut written),
-                _ => Ok(()),
+            // The records are on disk, whatever becomes of this.
+            if written.records - written.emptied >= MOST
+                && let Err(cause) = self.empty(&mut written)
+            {
+                log::error!("{cause}");
             }
+            Ok(())
         })
     }
 
@@ -131,6 +149,17 @@ impl Journal {
         tasks::block(|| self.empty(&mut written))
     }
 
+    /// The same at the start, when nobody adds anything; what was torn goes away with it.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub(super) fn begin_afresh(&self) -> Result<(), DbError> {
+        match self.written.try_lock() {
+            Ok(mut written) => self.empty(&mut written),
+            Err(_) => Ok(()), // somebody adds to it already
+        }
+    }
+
     /// Empties the journal soon after something came into it; to be run beside whoever adds to it, until it is dropped.
     pub(super) async fn keep_short(&self) {
         loop {
@@ -138,6 +167,7 @@ impl Journal {
             tokio::time::sleep(SOON).await;
             if let Err(cause) = self.checkpoint().await {
                 log::error!("{cause}");
+                self.begun.notify_one();
             }
         }
     }
@@ -295,11 +325,16 @@ mod tests {
         let good = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
         let first = journal.add(1, b"one");
         assert!(journal.durable(first).await.is_err());
+        journal.make_room().await.unwrap();
+        journal.add(3, &vec![0; CROWDED]);
+        assert!(journal.make_room().await.is_err(), "it fills the memory");
         journal.file = good;
+        journal.make_room().await.unwrap();
         journal.durable(journal.add(2, b"two")).await.unwrap();
         journal.durable(first).await.unwrap();
         drop(journal);
         let held = open(folder.path()).1;
-        assert_eq!(held, [(1, b"one".to_vec()), (2, b"two".to_vec())]);
+        let numbers: Vec<_> = held.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [1, 3, 2]);
     }
 }

@@ -7,12 +7,15 @@ mod journal;
 pub mod outbox;
 pub mod sessions;
 
+use crate::disk;
 use crate::tasks;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use tokio::sync::Mutex;
 
 /// The version of the layout of keys and trees; a database of another one is left alone.
@@ -86,6 +89,8 @@ pub struct Db {
 /// it done when their turn comes. After a flush that failed the next in line tries again.
 struct Flushes {
     file: File,
+    /// The blobs that are on disk.
+    blobs: StdMutex<HashSet<OsString>>,
     /// The last number that was given.
     given: AtomicU64,
     /// The last number whose writes are on disk.
@@ -114,6 +119,7 @@ impl Db {
         check_version(&sled, &path)?;
         let flushes = Flushes {
             file: File::open(path.join("db")).map_err(folder)?,
+            blobs: StdMutex::default(),
             given: AtomicU64::new(0),
             served: Mutex::new(0),
         };
@@ -148,7 +154,31 @@ impl Db {
     /// sled asks the kernel to write back, which a crash of this process survives; the sync survives a loss of power too.
     fn flush(&self) -> Result<(), DbError> {
         self.sled.flush().map_err(failed("flush"))?;
+        self.sync_blobs().map_err(failed("flush"))?;
         self.flushes.file.sync_data().map_err(failed("flush"))
+    }
+
+    /// A value too large for sled's log is a file of its own, which sled writes once and never syncs.
+    fn sync_blobs(&self) -> std::io::Result<()> {
+        let folder = self.path.join("blobs");
+        let names = std::fs::read_dir(&folder)?.map(|entry| Ok(entry?.file_name()));
+        let names = names.collect::<std::io::Result<HashSet<_>>>()?;
+        let synced = &self.flushes.blobs;
+        let mut synced = synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = names.difference(&synced).peekable();
+        let any = fresh.peek().is_some();
+        for name in fresh {
+            match File::open(folder.join(name)) {
+                Ok(blob) => blob.sync_all()?,
+                Err(cause) if cause.kind() == ErrorKind::NotFound => {} // no longer wanted
+                Err(cause) => return Err(cause),
+            }
+        }
+        if any {
+            disk::sync_folder(&folder)?;
+        }
+        *synced = names;
+        Ok(())
     }
 
     /// Takes no more waiters and never returns, as a deadlock would: what the watchdog's test asks for.
@@ -250,6 +280,23 @@ mod tests {
         let _first = Db::open(folder.path()).unwrap();
         let refused = Db::open(folder.path()).err().unwrap();
         assert!(matches!(refused, DbError::InUse { .. }), "{refused:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_too_large_for_the_log_is_synced_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(folder.path()).unwrap();
+        let tree = db.tree("large").unwrap();
+        let synced = || db.flushes.blobs.lock().unwrap().len();
+        tree.insert("small", vec![1; 1_000]).unwrap();
+        db.durable().await.unwrap();
+        assert_eq!(synced(), 0);
+        tree.insert("large", vec![1; 1 << 20]).unwrap();
+        db.durable().await.unwrap();
+        let blobs = std::fs::read_dir(db.path().join("blobs")).unwrap();
+        let blobs = blobs.count();
+        assert!(blobs > 0);
+        assert_eq!(synced(), blobs);
     }
 
     #[tokio::test(flavor = "multi_thread")]
