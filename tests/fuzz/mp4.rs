@@ -1,5 +1,5 @@
 //! Any bytes as what ffmpeg writes, as a chunk, as a video that was left:
-//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz mp4 -- -max_total_time=60`.
+//! `cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none mp4 -- -max_total_time=60`.
 
 #![no_main]
 #![allow(clippy::unwrap_used, unreachable_pub)]

@@ -1,4 +1,4 @@
-//! Any bytes as a webhook: `cargo +nightly fuzz run --fuzz-dir tests/fuzz webhook -- -max_total_time=60`.
+//! Any bytes as a webhook: `cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none webhook -- -max_total_time=60`.
 
 #![no_main]
 
