@@ -220,7 +220,7 @@ async fn a_recorder_that_was_replaced_elsewhere_is_told_so_and_leaves_the_rest_t
     assert!(
         stage
             .log()
-            .contains("a later run of this recording took over")
+            .contains("another run of this recording has its place")
     );
     let beat = json!({"lastChunk": "0001.mp4", "take": stage.options().take, "run": 1});
     let path = "/api/sessions/ses_two/heartbeat";

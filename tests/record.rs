@@ -152,10 +152,16 @@ async fn sigterm_finishes_the_video_like_q() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_later_run_ends_an_earlier_one_which_leaves_the_video_alone() {
-    let stage = Stage::set("ses_fence").await;
+async fn a_later_run_ends_an_earlier_one_only_with_the_controllers_word_for_it() {
+    let mut stage = Stage::set("ses_fence").await;
     let mut first = stage.start().await;
     first.grows_for(Duration::from_secs(3)).await;
+    let mut uncalled = stage.spawn();
+    let status = tokio::task::block_in_place(|| uncalled.process.wait()).unwrap();
+    assert_eq!(status.code(), Some(3), "{}", stage.log());
+    first.grows_for(Duration::from_secs(3)).await;
+
+    let _watch = stage.watched().await;
     let mut second = stage.spawn();
     let status = tokio::task::block_in_place(|| first.process.wait()).unwrap();
     assert_eq!(status.code(), Some(3), "{}", stage.log());

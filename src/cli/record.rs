@@ -16,8 +16,8 @@ const BASE_ENTRY_POINT: &str = "/entrypoint.sh";
 
 /// Record a page as OpenVidu orders it by the environment; the recording container runs this.
 ///
-/// Ends on `q` in the stop file or on SIGTERM, leaving one video. Exit code 0 only when the video is finished; 3 when a
-/// later run of the same recording took over.
+/// Ends on `q` in the stop file or on SIGTERM, leaving one video. Exit code 0 only when the video is finished; 3 when
+/// another run of the same recording has its place.
 #[derive(Debug, Args)]
 pub(super) struct Record {
     /// OpenVidu's recordings folder; an `.env` file in it is read as settings.
@@ -67,7 +67,7 @@ impl Record {
             Ok(Outcome::Finished(_)) => Ok(()),
             Ok(Outcome::Superseded) => Err(Failure::with(
                 SUPERSEDED,
-                "a later run of this recording took over; nothing was touched",
+                "another run of this recording has its place; the video is left to it",
             )),
             Err(error) => Err(failure(error)),
         }

@@ -75,7 +75,7 @@ pub struct Place {
 pub enum Outcome {
     /// The video is there.
     Finished(PathBuf),
-    /// A later run records; nothing was touched.
+    /// Another run records; the video is left to it.
     Superseded,
 }
 
@@ -219,6 +219,10 @@ impl Recorder {
         let last = run::last_run(&take_folder);
         let (wanted, known) = match self.contact.welcome(last).await {
             Welcome::Run(number) => (number, true),
+            Welcome::Choose if run::is_alive(&take_folder, last) => {
+                log::warn!("nobody says that run {last} is to be replaced, and it is recording");
+                return Err(End::Superseded);
+            }
             Welcome::Choose => (last.next(), false),
             Welcome::No(end) => return Err(end),
         };

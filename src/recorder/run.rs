@@ -1,12 +1,15 @@
 //! This recorder's place among all that ever worked on the take: its run's number, taken by making its folder, which only
-//! one can make. Whoever finds a folder of a later run has been replaced, even when no controller can be asked.
+//! one can make. Whoever finds a folder of a later run has been replaced, even when no controller can be asked. The folder
+//! is locked for as long as its maker lives: who has no controller's word for it replaces nobody that is alive, or two whom
+//! Docker keeps starting would take turns for ever.
 
 use crate::join::ChunkSource;
 use crate::model::chunk::{ChunkKey, TakeKey};
 use crate::model::ids::RunNumber;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// One recorder's life.
@@ -15,6 +18,8 @@ pub(super) struct Run {
     pub(super) take: TakeKey,
     pub(super) number: RunNumber,
     pub(super) folder: PathBuf,
+    /// The folder, locked while we live. Some file systems cannot; recording does without.
+    _lock: Option<Arc<File>>,
 }
 
 impl Run {
@@ -33,6 +38,7 @@ impl Run {
                     return Ok(Self {
                         take,
                         number,
+                        _lock: locked(&folder).map(Arc::new),
                         folder,
                     });
                 }
@@ -43,6 +49,19 @@ impl Run {
             }
         }
     }
+}
+
+fn locked(folder: &Path) -> Option<File> {
+    let folder = File::open(folder).ok()?;
+    folder.try_lock().ok().map(|()| folder)
+}
+
+/// Whether the recorder that made the folder of `run` lives, on this machine.
+pub(super) fn is_alive(take_folder: &Path, run: RunNumber) -> bool {
+    File::open(take_folder.join(format!("r{run}"))).is_ok_and(|folder| {
+        let tried = folder.try_lock_shared();
+        matches!(tried, Err(TryLockError::WouldBlock))
+    })
 }
 
 /// Sees whether a later run has begun.
@@ -132,6 +151,19 @@ mod tests {
         assert_eq!((one.number, two.number), (RunNumber(1), RunNumber(2)));
         assert!(fence.is_overtaken());
         assert!(!Fence::around(&two).is_overtaken());
+    }
+
+    #[test]
+    fn a_run_is_alive_until_its_recorder_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join(take().to_string());
+        assert!(!is_alive(&folder, RunNumber(0)));
+        let one = Run::claim(root.path(), take(), RunNumber(1)).unwrap();
+        let same = one.clone();
+        drop(one);
+        assert!(is_alive(&folder, same.number));
+        drop(same);
+        assert!(!is_alive(&folder, RunNumber(1)));
     }
 
     #[test]
