@@ -159,6 +159,7 @@ async fn a_later_run_ends_an_earlier_one_only_with_the_controllers_word_for_it()
     let mut uncalled = stage.spawn();
     let status = tokio::task::block_in_place(|| uncalled.process.wait()).unwrap();
     assert_eq!(status.code(), Some(3), "{}", stage.log());
+    assert!(!stage.log().contains("is started again"), "{}", stage.log());
     first.grows_for(Duration::from_secs(3)).await;
 
     let _watch = stage.watched().await;

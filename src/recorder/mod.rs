@@ -130,8 +130,10 @@ pub async fn record(
     place: Place,
 ) -> Result<Outcome, RecorderError> {
     let recorder = Recorder::open(order, settings, place)?;
-    let tasks = recorder.stage.tasks.clone();
+    let (tasks, curtain) = (recorder.stage.tasks.clone(), recorder.stage.curtain.clone());
     let outcome = recorder.live().await;
+    // Where no run began, its parts are still there.
+    curtain.cancel();
     for name in tasks.end(TASKS).await {
         log::debug!("{name} did not end in time");
     }
