@@ -194,10 +194,17 @@ need_musl() {
   step "adding the Rust target $TARGET" rustup target add "$TARGET" || TARGET=
 }
 
+# need_target_dir: CARGO_TARGET_DIR as the environment, cargo's configuration or its default has it, for all that follows.
+need_target_dir() {
+  CARGO_TARGET_DIR=$(cargo metadata --manifest-path "$ROOT/Cargo.toml" --no-deps --format-version 1 |
+    sed 's/.*"target_directory":"\([^"]*\)".*/\1/') || return
+  export CARGO_TARGET_DIR
+}
+
 # reproducible: the same commit gives the same bytes, for no path of this machine and no time goes into a binary.
 reproducible() {
   local home=${CARGO_HOME:-$HOME/.cargo} maps=() map flags=()
-  maps=("${CARGO_TARGET_DIR:-$ROOT/target}=/target" "$home=/cargo" "$(rustc --print sysroot)=/rust")
+  maps=("$CARGO_TARGET_DIR=/target" "$home=/cargo" "$(rustc --print sysroot)=/rust")
   for map in "${maps[@]}"; do flags+=("--remap-path-prefix=$map"); done
   CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf '%s' "${flags[*]}")
   SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct 2>/dev/null || echo 0)}
@@ -209,7 +216,7 @@ reproducible() {
 # target only where the image's C library is as new as this machine's. OV2_PROFILE=dev builds faster and runs slower.
 build_binary() {
   local profile=${OV2_PROFILE:-release} folder
-  need_musl
+  need_target_dir && need_musl || return
   [ -n "$TARGET" ] || say "note: no musl target for Rust; the binary will need an image as new as this machine"
   case $profile in dev) folder=debug ;; bench) folder=release ;; *) folder=$profile ;; esac
   [ "$profile" = dev ] || reproducible
@@ -217,6 +224,6 @@ build_binary() {
     cargo build --manifest-path "$ROOT/Cargo.toml" --locked --profile "$profile" ${TARGET:+--target "$TARGET"} \
     --bin ov2-ha-recorder "$@" || return
   unset CARGO_ENCODED_RUSTFLAGS CFLAGS
-  BUILT=${CARGO_TARGET_DIR:-$ROOT/target}/${TARGET:+$TARGET/}$folder
+  BUILT=$CARGO_TARGET_DIR/${TARGET:+$TARGET/}$folder
   BINARY=$BUILT/ov2-ha-recorder
 }
