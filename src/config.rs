@@ -39,6 +39,17 @@ pub enum Storage {
     S3,
 }
 
+/// How a bucket is named in a request; `HA_S3_ADDRESSING`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// In the path where an endpoint is set, in the host name on AWS.
+    Auto,
+    /// `https://endpoint/bucket/key`.
+    Path,
+    /// `https://bucket.endpoint/key`.
+    Host,
+}
+
 /// Headers from a setting, in the order given; values may be secret.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(String, String)>);
@@ -105,7 +116,8 @@ settings! {
     chunk_folder: Folder = "CHUNK_FOLDER" or "/chunks", "folder of the chunks below a recording's folder or key prefix";
     chunk_seconds: Whole<1, 300> = "CHUNK_TIME_SIZE" or "10", "seconds a chunk";
     gap_mode: crate::model::timeline::GapMode = "HA_GAP_MODE" or "cut", "what becomes of a gap in the video: cut it out, or hold the last frame";
-    s3_endpoint: Option<Url> = "HA_AWS_S3_SERVICE_ENDPOINT", "URL of an S3-compatible store, addressed path-style; without it AWS";
+    s3_endpoint: Option<Url> = "HA_AWS_S3_SERVICE_ENDPOINT", "URL of an S3-compatible store; without it AWS";
+    s3_addressing: Addressing = "HA_S3_ADDRESSING" or "auto", "how a bucket is named in requests: path, host, or auto (path where an endpoint is set, host on AWS)";
     s3_bucket: String = "HA_AWS_S3_BUCKET" or "ov-recordings", "bucket, optionally bucket/path";
     s3_headers: Headers = "HA_AWS_S3_HEADERS" or "{}", "JSON object of headers for uploads";
     s3_access_key: Option<String> = "HA_AWS_ACCESS_KEY", "static access key; without it the AWS chain";
@@ -127,6 +139,7 @@ settings! {
     tls_cert: Option<PathBuf> = "HA_TLS_CERT", "PEM file of the certificate chain; with HA_TLS_KEY the controller speaks HTTPS";
     tls_key: Option<PathBuf> = "HA_TLS_KEY", "PEM file of the certificate's key";
     controller_ca: Option<PathBuf> = "HA_CONTROLLER_CA", "PEM file of the authority that recorders trust for the controller";
+    ca_file: Option<PathBuf> = "HA_CA_FILE", "PEM file of further authorities, trusted for the relay's targets, the store and the controller";
     trusted_proxies: Several<ipnet::IpNet> = "HA_TRUSTED_PROXIES" or "", "networks of proxies whose X-Forwarded-For is believed";
     heartbeat_seconds: Whole<1, 300> = "HEARTBEAT_INTERVAL" or "10", "seconds between heartbeats";
     max_missed_heartbeats: Whole<1, 100> = "HA_MAX_MISSED_HEARTBEATS" or "3", "missed heartbeats, or chunk times without progress, before a failover";
@@ -140,6 +153,7 @@ settings! {
     relay: Switch = "OPENVIDU_WEBHOOK" or "false", "relay OpenVidu's webhooks";
     relay_endpoints: Several<Url> = "OPENVIDU_WEBHOOK_ENDPOINT" or "", "targets of the relay, separated by commas";
     relay_headers: Headers = "OPENVIDU_WEBHOOK_HEADERS" or "{}", "headers of the relay: JSON object, JSON array of \"Name: value\", or Name:value,Name:value";
+    webhook_tls_verify: Switch = "HA_WEBHOOK_TLS_VERIFY" or "true", "check the certificates of the relay's targets; false as OpenVidu's own sender does";
     webhook_signing_secret: Option<Secret> = "HA_WEBHOOK_SIGNING_SECRET", "secret (whsec_…) that relayed webhooks are signed with";
     webhook_token: Option<Secret> = "HA_WEBHOOK_TOKEN", "token that webhooks must carry";
     webhook_allow: Several<ipnet::IpNet> = "HA_WEBHOOK_ALLOW" or "", "networks that webhooks may come from; empty: all";
@@ -567,6 +581,12 @@ parse! {
     Storage: "local or s3", |text| match text.to_ascii_lowercase().as_str() {
         "local" => Some(Self::Local),
         "s3" => Some(Self::S3),
+        _ => None,
+    };
+    Addressing: "path, host or auto", |text| match text.to_ascii_lowercase().as_str() {
+        "auto" => Some(Self::Auto),
+        "path" => Some(Self::Path),
+        "host" => Some(Self::Host),
         _ => None,
     };
     RuntimeKind: "docker or process", |text| match text {

@@ -11,6 +11,7 @@ mod hostile;
 mod join;
 mod lost;
 mod mutants;
+mod never_worse;
 mod operator;
 mod package;
 mod page;

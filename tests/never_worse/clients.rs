@@ -1,0 +1,1 @@
+//! Never worse: strangers and accounts: who may end a recording, and who is let in.

@@ -1,0 +1,1 @@
+//! Never worse: a controller that is lost, locked out or without Docker costs no recording.

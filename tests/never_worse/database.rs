@@ -1,0 +1,1 @@
+//! Never worse: a database that cannot be read costs no recording.

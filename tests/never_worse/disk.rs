@@ -1,0 +1,1 @@
+//! Never worse: disks that are full, swept or gone.

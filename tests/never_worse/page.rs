@@ -1,0 +1,1 @@
+//! Never worse: pages that are odd, slow, away or silent.

@@ -1,0 +1,1 @@
+//! Never worse: targets that are slow, odd or away.

@@ -1,0 +1,1 @@
+//! Never worse: settings as people write them.

@@ -1,0 +1,1 @@
+//! Never worse: stores that are odd.
