@@ -5,24 +5,56 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LOGS=${OV2_LOGS:-$(mktemp -d "${TMPDIR:-/tmp}/ov2-ha-recorder-logs.XXXXXX")}
 export OV2_LOGS=$LOGS
 mkdir -p "$LOGS"
+HOME=${HOME:-$(cd ~ && pwd)}
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/ov2-ha-recorder # what is built goes here, not into the tree
+# Cargo tells how far it is also where no terminal shows it; `step` prints that.
+export HOME CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100
+exec {NEVER}<> <(:) # nothing ever comes from here; see `pause`
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# step "what is done" command…: runs it with its output in a file. Says so only when it takes longer than two seconds;
-# when it fails, shows the end of what it wrote. Lines of steps that run beside each other tell themselves apart.
+# step "what is done" command…: runs it with its output in a file and prints how long it took. A step that takes longer than
+# two seconds is announced, and every 20 s it prints what it is at. One that fails shows the end of what it wrote. Each line
+# names its step, for steps run beside each other.
 step() {
-  local what=$1 log started=$SECONDS status=0 timer
+  local what=$1 log started=$SECONDS status=0 teller
   shift
   log=$LOGS/$(tr -cs 'a-zA-Z0-9' '-' <<<"$what" | cut -c1-50).log
-  { sleep 2 && say "… $what"; } & timer=$!
+  tell "$what" "$log" & teller=$!
   "$@" >"$log" 2>&1 </dev/null || status=$?
-  if kill "$timer" 2>/dev/null; then wait "$timer" 2>/dev/null || true; else say "  $what: $((SECONDS - started)) s"; fi
-  [ "$status" = 0 ] && return
-  say "FAILED: $what (exit code $status); the last lines of $log:" >&2
-  tail -n "${OV2_TAIL:-60}" "$log" >&2
+  kill "$teller" 2>/dev/null || true
+  wait "$teller" 2>/dev/null || true
+  if [ "$status" = 0 ]; then
+    say "  $what: $((SECONDS - started)) s"
+    return
+  fi
+  say "FAILED: $what after $((SECONDS - started)) s (exit code $status); the last lines of $log:" >&2
+  lines "$log" | tail -n "${OV2_TAIL:-60}" >&2
   return "$status"
 }
+
+tell() {
+  local what=$1 log=$2 started=$SECONDS
+  pause 2
+  say "… $what"
+  while :; do
+    pause 20
+    say "… $what: $((SECONDS - started)) s; $(latest "$log")"
+  done
+}
+
+# No `sleep`: it would outlive the step that is over, with the caller's pipes in its hands.
+pause() { read -rt "$1" -u "$NEVER" _ || true; }
+
+# The last thing that a program wrote; of cargo's progress how many of how many crates are built, and which are at work.
+latest() {
+  local progress='s/^ *Building \[[^]]*\] \([0-9]*\/[0-9]*\)/crate \1/'
+  tail -c 2000 "$1" 2>/dev/null | tr '\r' '\n' | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e "$progress" -e '/^ *$/d' |
+    tail -n 1 | cut -c1-110
+}
+
+lines() { tr '\r' '\n' <"$1" | sed -e '/^ *Building \[/d' -e '/^ *$/d'; }
 
 # beside name command…: starts it beside what follows. joined name: waits for it and answers how it ended. What still runs
 # when the script ends, ends with it.
@@ -54,7 +86,7 @@ need_packages() {
   as_root true 2>/dev/null || die "these packages are needed; run as root: apt-get install ${missing[*]}"
   if [ -z "${LISTS_READ:-}" ]; then
     step "reading the list of packages" as_root apt-get update -qq || return
-    LISTS_READ=yes
+    export LISTS_READ=yes
   fi
   step "installing ${missing[*]}" as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get install -qq -y --no-install-recommends "${missing[@]}"
@@ -68,6 +100,7 @@ need_browser() {
   [ -z "${1:-}" ] || command -v "$1" >/dev/null || missing+=(chromium-driver)
   [ ${#missing[@]} = 0 ] && return
   [ -n "${LISTS_READ:-}" ] || step "reading the list of packages" as_root apt-get update -qq
+  export LISTS_READ=yes
   if apt-cache show chromium 2>/dev/null | grep -q '^Filename:.*chromium_'; then
     need_packages "${missing[@]}"
   else
@@ -95,9 +128,11 @@ need_docker() {
   return 1
 }
 
+# The daemon outlives the script: in a session of its own, and holding nothing of the caller's. A pipe that it kept open would
+# make whoever reads this script's output wait for ever.
 start_dockerd() {
   as_root rm -f /var/run/docker.pid
-  as_root setsid dockerd "$@" >"$LOGS/dockerd.log" 2>&1 </dev/null &
+  as_root env -u OV2_LOGS sh -c 'log=$1; shift; setsid dockerd "$@" >"$log" 2>&1 </dev/null &' - "$LOGS/dockerd.log" "$@"
   wait_for_docker 30
 }
 
@@ -157,7 +192,7 @@ proxies() {
 }
 
 # Tools that the tests need and Debian has no package of; kept between runs.
-TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/ov2-ha-recorder/tools
+TOOLS=$CACHE/tools
 export PATH="$TOOLS/bin:$PATH"
 
 # need_crate name version [cargo's further arguments]: a program from crates.io, built once. It only helps the tests: little
@@ -194,15 +229,19 @@ need_musl() {
   step "adding the Rust target $TARGET" rustup target add "$TARGET" || TARGET=
 }
 
-# need_target_dir: CARGO_TARGET_DIR as the environment, cargo's configuration or its default has it, for all that follows.
+# need_target_dir: CARGO_TARGET_DIR for all that follows, as the environment or cargo's configuration has it. Where they say
+# nothing, what is built stays out of the tree.
 need_target_dir() {
-  CARGO_TARGET_DIR=$(cargo metadata --manifest-path "$ROOT/Cargo.toml" --no-deps --format-version 1 |
+  local found
+  found=$(cargo metadata --manifest-path "$ROOT/Cargo.toml" --no-deps --format-version 1 |
     sed 's/.*"target_directory":"\([^"]*\)".*/\1/') || return
-  export CARGO_TARGET_DIR
+  [ -n "${CARGO_TARGET_DIR:-}" ] || [ "$found" != "$ROOT/target" ] || found=$CACHE/target
+  export CARGO_TARGET_DIR=$found
 }
 
 # reproducible: the same commit gives the same bytes, for no path of this machine and no time goes into a binary.
 reproducible() {
+  need_target_dir || return
   local home=${CARGO_HOME:-$HOME/.cargo} maps=() map flags=()
   maps=("$CARGO_TARGET_DIR=/target" "$home=/cargo" "$(rustc --print sysroot)=/rust")
   for map in "${maps[@]}"; do flags+=("--remap-path-prefix=$map"); done
@@ -213,14 +252,14 @@ reproducible() {
 }
 
 # build_binary [cargo's further arguments]: sets BINARY. A static binary runs in every recording image; one of the usual
-# target only where the image's C library is as new as this machine's. OV2_PROFILE=dev builds faster and runs slower.
+# target only where the image's C library is as new as this machine's. OV2_PROFILE=quick builds in a third of the time.
 build_binary() {
   local profile=${OV2_PROFILE:-release} folder
   need_target_dir && need_musl || return
   [ -n "$TARGET" ] || say "note: no musl target for Rust; the binary will need an image as new as this machine"
   case $profile in dev) folder=debug ;; bench) folder=release ;; *) folder=$profile ;; esac
   [ "$profile" = dev ] || reproducible
-  step "building ov2-ha-recorder ($profile; the first time some minutes)" \
+  step "building ov2-ha-recorder, profile $profile" \
     cargo build --manifest-path "$ROOT/Cargo.toml" --locked --profile "$profile" ${TARGET:+--target "$TARGET"} \
     --bin ov2-ha-recorder "$@" || return
   unset CARGO_ENCODED_RUSTFLAGS CFLAGS

@@ -20,6 +20,7 @@ mod record;
 mod recover;
 mod s3server;
 mod schema;
+mod scripts;
 mod store;
 mod story;
 mod support;

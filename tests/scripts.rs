@@ -1,0 +1,178 @@
+//! The scripts of `packaging`: what must hold of them on a machine that has nothing of ours.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// `bash -c script` with the environment that every user has; `$0` is `program`, from which scripts find their folder.
+fn bash(program: &str, script: &str) -> Command {
+    let mut command = Command::new("bash");
+    command
+        .args(["-euo", "pipefail", "-c", script])
+        .arg(Path::new(ROOT).join(program))
+        .env_clear()
+        .stdin(Stdio::null());
+    for name in ["HOME", "PATH", "CARGO_HOME", "RUSTUP_HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// What `script` prints; it must end well.
+fn printed(program: &str, script: &str, logs: &Path) -> String {
+    let output = bash(program, script).env("OV2_LOGS", logs).output();
+    let output = output.unwrap();
+    let fault = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {fault}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn scripts() -> Vec<PathBuf> {
+    let folders = [".ci", "packaging", "packaging/docker"];
+    let files = folders.iter().flat_map(|folder| {
+        let entries = std::fs::read_dir(Path::new(ROOT).join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().path())
+    });
+    let is_script = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.starts_with("#!/usr/bin/env bash") || path.ends_with("lib.sh")
+    };
+    files
+        .filter(|path| path.is_file())
+        .filter(is_script)
+        .collect()
+}
+
+#[test]
+fn every_script_is_read_by_bash() {
+    let scripts = scripts();
+    assert!(scripts.len() >= 8, "{scripts:?}");
+    for script in scripts {
+        let read = Command::new("bash").arg("-n").arg(&script).output();
+        let read = read.unwrap();
+        let fault = String::from_utf8_lossy(&read.stderr);
+        assert!(read.status.success(), "{fault}");
+    }
+}
+
+#[test]
+fn what_is_built_goes_outside_the_tree_where_the_environment_says_nothing() {
+    let logs = tempfile::tempdir().unwrap();
+    let script = r#". "${0%/*}/lib.sh"; reproducible; echo "$CARGO_TARGET_DIR""#;
+    let place = printed("packaging/build-deb", script, logs.path());
+    assert!(place.starts_with('/'), "{place}");
+    assert!(!Path::new(&place).starts_with(ROOT), "{place}");
+    let script = r#". "${0%/*}/lib.sh"; export CARGO_TARGET_DIR=/elsewhere; need_target_dir; echo "$CARGO_TARGET_DIR""#;
+    assert_eq!(
+        printed("packaging/build-deb", script, logs.path()),
+        "/elsewhere"
+    );
+}
+
+/// A process that is ended with the test.
+struct Ended(String);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(&self.0).status();
+    }
+}
+
+/// A `dockerd` that goes on running, and a `docker` that it answers.
+const DAEMON: &str = "#!/bin/bash\necho $$ >\"$STATE/pid\"\nexec sleep 600\n";
+const CLIENT: &str = "#!/bin/bash\n[ -e \"$STATE/pid\" ]\n";
+
+#[test]
+fn a_docker_daemon_that_a_script_starts_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path();
+    for (name, text) in [("dockerd", DAEMON), ("docker", CLIENT)] {
+        let path = state.join(name);
+        std::fs::write(&path, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).unwrap();
+    }
+    // The process file of a real daemon stays.
+    let script = r#". "${0%/*}/lib.sh"; PATH=$STATE:$PATH
+        as_root() { [ "$1" = rm ] || "$@"; }
+        answer=$(start_dockerd >&2 && echo started); echo "$answer""#;
+    let mut child = bash("packaging/demo", script)
+        .env("STATE", state)
+        .env("OV2_LOGS", state)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (said, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        // Both end only when nobody holds them any more.
+        let read = out.read_to_string(&mut text);
+        let read = read.and_then(|_| err.read_to_string(&mut String::new()));
+        let _ = said.send(read.map(|_| text));
+    });
+    let answer = heard.recv_timeout(Duration::from_secs(20));
+    let pid = std::fs::read_to_string(state.join("pid")).unwrap_or_default();
+    let daemon = Ended(pid.trim().to_owned());
+    assert!(Path::new("/proc").join(&daemon.0).exists(), "it has ended");
+    let answer = answer.expect("the daemon keeps the caller's pipes open");
+    assert_eq!(answer.unwrap().trim(), "started");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_step_tells_its_time_and_what_is_being_compiled() {
+    let logs = tempfile::tempdir().unwrap();
+    let log = "   Compiling s3s v0.14.1\r    Building [==>    ] 12/318: s3s, ring   \r";
+    std::fs::write(logs.path().join("log"), log).unwrap();
+    let script = r#". "${0%/*}/lib.sh"; latest "$OV2_LOGS/log"; step "doing a thing" true"#;
+    let said = printed("packaging/demo", script, logs.path());
+    assert_eq!(
+        said,
+        "crate 12/318: s3s, ring   \n  doing a thing: 0 s".replace("   \n", "\n")
+    );
+}
+
+#[test]
+fn a_step_that_fails_shows_the_end_of_what_it_wrote() {
+    let logs = tempfile::tempdir().unwrap();
+    let script = r#". "${0%/*}/lib.sh"; step "doing a thing" bash -c 'echo because; exit 7'"#;
+    let output = bash("packaging/demo", script)
+        .env("OV2_LOGS", logs.path())
+        .output()
+        .unwrap();
+    let fault = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7));
+    assert!(fault.contains("FAILED: doing a thing"), "{fault}");
+    assert!(fault.ends_with("because\n"), "{fault}");
+}
+
+#[test]
+fn a_process_that_a_test_leaves_behind_is_named() {
+    let logs = tempfile::tempdir().unwrap();
+    // Others of this suite run at the same time: only what is started here is looked for.
+    let script = r#". "$0" --help >/dev/null
+        pause() { :; }
+        traces() { processes | grep "sleep 600" | sort || true; }
+        traces >"$OV2_LOGS/traces-before"
+        nothing_left
+        [ -z "${FAILED:-}" ] && echo none
+        (setsid sleep 600 >/dev/null & echo $!)
+        nothing_left
+        echo "$FAILED""#;
+    let said = printed("packaging/test", script, logs.path());
+    let lines: Vec<&str> = said.lines().collect();
+    let [none, pid, told, failed] = lines[..] else {
+        panic!("{said}")
+    };
+    let _left = Ended(pid.to_owned());
+    assert_eq!((none, failed), ("none", "1"));
+    assert!(told.contains("left this behind"), "{told}");
+}
