@@ -113,18 +113,26 @@ docker_answers() { docker version >/dev/null 2>&1; }
 # Makes a Docker daemon answer: the one that runs, systemd's, or one started here. Says why when none can.
 need_docker() {
   docker_answers && return
-  need_packages docker.io iptables || return
+  need_packages docker.io iptables procps || return
   docker_answers && return
   if [ -d /run/systemd/system ]; then
     as_root systemctl start docker || true
     wait_for_docker 30 && return
   fi
+  may_use_docker || return
   mount_cgroups
   start_dockerd && return
   start_dockerd --bridge=none --iptables=false && return
   start_dockerd --bridge=none --iptables=false --storage-driver=vfs && return
   say "no Docker daemon can be started here; the end of its log:" >&2
   tail -n 15 "$LOGS/dockerd.log" >&2
+  return 1
+}
+
+may_use_docker() {
+  local socket=/var/run/docker.sock
+  if [ ! -S "$socket" ] || [ -w "$socket" ]; then return; fi
+  say "Docker's socket $socket is closed to $(id -un); run \"sudo usermod -aG docker $(id -un)\" and log in again" >&2
   return 1
 }
 
