@@ -8,7 +8,7 @@ use crate::config::{Headers, Secret, Settings, Url};
 use crate::db::DbError;
 use crate::db::outbox::{Due, Event, Outbox, Outcome, Sequence, TargetId};
 use crate::model::wire::{RecordingStatusChanged, read_json};
-use crate::outbound::{self, OutboundError};
+use crate::outbound::{self, OutboundError, Trust};
 use crate::random;
 use crate::tasks::Tasks;
 use base64::Engine;
@@ -37,6 +37,8 @@ pub const SCHEDULE: [Duration; 9] = [
     Duration::from_secs(20 * 3600),
     Duration::from_secs(24 * 3600),
 ];
+/// How long a connection to a target may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
 /// How long one try may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// Deliveries of one target at once.
@@ -174,13 +176,15 @@ pub async fn start(
         .as_ref()
         .map(signing_key)
         .transpose()?;
+    let trust = trust(settings)?;
     for url in endpoints(settings) {
         refuse_loop(url, settings).await?;
+        let client = outbound::builder_trusting(CONNECT, &trust)?.timeout(TIMEOUT);
         let target = HttpTarget {
             url: url.clone(),
             headers: settings.relay_headers.clone(),
             key: key.clone(),
-            client: outbound::client(Duration::from_secs(5), TIMEOUT)?,
+            client: client.build().map_err(OutboundError::from)?,
         };
         run(
             target_id(url),
@@ -194,6 +198,15 @@ pub async fn start(
         ended.run_until_cancelled(kept.keep_journal_short()).await;
     });
     Ok(relay)
+}
+
+/// Whose certificates the relay accepts. A file that cannot be read is told also where nothing is verified.
+fn trust(settings: &Settings) -> Result<Trust, OutboundError> {
+    let authorities = Trust::of(settings)?;
+    Ok(match settings.webhook_tls_verify.0 {
+        true => authorities,
+        false => Trust::Anyone,
+    })
 }
 
 async fn distribute(
