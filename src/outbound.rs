@@ -7,9 +7,16 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
+
+/// What `localhost` means on every machine.
+const LOCALHOST: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
 
 /// Why no client could be built.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +141,8 @@ fn habits(connect: Duration) -> reqwest::ClientBuilder {
     install_tls();
     reqwest::Client::builder()
         .connect_timeout(connect)
+        // The C library's resolver reads the hosts file and resolv.conf at each call; a minimal image may have neither.
+        .resolve_to_addrs("localhost", &LOCALHOST)
         .redirect(reqwest::redirect::Policy::none())
         .tcp_nodelay(true)
         .pool_idle_timeout(Duration::from_secs(60))
