@@ -220,7 +220,7 @@ impl Reconfigure {
                 value,
             })?;
         }
-        let mut notes = notes(&openvidu);
+        let mut notes = notes(&openvidu, &settings);
         if steps.done.iter().any(|step| step.changed) {
             notes.push(format!(
                 "OpenVidu reads its .env when it starts: cd {} && ./openvidu restart",

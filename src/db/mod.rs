@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use tokio::sync::Mutex;
 
-/// The version of the layout of keys and trees; a database of another one is left alone.
+/// The version of the layout of keys and trees; nothing is read from a database of another one.
 pub const VERSION: u32 = 1;
 
 const VERSION_KEY: &[u8] = b"version";

@@ -89,7 +89,7 @@ pub(super) struct Received {
 
 /// Takes an event of OpenVidu.
 #[utoipa::path(method(post, put, patch, delete), path = "/openvidu/webhook", tag = "webhook", security((), ("token" = [])), request_body = Envelope, responses(
-    (status = 200, description = "it is on disk and will be acted on and relayed", body = Received),
+    (status = 200, description = "it is on disk and will be acted on and relayed; or, where the disk takes nothing, both is done. Where that fails too, the connection is closed without an answer", body = Received),
     (status = 400, description = "it is no event", body = ErrorBody),
     (status = 401, description = "the token is missing or wrong", body = ErrorBody),
     (status = 403, description = "not from this address", body = ErrorBody),
