@@ -11,33 +11,35 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-struct House {
-    _folder: TempDir,
-    controller: Controller,
+pub(crate) struct House {
+    pub(crate) folder: TempDir,
+    pub(crate) controller: Controller,
 }
 
 impl House {
-    async fn relaying(targets: &str, more: &[(&str, &str)]) -> Self {
+    pub(crate) async fn relaying(targets: &str, more: &[(&str, &str)]) -> Self {
+        let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
+        Self::of(binary, targets, more).await
+    }
+
+    /// The same, started by another program.
+    pub(crate) async fn of(binary: &Path, targets: &str, more: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let relay = [
             ("HA_RUNTIME", "process"),
             ("OPENVIDU_WEBHOOK", "true"),
             ("OPENVIDU_WEBHOOK_ENDPOINT", targets),
         ];
-        let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
         let (state, recordings) = (
             folder.path().join("state"),
             folder.path().join("recordings"),
         );
         let controller =
             Controller::start(binary, &state, &recordings, &[&relay, more].concat()).await;
-        Self {
-            _folder: folder,
-            controller,
-        }
+        Self { folder, controller }
     }
 
-    async fn send(&self, body: &Value) -> String {
+    pub(crate) async fn send(&self, body: &Value) -> String {
         let sent = client()
             .post(self.controller.url("/openvidu/webhook"))
             .json(body)
@@ -53,7 +55,7 @@ impl House {
         answer["id"].as_str().unwrap().to_owned()
     }
 
-    async fn list(&self, state: &str) -> Vec<Value> {
+    pub(crate) async fn list(&self, state: &str) -> Vec<Value> {
         let list = self
             .controller
             .get(&format!("/api/webhooks?state={state}"))
@@ -64,7 +66,7 @@ impl House {
             .clone()
     }
 
-    async fn has(&self, state: &str, count: usize) -> Vec<Value> {
+    pub(crate) async fn has(&self, state: &str, count: usize) -> Vec<Value> {
         until(
             &format!("{count} {state} webhooks"),
             Duration::from_secs(30),
@@ -78,15 +80,15 @@ impl House {
     }
 }
 
-fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     ov2_ha_recorder::outbound::client(Duration::from_secs(2), Duration::from_secs(30)).unwrap()
 }
 
-fn event(session: &str, number: usize) -> Value {
+pub(crate) fn event(session: &str, number: usize) -> Value {
     json!({"event": "participantJoined", "timestamp": 1, "sessionId": session, "number": number})
 }
 
-fn number(came: &Came) -> u64 {
+pub(crate) fn number(came: &Came) -> u64 {
     serde_json::from_slice::<Value>(&came.body).unwrap()["number"]
         .as_u64()
         .unwrap()
@@ -229,7 +231,7 @@ async fn a_session_keeps_its_order_over_failures_and_holds_up_nobody_else() {
 async fn a_refused_webhook_is_a_dead_letter_and_can_be_replayed() {
     let target = Target::start(
         0,
-        |count, _| if count == 0 { (404, None) } else { (200, None) },
+        |count, _| if count == 0 { (410, None) } else { (200, None) },
     )
     .await;
     let house = House::relaying(&target.url(), &[]).await;
@@ -237,7 +239,7 @@ async fn a_refused_webhook_is_a_dead_letter_and_can_be_replayed() {
     let dead = house.has("dead", 1).await;
     assert_eq!(dead[0]["id"], id);
     assert!(
-        dead[0]["lastError"].as_str().unwrap().contains("404"),
+        dead[0]["lastError"].as_str().unwrap().contains("410"),
         "{dead:?}"
     );
     house.send(&event("s", 1)).await;

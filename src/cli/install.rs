@@ -10,16 +10,20 @@ use super::service::{Manager, Verb};
 use super::system::Call;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::config::{Settings, TABLE, Variables, quoted};
+use crate::outbound::{self, Trust};
 use crate::random;
 use clap::Args;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const ENV_FILE: &str = "/etc/ov2-ha-recorder/ov2-ha-recorder.env";
 const USUAL_RECORDINGS: &str = "/opt/openvidu/recordings";
 const DROP_IN: &str = "/etc/systemd/system/ov2-ha-recorder.service.d/recordings.conf";
+/// How long a webhook's target may take when its certificate is tried.
+const PROBE: Duration = Duration::from_secs(5);
 const BUILD_RECORDER: &str = "/usr/share/ov2-ha-recorder/packaging/docker/build-recorder";
 
 /// Set the service up beside the OpenVidu in a folder.
@@ -122,7 +126,7 @@ impl Install {
         if managed {
             steps.service()?;
         }
-        let notes = notes(&openvidu);
+        let notes = notes(&openvidu, &settings);
         let lines = openvidu_lines(&settings)
             .into_iter()
             .map(|(name, value)| format!("{name}={value}"))
@@ -216,7 +220,7 @@ impl Reconfigure {
                 value,
             })?;
         }
-        let mut notes = notes(&openvidu);
+        let mut notes = notes(&openvidu, &settings);
         if steps.done.iter().any(|step| step.changed) {
             notes.push(format!(
                 "OpenVidu reads its .env when it starts: cd {} && ./openvidu restart",
@@ -372,6 +376,26 @@ fn relay(env: &mut EnvText, old: &Variables, openvidu: &Deployment) {
     if let Some(headers) = &openvidu.webhook_headers {
         env.set("OPENVIDU_WEBHOOK_HEADERS", headers);
     }
+    if target.starts_with("https:") && is_refused_for_its_certificate(target) {
+        env.set("HA_WEBHOOK_TLS_VERIFY", "false");
+    }
+}
+
+/// Whether a target answers only those who do not check its certificate, as OpenVidu's sender does not.
+fn is_refused_for_its_certificate(target: &str) -> bool {
+    let answers = |trust: Trust| async move {
+        let client = outbound::builder_trusting(PROBE, &trust).ok()?;
+        let client = client.timeout(PROBE).build().ok()?;
+        client.head(target).send().await.ok()
+    };
+    let probed = super::wait(async {
+        let refused = answers(Trust::default()).await.is_none();
+        match refused && answers(Trust::Anyone).await.is_some() {
+            true => Ok(()),
+            false => Err(Failure::new("it is trusted, or does not answer at all")),
+        }
+    });
+    probed.is_ok()
 }
 
 /// What recorders read: everything that is set, secrets resolved, but for what only the controller needs.
@@ -436,7 +460,7 @@ fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn notes(openvidu: &Deployment) -> Vec<String> {
+fn notes(openvidu: &Deployment, settings: &Settings) -> Vec<String> {
     let mut notes = Vec::new();
     if !openvidu.recording {
         notes.push(
@@ -446,6 +470,12 @@ fn notes(openvidu: &Deployment) -> Vec<String> {
     if !openvidu.tells_of_recordings {
         notes.push(
             "OPENVIDU_WEBHOOK_EVENTS in OpenVidu's .env lacks recordingStatusChanged: add it"
+                .into(),
+        );
+    }
+    if !settings.webhook_tls_verify.0 {
+        notes.push(
+            "HA_WEBHOOK_TLS_VERIFY is false: the certificates of the relay's targets are not checked, as OpenVidu does not check them; to have them checked, name their authority in HA_CA_FILE and remove that line"
                 .into(),
         );
     }

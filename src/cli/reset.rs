@@ -43,8 +43,11 @@ impl Reset {
         let db = self.data.data_dir.join("db");
         let mut done = Done { kept: None };
         if db.exists() {
-            // Fails when the service has it open.
-            drop(Db::open(&self.data.data_dir).map_err(Failure::new)?);
+            // One that cannot be read is what this command is for; one that the service has open is not.
+            match Db::open(&self.data.data_dir) {
+                Err(cause) if !cause.is_damage() => return Err(Failure::new(cause)),
+                Ok(_) | Err(_) => {}
+            }
             let kept = self
                 .data
                 .data_dir

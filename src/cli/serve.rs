@@ -83,7 +83,7 @@ async fn serve(
     let listener = listen(&settings, tls).await?;
     let tasks = Tasks::new();
     let runtime = runtime(&settings, data_dir, &tasks).await?;
-    let db = Db::open(data_dir)?;
+    let db = Db::open_or_set_aside(data_dir, clock.now())?;
     if let Some((listener, objects)) = objects(&settings, data_dir).await? {
         info!(port = settings.s3_server_port.0, bucket = settings.s3_bucket; "the built-in S3 server takes requests");
         tasks.spawn("S3 server", objects.serve(listener, tasks.token()));

@@ -1,7 +1,7 @@
 //! The database as text: what a backup holds of it. One line a record, a count and a digest at the end, so that a damaged
 //! or cut file is known before anything is replaced. An export of a database at work is what it was at one moment.
 
-use super::{DbError, VERSION, failed, not_opened};
+use super::{DbError, VERSION, failed, guarded, not_opened};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -147,12 +147,16 @@ pub fn import(
     };
     let there = path.exists();
     if there {
-        // Held open by nobody else, or this fails.
-        let old = sled::Config::new()
-            .path(&path)
-            .open()
-            .map_err(|cause| not_opened(&path, &cause))?;
-        drop(old);
+        // Held open by nobody else, or this fails; a damaged one is what a backup is restored for.
+        let opened = guarded(|| {
+            let old = sled::Config::new().path(&path).open();
+            old.map(drop).map_err(|cause| not_opened(&path, &cause))
+        });
+        if let Err(cause) = opened
+            && !cause.is_damage()
+        {
+            return Err(cause);
+        }
     }
     if fresh.exists() {
         std::fs::remove_dir_all(&fresh).map_err(folder)?;

@@ -4,16 +4,19 @@
 //! write what it has, and empties the journal.
 //!
 //! A record is the length of its value (4 bytes), its number (8), the value, and the first 8 bytes of the SHA-256 of all
-//! that; numbers are big-endian. The first record that is not whole is the end: it was being written when the program
-//! ended, and nobody was answered for it.
+//! that; numbers are big-endian. A record that is cut off by the end of the file was being written when the program ended,
+//! and nobody was answered for it. Other bytes that are no record are damage: the file is set aside, and every record that
+//! can be found in it is used.
 
 use super::{Db, DbError, failed};
+use crate::clock::{Clock, SystemClock};
 use crate::disk;
 use crate::tasks;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -67,18 +70,21 @@ impl Journal {
     /// When the file cannot be opened or read.
     pub(super) fn open(db: &Db) -> Result<(Self, Vec<Record>), DbError> {
         let path = db.path().join("journal");
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let mut file = file.map_err(failed("open the journal"))?;
+        let (file, bytes) = match read(&path) {
+            Err(cause) if path.is_dir() => {
+                set_aside(db, &path, &cause.to_string(), &Aside::Moved)?;
+                read(&path)
+            }
+            other => other,
+        }
+        .map_err(failed("read the journal"))?;
         disk::sync_folder(db.path()).map_err(failed("keep the journal"))?;
-        let mut bytes = Vec::new();
-        let read = file.read_to_end(&mut bytes);
-        read.map_err(failed("read the journal"))?;
-        let (held, length) = records(&bytes);
+        let (mut held, mut length) = records(&bytes);
+        if !is_cut_off(&bytes[length..]) {
+            held.extend(found_in(&bytes[length..]));
+            length = bytes.len();
+            set_aside(db, &path, "bytes in it are no record", &Aside::Copied)?;
+        }
         let journal = Self {
             db: db.clone(),
             file,
@@ -203,6 +209,63 @@ impl Journal {
     fn batch(&self) -> MutexGuard<'_, Batch> {
         self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn read(path: &Path) -> std::io::Result<(File, Vec<u8>)> {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok((file, bytes))
+}
+
+enum Aside {
+    Moved,
+    Copied,
+}
+
+fn set_aside(db: &Db, path: &Path, cause: &str, how: &Aside) -> Result<(), DbError> {
+    let now = SystemClock.now();
+    let aside = db
+        .path()
+        .with_file_name(format!("journal.unreadable-{now}"));
+    let kept = match how {
+        Aside::Moved => std::fs::rename(path, &aside),
+        Aside::Copied => std::fs::copy(path, &aside).map(drop),
+    };
+    kept.map_err(failed("set the journal aside"))?;
+    db.tell_set_aside(format!(
+        "cannot read all of the journal of webhooks: {cause}; it was set aside as {}, and what could be read is used",
+        aside.display()
+    ));
+    Ok(())
+}
+
+/// Whether this is the beginning of a record that the file's end cuts off, or nothing.
+fn is_cut_off(rest: &[u8]) -> bool {
+    let length = rest
+        .first_chunk()
+        .map(|length| u32::from_be_bytes(*length) as usize);
+    length.is_none_or(|length| rest.len() < HEAD + length + DIGEST) && found_in(rest).is_empty()
+}
+
+/// Every whole record in bytes of which some are none.
+fn found_in(mut rest: &[u8]) -> Vec<Record> {
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        match split(rest) {
+            Some((record, behind)) => {
+                found.push(record);
+                rest = behind;
+            }
+            None => rest = &rest[1..],
+        }
+    }
+    found
 }
 
 fn encode(out: &mut Vec<u8>, number: u64, value: &[u8]) {

@@ -1,27 +1,36 @@
 //! The embedded database: sessions and webhooks go in here, and what was answered as kept is there after any crash. Who
 //! waits for the disk flushes for everybody who waits by then, so that a hundred waiters cost one flush and a single one no
 //! other thread. Nobody outside this room sees sled.
+//!
+//! Losing the database costs no recording: recorders register again, and the store has what they recorded. So what cannot be
+//! read is set aside under a name with the date, told, and the service goes on without it.
 
 pub mod export;
 mod journal;
 pub mod outbox;
 pub mod sessions;
 
+use crate::clock::Timestamp;
 use crate::disk;
 use crate::tasks;
+use nix::fcntl::{Flock, FlockArg};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use tokio::sync::Mutex;
 
-/// The version of the layout of keys and trees; a database of another one is left alone.
+/// The version of the layout of keys and trees; nothing is read from a database of another one.
 pub const VERSION: u32 = 1;
 
 const VERSION_KEY: &[u8] = b"version";
+
+/// The tree of records that could not be read.
+const UNREADABLE: &str = "unreadable";
 
 /// Bytes that sled keeps of its files; the kernel keeps them too.
 const CACHE: u64 = 4 << 20;
@@ -58,9 +67,7 @@ pub enum DbError {
         found: String,
     },
     /// A record cannot be read.
-    #[error(
-        "cannot read the record {key} of the database: {cause}; restore the data directory from a backup"
-    )]
+    #[error("cannot read the record {key} of the database: {cause}")]
     Record {
         /// Which.
         key: String,
@@ -77,12 +84,70 @@ pub enum DbError {
     },
 }
 
+impl DbError {
+    /// Whether the database itself is the fault, not who has it open or where it lies.
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::Folder { .. } | Self::InUse { .. } => false,
+            Self::Version { .. } | Self::Record { .. } | Self::Failed { .. } => true,
+        }
+    }
+}
+
+/// Moves what lies at `path` to a name with the date in it, and answers that.
+///
+/// # Errors
+/// When the folder cannot be written.
+fn set_aside(data_dir: &Path, path: &Path, now: Timestamp) -> Result<PathBuf, DbError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = data_dir.join(format!("{name}.unreadable-{now}"));
+    let moved = std::fs::rename(path, &aside).and_then(|()| disk::sync_folder(data_dir));
+    moved.map_err(|cause| DbError::Folder {
+        path: data_dir.to_owned(),
+        cause: cause.to_string(),
+    })?;
+    Ok(aside)
+}
+
+/// sled panics over some of what it finds in a damaged file.
+fn guarded<T>(work: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
+    // Whatever the work left half done is dropped with it.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(failed("read")(
+            "it is damaged in a way that sled does not expect",
+        ))
+    })
+}
+
+/// sled writes a snapshot under a name of its own and renames it when it is whole. What a kill left under that name it takes
+/// for the newest snapshot and refuses to open; the log beside it has everything that the snapshot was made from.
+fn remove_unfinished_snapshots(path: &Path) -> Result<(), DbError> {
+    let Ok(file) = File::open(path.join("db")) else {
+        return Ok(()); // a fresh one
+    };
+    // sled's own lock: while another process has it, the snapshot may be one that is being written.
+    let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| DbError::InUse {
+        path: path.to_owned(),
+    })?;
+    let entries = std::fs::read_dir(path).map_err(failed("read"))?;
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            log::warn!(file = name; "removed a snapshot of the database that a kill left half written");
+            std::fs::remove_file(entry.path()).map_err(failed("remove a snapshot"))?;
+        }
+    }
+    Ok(())
+}
+
 /// The open database. Clones share it; it closes when the last one is dropped.
 #[derive(Clone)]
 pub struct Db {
     sled: sled::Db,
     flushes: Arc<Flushes>,
     path: PathBuf,
+    set_aside: Arc<StdMutex<Vec<String>>>,
 }
 
 /// Who waits for the disk takes a number. The first in line flushes for everybody who has one by then, and the others find
@@ -101,21 +166,25 @@ impl Db {
     /// Opens the database below `data_dir` and makes it when there is none.
     ///
     /// # Errors
-    /// When the folder cannot be written, another process has the database open, or another version made it.
+    /// When the folder cannot be written, another process has the database open, another version made it, or it is damaged.
     pub fn open(data_dir: &Path) -> Result<Self, DbError> {
         let path = data_dir.join("db");
         let folder = |cause: std::io::Error| DbError::Folder {
             path: data_dir.to_owned(),
             cause: cause.to_string(),
         };
-        std::fs::create_dir_all(&path).map_err(folder)?;
+        std::fs::create_dir_all(data_dir).map_err(folder)?;
         try_writing(data_dir).map_err(folder)?;
-        let sled = sled::Config::new()
-            .path(&path)
-            .cache_capacity(CACHE)
-            .flush_every_ms(Some(1_000))
-            .open()
-            .map_err(|cause| not_opened(&path, &cause))?;
+        if path.exists() && !path.is_dir() {
+            return Err(failed("open")("db is no folder"));
+        }
+        std::fs::create_dir_all(&path).map_err(folder)?;
+        remove_unfinished_snapshots(&path)?;
+        let sled = guarded(|| {
+            let config = sled::Config::new().path(&path).cache_capacity(CACHE);
+            let opened = config.flush_every_ms(Some(1_000)).open();
+            opened.map_err(|cause| not_opened(&path, &cause))
+        })?;
         check_version(&sled, &path)?;
         let flushes = Flushes {
             file: File::open(path.join("db")).map_err(folder)?,
@@ -127,7 +196,81 @@ impl Db {
             sled,
             flushes: Arc::new(flushes),
             path,
+            set_aside: Arc::default(),
         })
+    }
+
+    /// The same for a service that must go on: a database that cannot be opened or read is set aside, and a fresh one takes
+    /// its place. The journal beside it is taken over.
+    ///
+    /// # Errors
+    /// When the folder cannot be written or another process has the database open.
+    pub fn open_or_set_aside(data_dir: &Path, now: Timestamp) -> Result<Self, DbError> {
+        let cause = match Self::open(data_dir).and_then(Self::read_through) {
+            Err(cause) if cause.is_damage() => cause,
+            other => return other,
+        };
+        let aside = set_aside(data_dir, &data_dir.join("db"), now)?;
+        let folder = |cause: std::io::Error| DbError::Folder {
+            path: data_dir.to_owned(),
+            cause: cause.to_string(),
+        };
+        std::fs::create_dir_all(data_dir.join("db")).map_err(folder)?;
+        // Events that were answered as kept may be in the journal alone.
+        let taken_over = match std::fs::copy(aside.join("journal"), data_dir.join("db/journal")) {
+            Ok(_) => "webhooks that its journal holds are delivered",
+            Err(_) => "it had no journal that can be read",
+        };
+        let db = Self::open(data_dir)?;
+        db.tell_set_aside(format!(
+            "{cause}; the database was set aside as {} and a fresh one is used: recorders register again, {taken_over}, other webhooks that waited are lost; delete that folder when it is not wanted any more",
+            aside.display()
+        ));
+        Ok(db)
+    }
+
+    /// Reads every record, so that damage is known before anything relies on it.
+    fn read_through(self) -> Result<Self, DbError> {
+        guarded(|| {
+            for name in self.sled.tree_names() {
+                let tree = self.sled.open_tree(name).map_err(failed("open a tree"))?;
+                for entry in tree.iter() {
+                    entry.map_err(failed("read a record"))?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(self)
+    }
+
+    /// What was set aside since the database was opened, a sentence each.
+    pub fn set_aside(&self) -> Vec<String> {
+        let told = self.set_aside.lock();
+        told.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tell_set_aside(&self, what: String) {
+        log::error!("{what}");
+        let told = self.set_aside.lock();
+        told.unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// Keeps a record that cannot be read in a tree of its own; the caller removes it from where it was.
+    fn set_record_aside(
+        &self,
+        from: &str,
+        (key, value): (&[u8], &[u8]),
+        cause: &DbError,
+    ) -> Result<(), DbError> {
+        let now = crate::clock::Clock::now(&crate::clock::SystemClock);
+        let name = format!("{now} {from} {}", key.escape_ascii());
+        let tree = self.tree(UNREADABLE)?;
+        tree.insert(&name, value)
+            .map_err(failed("set a record aside"))?;
+        self.tell_set_aside(format!(
+            "{cause}: the record was set aside as \"{name}\", the others are used"
+        ));
+        Ok(())
     }
 
     /// Whether there is a database below `data_dir`.
@@ -240,7 +383,7 @@ fn not_opened(path: &Path, cause: &sled::Error) -> DbError {
         {
             DbError::InUse { path }
         }
-        sled::Error::Io(io) => DbError::Folder {
+        sled::Error::Io(io) if is_the_folders(io.kind()) => DbError::Folder {
             path,
             cause: io.to_string(),
         },
@@ -250,6 +393,15 @@ fn not_opened(path: &Path, cause: &sled::Error) -> DbError {
         },
         other => failed("open")(other),
     }
+}
+
+/// Whether an error says something of the folder, and nothing of what lies in it.
+fn is_the_folders(kind: ErrorKind) -> bool {
+    use ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        kind,
+        PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull
+    )
 }
 
 fn failed<E: std::fmt::Display>(act: &'static str) -> impl Fn(E) -> DbError {

@@ -120,8 +120,9 @@ pub struct Delivery {
     pub target: String,
     /// What became of it.
     pub state: DeliveryState,
-    /// How often it was tried.
-    pub attempts: u32,
+    /// How far its tries have come.
+    #[serde(flatten)]
+    pub tries: Tries,
     /// When it is tried next, while it is pending.
     pub next_at: Option<Timestamp>,
     /// What went wrong last.
@@ -129,6 +130,23 @@ pub struct Delivery {
     /// When that state was entered.
     pub changed_at: Timestamp,
     lane: String,
+}
+
+/// How far the tries of a delivery have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tries {
+    /// How many were made.
+    pub attempts: u32,
+    /// Which wait of the schedule comes next.
+    #[serde(default)]
+    pub step: u32,
+    /// When the first was made.
+    #[serde(default)]
+    pub first_at: Option<Timestamp>,
+    /// Whether the session's lane went on without it: later events may have been delivered before it.
+    #[serde(default)]
+    pub late: bool,
 }
 
 /// What became of a delivery.
@@ -178,10 +196,26 @@ pub struct Due {
     pub target: TargetId,
     /// In which order.
     pub lane: Arc<str>,
-    /// How often it was tried.
-    pub attempts: u32,
+    /// How far the tries have come.
+    pub tries: Tries,
     /// Not before.
     pub next_at: Option<Timestamp>,
+    /// The event, where only memory has it.
+    pub unkept: Option<Arc<Unkept>>,
+}
+
+/// An event that the disk did not take. It is delivered from memory while the one who brought it waits.
+#[derive(Debug)]
+pub struct Unkept {
+    event: Event,
+    settled: mpsc::UnboundedSender<()>,
+}
+
+impl Unkept {
+    /// The event, while somebody waits for its delivery.
+    pub fn event(&self) -> Option<&Event> {
+        (!self.settled.is_closed()).then_some(&self.event)
+    }
 }
 
 /// What a delivery came to.
@@ -294,6 +328,7 @@ impl Outbox {
             }),
             due: sender,
         }));
+        outbox.set_unreadable_aside()?;
         outbox.repair()?;
         outbox.take_back(held)?;
         outbox.count()?;
@@ -307,30 +342,12 @@ impl Outbox {
     /// When the database fails; then nothing will be delivered.
     pub async fn accept(&self, mut event: Event) -> Result<String, DbError> {
         self.0.journal.make_room().await?;
-        let (sequence, place) = {
-            let mut front = self.front();
-            let sequence = Sequence(front.next);
-            event.id = format!("msg_{:016x}{}", sequence.0, random::hex::<4>());
-            let value = encode(&event)?;
-            let size = value.len() as u64;
-            self.put(event_key(sequence), value.clone())?;
-            front.next += 1;
-            front.counts.bytes += size;
-            let lane: Arc<str> = event.lane.as_str().into();
-            for target in self.0.targets.keys() {
-                self.insert_delivery(sequence, *target, &event)?;
-                front.add(DeliveryState::Pending, *target);
-                front.unannounced.push_back(Due {
-                    sequence,
-                    target: *target,
-                    lane: Arc::clone(&lane),
-                    attempts: 0,
-                    next_at: None,
-                });
-            }
-            (sequence, self.0.journal.add(sequence.0, &value))
-        };
-        self.0.journal.durable(place).await?;
+        let (sequence, place) = self.write(&mut event)?;
+        if let Err(cause) = self.0.journal.durable(place).await
+            && self.withdraw(sequence)
+        {
+            return Err(cause);
+        }
         self.announce(sequence);
         if self.counts().bytes > self.0.bounds.bytes {
             // What is about to be forgotten must not come back from the journal, in the place of what waits.
@@ -338,6 +355,73 @@ impl Outbox {
         }
         self.tidy(event.received_at)?;
         Ok(event.id)
+    }
+
+    /// Delivers an event that the disk does not take, from memory and in its lane's order. Answers when every target has
+    /// taken or refused it; once nobody waits for this any more, it is not tried again.
+    pub async fn pass_on(&self, mut event: Event) {
+        let (sender, mut settled) = mpsc::unbounded_channel();
+        let sequence = self.front().take_number();
+        event.id = new_id(sequence);
+        let lane: Arc<str> = event.lane.as_str().into();
+        let unkept = Arc::new(Unkept {
+            event,
+            settled: sender,
+        });
+        for target in self.0.targets.keys() {
+            self.send(Due {
+                unkept: Some(Arc::clone(&unkept)),
+                ..Due::fresh(sequence, *target, &lane)
+            });
+        }
+        for _ in self.0.targets.keys() {
+            // It never ends while the event is held here, so a delivery that is dropped is not taken for a settled one.
+            settled.recv().await;
+        }
+        drop(unkept);
+    }
+
+    /// Writes an event with its deliveries, and adds it to the journal. Answers its place in the order and in the journal.
+    fn write(&self, event: &mut Event) -> Result<(Sequence, u64), DbError> {
+        let mut front = self.front();
+        // A number is used once, also where writing under it failed half way.
+        let sequence = front.take_number();
+        event.id = new_id(sequence);
+        let value = encode(event)?;
+        self.put(event_key(sequence), value.clone())?;
+        let lane: Arc<str> = event.lane.as_str().into();
+        for target in self.0.targets.keys() {
+            self.insert_delivery(sequence, *target, event)?;
+        }
+        front.counts.bytes += value.len() as u64;
+        for target in self.0.targets.keys() {
+            front.add(DeliveryState::Pending, *target);
+            front
+                .unannounced
+                .push_back(Due::fresh(sequence, *target, &lane));
+        }
+        Ok((sequence, self.0.journal.add(sequence.0, &value)))
+    }
+
+    /// Takes an event back that did not come to the disk; answers whether that was still possible. It is not where a later
+    /// write brought both there.
+    fn withdraw(&self, sequence: Sequence) -> bool {
+        {
+            let mut front = self.front();
+            let before = front.unannounced.len();
+            front.unannounced.retain(|due| due.sequence != sequence);
+            if front.unannounced.len() == before {
+                return false;
+            }
+        }
+        for target in self.0.targets.keys() {
+            if let Err(cause) = self.forget(DeliveryState::Pending, sequence, *target) {
+                log::warn!(
+                    "a webhook that was refused may be delivered after the next start: {cause}"
+                );
+            }
+        }
+        true
     }
 
     /// Has the journal emptied soon after an event came into it; to be run beside whoever accepts events, until it is
@@ -367,11 +451,23 @@ impl Outbox {
         value.map(|value| decode(sequence, &value)).transpose()
     }
 
-    /// Writes down what a delivery came to.
+    /// What was set aside at the start, because it could not be read.
+    pub fn set_aside(&self) -> Vec<String> {
+        self.0.db.set_aside()
+    }
+
+    /// Writes down what a delivery came to after the tries that `due` counts.
     ///
     /// # Errors
     /// When the database fails.
     pub fn settle(&self, due: &Due, outcome: Outcome, now: Timestamp) -> Result<(), DbError> {
+        if let Some(unkept) = &due.unkept {
+            if !matches!(outcome, Outcome::Again { .. }) {
+                // Nobody waits any more where the receiver is gone.
+                let _ = unkept.settled.send(());
+            }
+            return Ok(());
+        }
         let (state, next_at, error) = match outcome {
             Outcome::Delivered => (DeliveryState::Delivered, None, None),
             Outcome::Again { at, why } => (DeliveryState::Pending, Some(at), Some(why)),
@@ -380,7 +476,7 @@ impl Outbox {
         let Some(mut delivery) = self.delivery(due.sequence, due.target)? else {
             return Ok(()); // forgotten meanwhile: the outbox was full
         };
-        delivery.attempts = due.attempts + 1;
+        delivery.tries = due.tries;
         delivery.next_at = next_at;
         delivery.last_error = error.or(delivery.last_error);
         self.store(due.sequence, due.target, delivery, state, now)
@@ -532,18 +628,12 @@ impl Outbox {
         }
         let delivery = old.unwrap_or_else(|| self.fresh(target, event));
         let delivery = Delivery {
-            attempts: 0,
+            tries: Tries::default(),
             next_at: None,
             ..delivery
         };
         self.store(sequence, target, delivery, DeliveryState::Pending, now)?;
-        self.send(Due {
-            sequence,
-            target,
-            lane: event.lane.as_str().into(),
-            attempts: 0,
-            next_at: None,
-        });
+        self.send(Due::fresh(sequence, target, &event.lane.as_str().into()));
         Ok(1)
     }
 
@@ -551,7 +641,7 @@ impl Outbox {
         Delivery {
             target: self.0.targets.get(&target).cloned().unwrap_or_default(),
             state: DeliveryState::Pending,
-            attempts: 0,
+            tries: Tries::default(),
             next_at: None,
             last_error: None,
             changed_at: event.received_at,
@@ -563,7 +653,14 @@ impl Outbox {
     fn take_back(&self, held: Vec<Record>) -> Result<(), DbError> {
         for (number, value) in held {
             let sequence = Sequence(number);
-            let event = decode(sequence, &value)?;
+            let event = match decode(sequence, &value) {
+                Ok(event) => event,
+                Err(cause) => {
+                    let record = (&event_key(sequence)[..], &value[..]);
+                    self.0.db.set_record_aside("journal", record, &cause)?;
+                    continue;
+                }
+            };
             self.put(event_key(sequence), value)?;
             for target in self.0.targets.keys() {
                 match self.delivery(sequence, *target)? {
@@ -619,10 +716,7 @@ impl Outbox {
     fn delivery(&self, seq: Sequence, target: TargetId) -> Result<Option<Delivery>, DbError> {
         let key = delivery_key(seq, target);
         let value = self.0.tree.get(&key).map_err(fault("read a delivery"))?;
-        let read = |value: sled::IVec| {
-            serde_json::from_slice(&value).map_err(|cause| broken(seq, &cause.to_string()))
-        };
-        value.map(read).transpose()
+        value.map(|value| read_delivery(seq, &value)).transpose()
     }
 
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), DbError> {
@@ -694,8 +788,9 @@ impl Outbox {
                 sequence,
                 target,
                 lane: delivery.lane.as_str().into(),
-                attempts: delivery.attempts,
+                tries: delivery.tries,
                 next_at: delivery.next_at,
+                unkept: None,
             };
             if self.0.targets.contains_key(&target) {
                 self.send(due);
@@ -812,12 +907,47 @@ impl Outbox {
         self.0.tree.scan_prefix(prefix).keys().next().is_some()
     }
 
+    /// Takes events and deliveries out that cannot be read, so that the others are delivered and listed.
+    fn set_unreadable_aside(&self) -> Result<(), DbError> {
+        let tree = &self.0.tree;
+        for entry in tree.iter() {
+            let (key, value) = entry.map_err(fault("read the outbox"))?;
+            let read = match key.split_first() {
+                Some((b'e', rest)) => match number(rest).map(Sequence) {
+                    Some(sequence) => decode(sequence, &value).map(drop),
+                    None => Err(broken(Sequence(0), "its key is none")),
+                },
+                Some((b'd', rest)) => match place(rest) {
+                    Some((sequence, _)) => read_delivery(sequence, &value).map(drop),
+                    None => Err(broken(Sequence(0), "its key is none")),
+                },
+                _ => Ok(()),
+            };
+            if let Err(cause) = read {
+                let record = (&key[..], &value[..]);
+                self.0.db.set_record_aside("outbox", record, &cause)?;
+                self.drop(key.to_vec())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tidies up what a crash left half done. Nothing of it was answered as kept, or it was about to be forgotten.
     fn repair(&self) -> Result<(), DbError> {
         for key in self.0.tree.scan_prefix("e").keys() {
             let key = key.map_err(fault("read the outbox"))?;
             let sequence = number(&key[1..]).map(Sequence);
             if sequence.is_some_and(|sequence| !self.has_deliveries(sequence)) {
+                self.drop(key.to_vec())?;
+            }
+        }
+        for key in self.0.tree.scan_prefix("d").keys() {
+            let key = key.map_err(fault("read the outbox"))?;
+            let Some((sequence, _)) = place(&key[1..]) else {
+                continue;
+            };
+            let kept = self.0.tree.contains_key(event_key(sequence));
+            if !kept.map_err(fault("read an event"))? {
                 self.drop(key.to_vec())?;
             }
         }
@@ -841,7 +971,26 @@ impl Outbox {
     }
 }
 
+impl Due {
+    fn fresh(sequence: Sequence, target: TargetId, lane: &Arc<str>) -> Self {
+        Self {
+            sequence,
+            target,
+            lane: Arc::clone(lane),
+            tries: Tries::default(),
+            next_at: None,
+            unkept: None,
+        }
+    }
+}
+
 impl Front {
+    fn take_number(&mut self) -> Sequence {
+        let number = self.next;
+        self.next += 1;
+        Sequence(number)
+    }
+
     fn add(&mut self, state: DeliveryState, target: TargetId) {
         if let Some(count) = self.counter(state, target) {
             *count += 1;
@@ -868,6 +1017,10 @@ impl fmt::Debug for Outbox {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_tuple("Outbox").field(&self.counts()).finish()
     }
+}
+
+fn new_id(sequence: Sequence) -> String {
+    format!("msg_{:016x}{}", sequence.0, random::hex::<4>())
 }
 
 fn event_key(seq: Sequence) -> Vec<u8> {
@@ -911,6 +1064,10 @@ fn decode(seq: Sequence, value: &[u8]) -> Result<Event, DbError> {
         body: Bytes::copy_from_slice(body),
         ..event
     })
+}
+
+fn read_delivery(seq: Sequence, value: &[u8]) -> Result<Delivery, DbError> {
+    serde_json::from_slice(value).map_err(|cause| broken(seq, &cause.to_string()))
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, DbError> {

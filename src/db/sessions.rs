@@ -16,6 +16,7 @@ const JSON: u8 = 2;
 /// The stored sessions.
 #[derive(Clone)]
 pub struct Sessions {
+    db: Db,
     tree: sled::Tree,
     particulars: sled::Tree,
 }
@@ -27,6 +28,7 @@ impl Db {
     /// When the database fails.
     pub fn sessions(&self) -> Result<Sessions, DbError> {
         Ok(Sessions {
+            db: self.clone(),
             tree: self.tree("sessions")?,
             particulars: self.tree("particulars")?,
         })
@@ -54,16 +56,36 @@ impl Sessions {
         insert(&self.particulars, id, particulars)
     }
 
-    /// A session's particulars; none are known of a session that is not there.
+    /// A session's particulars; none are known of a session that is not there. Those that cannot be read are set aside.
     ///
     /// # Errors
-    /// When the database fails or the record cannot be read.
+    /// When the database fails.
     pub fn particulars(&self, id: &RecordingId) -> Result<Particulars, DbError> {
         let record = self.particulars.get(id.as_str());
-        match record.map_err(failed("read a session"))? {
-            Some(record) => decode(id.as_str(), &record),
-            None => Ok(Particulars::default()),
-        }
+        let Some(record) = record.map_err(failed("read a session"))? else {
+            return Ok(Particulars::default());
+        };
+        decode(id.as_str(), &record).or_else(|cause| {
+            self.set_aside(
+                &self.particulars,
+                "particulars",
+                (id.as_str().as_bytes(), &record),
+                &cause,
+            )?;
+            Ok(Particulars::default())
+        })
+    }
+
+    fn set_aside(
+        &self,
+        tree: &sled::Tree,
+        name: &str,
+        record: (&[u8], &[u8]),
+        cause: &DbError,
+    ) -> Result<(), DbError> {
+        self.db.set_record_aside(name, record, cause)?;
+        let removed = tree.remove(record.0);
+        removed.map(drop).map_err(failed("remove a session"))
     }
 
     /// Forgets a session.
@@ -78,21 +100,34 @@ impl Sessions {
         Ok(())
     }
 
-    /// Every session. A record that holds particulars too is divided.
+    /// Every session. A record that holds particulars too is divided; one that cannot be read is set aside.
     ///
     /// # Errors
-    /// When the database fails or a record cannot be read.
+    /// When the database fails.
     pub fn all(&self) -> impl Iterator<Item = Result<Session, DbError>> {
-        self.tree.iter().map(|entry| {
-            let (key, record) = entry.map_err(failed("read a session"))?;
-            let key = String::from_utf8_lossy(&key);
-            let session: Session = decode(&key, &record)?;
-            if record.first() == Some(&BOTH) {
-                self.put_particulars(&session.id, &decode(&key, &record)?)?;
-                self.put(&session)?;
+        self.tree.iter().filter_map(|entry| {
+            let (key, record) = match entry.map_err(failed("read a session")) {
+                Ok(entry) => entry,
+                Err(cause) => return Some(Err(cause)),
+            };
+            match self.read(&key, &record) {
+                Err(cause @ DbError::Record { .. }) => self
+                    .set_aside(&self.tree, "sessions", (&key, &record), &cause)
+                    .err()
+                    .map(Err),
+                read => Some(read),
             }
-            Ok(session)
         })
+    }
+
+    fn read(&self, key: &[u8], record: &[u8]) -> Result<Session, DbError> {
+        let key = String::from_utf8_lossy(key);
+        let session: Session = decode(&key, record)?;
+        if record.first() == Some(&BOTH) {
+            self.put_particulars(&session.id, &decode(&key, record)?)?;
+            self.put(&session)?;
+        }
+        Ok(session)
     }
 }
 

@@ -124,6 +124,13 @@ impl Shared {
             .oldest_pending()
             .map(|at| self.clock.now().since(at));
         let late = oldest.is_some_and(|age| age > OLD);
+        let set_aside = self.outbox.set_aside();
+        if !set_aside.is_empty() {
+            return down(&format!(
+                "{}; the service's next start clears this",
+                set_aside.join("; ")
+            ));
+        }
         let part = up([
             ("pending", value!(counts.pending)),
             ("dead", value!(counts.dead)),

@@ -96,6 +96,19 @@ impl Fault {
     }
 }
 
+/// Marks a response that is not to be sent: the connection is closed without one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoAnswer;
+
+/// For a client that repeats a request only when it got no answer.
+pub(super) fn no_answer() -> Response {
+    let mut response = Response::default();
+    // What logs and metrics say of it.
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.extensions_mut().insert(NoAnswer);
+    response
+}
+
 /// Gives a response that carries a [`Fault`] the body that says so.
 pub(super) fn write_body(response: &mut Response, now: Timestamp, path: &str, request_id: &str) {
     let Some(fault) = response.extensions_mut().remove::<Fault>() else {

@@ -2,6 +2,7 @@
 //! slow to speak is closed; one that is broken harms nobody else. The certificate can change while connections live.
 
 use super::Edge;
+use super::answer::NoAnswer;
 use crate::outbound::install_tls;
 use crate::tasks::Tasks;
 use hyper::server::conn::http1;
@@ -13,7 +14,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -227,6 +227,11 @@ async fn pause_after(cause: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
+/// A request that is not to be answered.
+#[derive(Debug, thiserror::Error)]
+#[error("the request is left unanswered on purpose")]
+struct Unanswered;
+
 struct Connection {
     peer: SocketAddr,
     edge: Arc<Edge>,
@@ -256,7 +261,14 @@ impl Connection {
         let (edge, peer) = (self.edge, self.peer);
         let service = service_fn(move |request| {
             let edge = Arc::clone(&edge);
-            async move { Ok::<_, Infallible>(edge.answer(request, peer).await) }
+            async move {
+                let response = edge.answer(request, peer).await;
+                // hyper closes a connection whose service fails, and writes nothing.
+                match response.extensions().get::<NoAnswer>() {
+                    Some(_) => Err(Unanswered),
+                    None => Ok(response),
+                }
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

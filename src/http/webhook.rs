@@ -1,7 +1,9 @@
 //! OpenVidu's webhooks come in here. One is looked at, written to the outbox and on disk before it is answered, for OpenVidu
-//! sends nothing twice that was answered, and everything waits behind a slow answer. Acting and relaying come after.
+//! sends nothing twice that was answered, and everything waits behind a slow answer. Acting and relaying come after, but where
+//! the disk takes nothing: then the event is delivered while OpenVidu waits, and where that fails too, the connection is
+//! closed without an answer, for only then does OpenVidu send it again.
 
-use super::answer::{Fault, WEBHOOK_LIMIT, body, decode, json, json_with, raw_body};
+use super::answer::{Fault, WEBHOOK_LIMIT, body, decode, json, json_with, no_answer, raw_body};
 use super::route::{Access, Routes, param};
 use super::{Shared, metrics, with};
 use crate::clock::Timestamp;
@@ -13,12 +15,19 @@ use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 use warp::Filter;
 use warp::reject::Rejection;
 use warp::reply::Response;
 
 const ENDPOINT: &str = "/openvidu/webhook";
+
+/// How long OpenVidu is kept waiting for a webhook that the disk does not take: a little less than its own patience.
+const PATIENCE: Duration = Duration::from_secs(9);
+
+/// In place of an id: the event was delivered, and is not kept for replay.
+const NOT_KEPT: &str = "not kept";
 
 pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
     let receiving = with(shared)
@@ -74,13 +83,13 @@ pub(super) struct Received {
     timestamp: Timestamp,
     processing_time_ms: u64,
     method: String,
-    /// Under this id it is listed and delivered.
+    /// Under this id it is listed and delivered; "not kept" where the disk did not take it and it was delivered at once.
     id: String,
 }
 
 /// Takes an event of OpenVidu.
 #[utoipa::path(method(post, put, patch, delete), path = "/openvidu/webhook", tag = "webhook", security((), ("token" = [])), request_body = Envelope, responses(
-    (status = 200, description = "it is on disk and will be acted on and relayed", body = Received),
+    (status = 200, description = "it is on disk and will be acted on and relayed; or, where the disk takes nothing, both is done. Where that fails too, the connection is closed without an answer", body = Received),
     (status = 400, description = "it is no event", body = ErrorBody),
     (status = 401, description = "the token is missing or wrong", body = ErrorBody),
     (status = 403, description = "not from this address", body = ErrorBody),
@@ -99,7 +108,15 @@ pub(super) async fn receive(
         Some(name) => format!("Webhook {name} received"),
         None => "Webhook received".to_owned(),
     };
-    let id = shared.outbox.accept(event).await.map_err(not_kept)?;
+    let id = match shared.outbox.accept(event.clone()).await {
+        Ok(id) => id,
+        Err(cause) => {
+            if !passed_on(&shared, event, &cause, began).await {
+                return Ok(no_answer());
+            }
+            NOT_KEPT.to_owned()
+        }
+    };
     let took = shared.clock.uptime().saturating_sub(began);
     metrics::webhook(took);
     Ok(json(&Received {
@@ -153,9 +170,17 @@ fn read(method: &Method, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Re
     })
 }
 
-fn not_kept(cause: DbError) -> Fault {
-    log::error!(cause:% = cause; "a webhook could not be written and was refused");
-    Fault::unavailable("the webhook could not be written to disk")
+/// Whether every target took an event that the disk does not take, while OpenVidu waits for the answer.
+async fn passed_on(shared: &Shared, event: Event, cause: &DbError, began: Duration) -> bool {
+    let left = (began + PATIENCE).saturating_sub(shared.clock.uptime());
+    let passed_on = tokio::time::timeout(left, shared.outbox.pass_on(event)).await;
+    match passed_on {
+        Ok(()) => log::error!(cause:% = cause;
+            "a webhook could not be written to disk and was delivered from memory; free space in the data directory, and start the service again if this goes on"),
+        Err(_) => log::error!(cause:% = cause;
+            "a webhook could neither be written to disk nor delivered in time: its connection is closed without an answer, so that OpenVidu sends it again; free space in the data directory"),
+    }
+    passed_on.is_ok()
 }
 
 /// Says that webhooks may come.

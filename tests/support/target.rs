@@ -8,12 +8,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// The endpoint; it is gone when dropped.
 #[derive(Debug)]
@@ -21,7 +25,19 @@ pub struct Target {
     /// Where it listens on the loopback interface.
     pub port: u16,
     came: Arc<Mutex<Vec<Came>>>,
-    task: tokio::task::JoinHandle<()>,
+    tasks: Tasks,
+}
+
+/// Ended when dropped.
+#[derive(Debug)]
+struct Tasks(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
 }
 
 /// A delivery.
@@ -54,12 +70,42 @@ impl Target {
         let task = tokio::spawn(serve(listener, move |request| {
             answer(request, Arc::clone(&shared), Arc::clone(&manner))
         }));
-        Self { port, came, task }
+        Self {
+            port,
+            came,
+            tasks: Tasks(vec![task]),
+        }
     }
 
     /// One that takes everything.
     pub async fn agreeable() -> Self {
         Self::start(0, |_, _| (200, None)).await
+    }
+
+    /// One that takes everything over TLS, with the certificate and key of these PEM files.
+    pub async fn secure(certificate: &Path, key: &Path) -> Self {
+        let mut plain = Self::agreeable().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = acceptor(certificate, key);
+        let behind = plain.port;
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    // A client that refuses the certificate ends the connection here.
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let mut inner = TcpStream::connect(("127.0.0.1", behind)).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut inner).await;
+                });
+            }
+        });
+        plain.tasks.0.push(task);
+        plain.port = port;
+        plain
     }
 
     /// Its address.
@@ -115,10 +161,16 @@ pub struct Told {
     pub event: Value,
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+fn acceptor(certificate: &Path, key: &Path) -> TlsAcceptor {
+    ov2_ha_recorder::outbound::install_tls();
+    let chain = CertificateDer::pem_file_iter(certificate).unwrap();
+    let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// Serves for ever, each request by `answer`.
