@@ -217,4 +217,22 @@ mod tests {
             .await;
         assert!(matches!(answer, Err(DevToolsError::Closed)), "{answer:?}");
     }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_is_passed_over_alone() {
+        let tasks = Tasks::new();
+        let (_chrome_in, commands) = io::pipe().unwrap();
+        let (answers, mut chrome_out) = io::pipe().unwrap();
+        let (_devtools, mut events) =
+            DevTools::over(commands.into(), answers.into(), &tasks).unwrap();
+        let chrome = std::thread::spawn(move || {
+            let text = "x".repeat(2 * LONGEST as usize + 7);
+            let long = format!("{{\"method\":\"Long\",\"params\":\"{text}\"}}\0");
+            chrome_out.write_all(long.as_bytes()).unwrap();
+            let short = "{\"method\":\"Short\",\"params\":{}}\0";
+            chrome_out.write_all(short.as_bytes()).unwrap();
+        });
+        assert_eq!(events.recv().await.unwrap().method, "Short");
+        chrome.join().unwrap();
+    }
 }

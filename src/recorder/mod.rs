@@ -487,7 +487,7 @@ impl Scene {
             display: on_display.clone(),
             audio: on_audio.clone(),
             page,
-            leniency: Leniency::default(),
+            leniency: Leniency::new(Arc::clone(&stage.clock)),
         };
         tasks.spawn("browser", async move {
             on.keep(Part::Browser, || browser::live(&on, &ordered, &ground))
@@ -512,7 +512,7 @@ impl Scene {
                 chunk,
                 syntax: capture::Syntax::of_installed().await,
                 begun: false.into(),
-                leniency: Leniency::default(),
+                leniency: Leniency::new(Arc::clone(&on.clock)),
             };
             on.keep(Part::Capture, || capture::live(&on, &ordered, &ground))
                 .await;

@@ -13,10 +13,9 @@ use crate::tasks::Tasks;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The restarts of one part that are accepted within [`WINDOW`].
@@ -195,27 +194,45 @@ pub(super) async fn blame(how: String, below: impl Future<Output = String>) -> E
 
 /// Patience with what may hang, or may only be slow: twice as long each time that it was replaced for its silence, so that
 /// on a slow machine what is slow is not replaced for ever.
-#[derive(Debug, Default)]
-pub(super) struct Leniency(Mutex<(u32, Option<Instant>)>);
+pub(super) struct Leniency {
+    clock: Arc<dyn Clock>,
+    lost: Mutex<Lost>,
+}
+
+/// How often something was replaced for its silence, and when last.
+#[derive(Clone, Copy, Default)]
+struct Lost {
+    doublings: u32,
+    last: Duration,
+}
 
 impl Leniency {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let lost = Mutex::default();
+        Self { clock, lost }
+    }
+
     /// `usual`, doubled as often as something was replaced of late.
     pub(super) fn stretch(&self, usual: Duration) -> Duration {
-        let lock = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match *lock {
-            (doublings, Some(last)) if last.elapsed() < MEMORY => usual * 2u32.pow(doublings),
-            _ => usual,
-        }
+        usual * 2u32.pow(self.doublings(&self.lock()))
     }
 
     /// Something was silent for longer than that and is replaced.
     pub(super) fn lost_patience(&self) {
-        let mut lock = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let doublings = match *lock {
-            (doublings, Some(last)) if last.elapsed() < MEMORY => doublings + 1,
-            _ => 1,
+        let mut lost = self.lock();
+        *lost = Lost {
+            doublings: (self.doublings(&lost) + 1).min(MOST_DOUBLINGS),
+            last: self.clock.uptime(),
         };
-        *lock = (doublings.min(MOST_DOUBLINGS), Some(Instant::now()));
+    }
+
+    fn doublings(&self, lost: &Lost) -> u32 {
+        let age = self.clock.uptime().saturating_sub(lost.last);
+        if age < MEMORY { lost.doublings } else { 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lost> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -345,15 +362,17 @@ mod tests {
         assert_eq!(patience.after_death(), Next::After(Duration::ZERO));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn patience_grows_with_what_is_slow_and_is_usual_again_in_time() {
-        let (leniency, usual) = (Leniency::default(), Duration::from_secs(10));
+    #[test]
+    fn patience_grows_with_what_is_slow_and_is_usual_again_in_time() {
+        let clock = ManualClock::at(Timestamp::from_millis(0));
+        let leniency = Leniency::new(Arc::new(clock.clone()));
+        let usual = Duration::from_secs(10);
         assert_eq!(leniency.stretch(usual), usual);
         for expected in [20, 40, 80, 160, 160] {
             leniency.lost_patience();
             assert_eq!(leniency.stretch(usual), Duration::from_secs(expected));
         }
-        tokio::time::advance(MEMORY).await;
+        clock.advance(MEMORY);
         assert_eq!(leniency.stretch(usual), usual);
         leniency.lost_patience();
         assert_eq!(leniency.stretch(usual), usual * 2);

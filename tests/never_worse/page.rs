@@ -3,7 +3,8 @@
 
 use crate::record::{Recorder, Stage, Watch, has_trouble};
 use crate::support::page::{Answer, CLOCK, OddPage};
-use crate::support::stage::seconds_now;
+use crate::support::stage::{leave_out, seconds_now};
+use crate::support::stock;
 use crate::support::wait;
 use serde_json::{Value, json};
 use std::fs;
@@ -139,12 +140,17 @@ async fn is_shown_once(status: u16) {
     shows_the_page(&stage);
     let footage = stage.footage();
     assert!(footage.missing() < 0.5, "{} s", footage.missing());
+    match stock::records(&page.url(), Duration::from_secs(4)).await {
+        Ok(stock) => assert!(stock.first_clock() > 0.0),
+        Err(why) => leave_out("what OpenVidu's own recorder makes of an error page", &why),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_whose_first_answer_takes_35_seconds_is_loaded_once_and_recorded() {
     let page = OddPage::serve(Answer {
         delay: Duration::from_secs(35),
+        body: format!("{CLOCK}<script>fetch('/said/shown')</script>"),
         ..Answer::default()
     })
     .await;
@@ -154,6 +160,10 @@ async fn a_page_whose_first_answer_takes_35_seconds_is_loaded_once_and_recorded(
     let mut recorder = stage.start().await;
     let is_told = |report: &Value| has_trouble(report, "page", "has not answered yet");
     watch.sees("the slow page", is_told).await;
+    wait::until_true("the slow answer", Duration::from_secs(40), || {
+        page.said() == ["shown"]
+    })
+    .await;
     is_well(&watch).await;
     nothing_was_started_again(&watch.report().await);
     ends_well(&mut recorder, &stage).await;
