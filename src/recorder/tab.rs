@@ -65,8 +65,9 @@ pub(super) async fn watch(
         // What a page says of its failure may name its address.
         let message = stage.hidden.clean(fault.message());
         stage.seen.trouble(TroubleKind::Page, message.as_str());
-        if health.is_chrome_to_be_replaced(&fault) {
-            return message;
+        match health.remedy(&fault) {
+            Remedy::LoadAgain => {}
+            Remedy::ReplaceChrome => return message,
         }
         tokio::time::sleep(health.delay()).await;
         log::info!("the page is loaded again");
@@ -93,6 +94,13 @@ impl Fault {
             Self::Closed => "",
         }
     }
+}
+
+/// What helps a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    LoadAgain,
+    ReplaceChrome,
 }
 
 /// How the page has been within one Chrome.
@@ -127,15 +135,14 @@ impl Health {
         self.well_since = None;
     }
 
-    fn is_chrome_to_be_replaced(&mut self, fault: &Fault) -> bool {
+    /// Notes `fault` and says what helps.
+    fn remedy(&mut self, fault: &Fault) -> Remedy {
         self.note_fault();
+        self.crashes += u32::from(matches!(fault, Fault::Crashed(_)));
         match fault {
-            Fault::NotLoaded(_) => false,
-            Fault::Crashed(_) => {
-                self.crashes += 1;
-                self.crashes > MOST_CRASHES
-            }
-            Fault::Hanging(_) | Fault::Closed => true,
+            Fault::NotLoaded(_) => Remedy::LoadAgain,
+            Fault::Crashed(_) if self.crashes <= MOST_CRASHES => Remedy::LoadAgain,
+            Fault::Crashed(_) | Fault::Hanging(_) | Fault::Closed => Remedy::ReplaceChrome,
         }
     }
 
@@ -153,12 +160,9 @@ async fn attach(devtools: &DevTools, patience: Duration) -> Result<String, DevTo
     };
     ask(None, "Target.setDiscoverTargets", json!({"discover": true})).await?;
     // An address that is a file to be kept is loaded again as any other that shows nothing; the file is not kept each time.
-    ask(
-        None,
-        "Browser.setDownloadBehavior",
-        json!({"behavior": "deny"}),
-    )
-    .await?;
+    // A Chrome that refuses this records all the same.
+    let deny = json!({"behavior": "deny"});
+    let _ = ask(None, "Browser.setDownloadBehavior", deny).await;
     let targets = ask(None, "Target.getTargets", json!({})).await?;
     let page = targets["targetInfos"]
         .as_array()
