@@ -1,13 +1,16 @@
 //! One operating-system process of ours: started in a process group of its own, its last words kept for the message
 //! about its end, its group ended with it. Under the first process of a container orphans end up with us; they are
-//! reaped here, without taking the children that have an owner.
+//! reaped here, without taking the children that have an owner. Outside a container a recorder that is killed by force has
+//! nobody who ends its children: those started by [`dies_with_us`] are ended by the kernel.
 
 use crate::tasks::Tasks;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 use std::collections::{BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +21,9 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 const LAST_WORDS: usize = 8;
 /// The most of one line that is looked at; a child that prints without line ends must not fill our memory.
 const LONGEST_LINE: u64 = 4096;
+
+/// The subcommand of this program through which [`dies_with_us`] starts others.
+pub const DIE_WITH_PARENT: &str = "die-with-parent";
 
 /// Children that have an owner. Held over a spawn, so that no child is reaped before it is listed.
 static OWNED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -190,6 +196,33 @@ impl Drop for Child {
             lock(&OWNED).remove(&self.pid.as_raw());
         }
     }
+}
+
+/// A command for `program` that the kernel ends when the thread that starts it ends, however that comes: start it from one
+/// that lives as long as this process. Only the child itself can ask for that, so this program is started, which becomes
+/// `program` by [`die_with_parent`].
+pub fn dies_with_us(program: &str) -> std::process::Command {
+    // Not the path: an update replaces the file while recorders run.
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command
+        .arg(DIE_WITH_PARENT)
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .arg(program);
+    command
+}
+
+/// Becomes `program`, ended by force when `parent`, which started this process, ends. Returns only when it cannot.
+pub fn die_with_parent(parent: u32, program: &OsStr, arguments: &[OsString]) -> std::io::Error {
+    if let Err(cause) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
+        // A program that may outlive its parent is better than none.
+        log::debug!("the kernel does not end {}: {cause}", program.display());
+    }
+    // It may have ended before the kernel was asked; then nobody waits for the program.
+    if i64::from(getppid().as_raw()) != i64::from(parent) {
+        return std::io::Error::other("the process that wanted it has ended");
+    }
+    std::process::Command::new(program).args(arguments).exec()
 }
 
 fn describe(status: ExitStatus) -> String {

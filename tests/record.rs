@@ -673,7 +673,7 @@ pub struct Watch {
 
 impl Watch {
     /// Waits until the last report that the controller has is as `seen` wants it; how long that took.
-    async fn sees(&self, what: &str, seen: impl Fn(&Value) -> bool) -> Duration {
+    pub async fn sees(&self, what: &str, seen: impl Fn(&Value) -> bool) -> Duration {
         let path = format!("/api/sessions/{}", self.session);
         let (took, ()) = wait::until(what, Duration::from_secs(30), || async {
             let session = self.controller.get(&path).await;
@@ -683,10 +683,16 @@ impl Watch {
         println!("the controller knows of {what} after {took:?}");
         took
     }
+
+    /// The last report.
+    pub async fn report(&self) -> Value {
+        let path = format!("/api/sessions/{}", self.session);
+        self.controller.get(&path).await["report"].clone()
+    }
 }
 
 /// Whether a report names a trouble of this kind, in these words.
-fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
+pub fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
     let troubles = report["troubles"].as_array();
     troubles.into_iter().flatten().any(|trouble| {
         trouble["kind"] == kind && trouble["message"].as_str().unwrap().contains(words)
@@ -976,18 +982,18 @@ impl Recorder {
     }
 
     /// Kills the one child of ours that is called `name` and has `mark` among its arguments.
-    fn kill_child(&self, name: &str, mark: &str) {
+    pub fn kill_child(&self, name: &str, mark: &str) {
         assert!(self.kill_any(name, mark), "there is no {name}");
     }
 
     /// Kills such a child if it is there.
-    fn kill_any(&self, name: &str, mark: &str) -> bool {
+    pub fn kill_any(&self, name: &str, mark: &str) -> bool {
         let found = self.children(name, mark);
         assert!(found.len() < 2, "{name}: {found:?}");
         found.iter().all(|pid| signal(pid, "KILL")) && !found.is_empty()
     }
 
-    fn children(&self, name: &str, mark: &str) -> Vec<String> {
+    pub fn children(&self, name: &str, mark: &str) -> Vec<String> {
         let ours = self.process.id().to_string();
         self.below(|it| it.parent == ours && it.name == name && it.says(mark))
     }
@@ -1000,7 +1006,7 @@ impl Recorder {
     }
 
     /// Signals the processes in which pages live.
-    fn signal_renderers(&self, with: &str) {
+    pub fn signal_renderers(&self, with: &str) {
         let found = self.below(|it| it.says("--type=renderer"));
         assert!(!found.is_empty(), "no page is shown");
         // one that nobody needed may end by itself meanwhile
@@ -1008,7 +1014,7 @@ impl Recorder {
     }
 
     /// The processes below the recorder that `wanted` picks, by their numbers.
-    fn below(&self, wanted: impl Fn(&Below) -> bool) -> Vec<String> {
+    pub fn below(&self, wanted: impl Fn(&Below) -> bool) -> Vec<String> {
         let all: BTreeMap<String, Below> = fs::read_dir("/proc")
             .unwrap()
             .flatten()
@@ -1026,7 +1032,7 @@ impl Recorder {
 }
 
 /// A process.
-struct Below {
+pub struct Below {
     name: String,
     parent: String,
     arguments: String,

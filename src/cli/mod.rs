@@ -7,6 +7,7 @@ mod changes;
 mod chunk_store;
 mod clean;
 mod config;
+mod die_with_parent;
 mod env_text;
 mod failovers;
 mod health;
@@ -87,6 +88,9 @@ enum Action {
     /// For the build of the package only.
     #[command(hide = true)]
     Package(package::Package),
+    /// For the recorder's own children only.
+    #[command(hide = true)]
+    DieWithParent(die_with_parent::DieWithParent),
 }
 
 /// Where settings come from; every subcommand takes it.
@@ -222,6 +226,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Join(command) => wait(command.run()),
         Action::Timeline(command) => command.run(),
         Action::Package(command) => command.run(),
+        Action::DieWithParent(command) => command.run(),
     }
 }
 

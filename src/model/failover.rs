@@ -164,33 +164,22 @@ impl Policy {
             },
             reason,
         });
-        fault.or_else(|| self.reported(session, watched_since, now))
+        fault.or_else(|| Self::reported(session))
     }
 
-    /// What the recorder itself asks for. A full disk is no reason: the next recorder would have the same one.
-    fn reported(
-        &self,
-        session: &Session,
-        watched_since: Timestamp,
-        now: Timestamp,
-    ) -> Option<Fault> {
+    /// What the recorder itself asks for. A full disk is no reason, nor is a page that cannot be had or answers with an
+    /// error: the next recorder would have the same one, and this one records what there is to see.
+    fn reported(session: &Session) -> Option<Fault> {
         if !matches!(
             session.state,
             State::Starting { .. } | State::Recording { .. }
         ) {
             return None;
         }
-        let trouble = session.report.troubles.iter().find(|t| match t.kind {
-            TroubleKind::Dying => true,
-            TroubleKind::Page => session
-                .page_troubled_at
-                .is_some_and(|at| now.since(at.max(watched_since)) >= self.stuck_timeout),
-            _ => false,
-        })?;
-        let page = session.page_troubled_at;
-        let page = page.filter(|_| trouble.kind == TroubleKind::Page);
+        let mut troubles = session.report.troubles.iter();
+        let trouble = troubles.find(|trouble| trouble.kind == TroubleKind::Dying)?;
         Some(Fault {
-            well_until: page.unwrap_or(session.advanced_at),
+            well_until: session.advanced_at,
             reason: Reason::Reported {
                 message: trouble.message.clone(),
             },
@@ -228,9 +217,7 @@ impl Policy {
             | State::Failed { .. }
             | State::Inactive { .. } => None,
         };
-        let page = session.page_troubled_at.filter(|_| work.is_some());
-        let page = page.map(|at| at.max(watched_since).plus(self.stuck_timeout));
-        [work, page, session.seal_at].into_iter().flatten().min()
+        [work, session.seal_at].into_iter().flatten().min()
     }
 
     /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up.
@@ -444,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_in_trouble_is_given_time_and_a_dying_recorder_none() {
+    fn a_page_in_trouble_is_no_fault_of_its_recorder_and_a_dying_recorder_is_replaced() {
         let mut session = recording();
         session.heartbeat_at = at(100);
         session.advanced_at = at(100);
@@ -454,11 +441,11 @@ mod tests {
             message: "the page crashed".into(),
         };
         session.report.troubles = vec![trouble(TroubleKind::Page)];
-        assert_eq!(fault(&session, 110), None);
-        assert!(matches!(
-            fault(&session, 120),
-            Some(Reason::Reported { .. })
-        ));
+        session.heartbeat_at = at(10_000);
+        session.advanced_at = at(10_000);
+        assert_eq!(fault(&session, 10_001), None);
+        session.heartbeat_at = at(100);
+        session.advanced_at = at(100);
         session.report.troubles = vec![trouble(TroubleKind::Dying)];
         assert!(matches!(
             fault(&session, 101),

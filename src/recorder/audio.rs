@@ -64,8 +64,8 @@ async fn start(stage: &Stage, dialect: &Dialect) -> Result<Child, String> {
     command
         .args(["-n", "--daemonize=no", "--use-pid-file=no"])
         .args(["--log-target=stderr", "--log-level=error"])
-        // Ends by itself when we were killed and nobody listens any more.
-        .arg("--exit-idle-time=20")
+        // A page that plays nothing is no reason to end.
+        .arg("--exit-idle-time=-1")
         .args(["-L", sink, "-L", &listen])
         .stdin(Stdio::null())
         .stdout(Stdio::null());

@@ -7,7 +7,7 @@ use super::browser::Page;
 use super::display::Display;
 use super::order::{Order, Sound};
 use super::phase;
-use super::supervise::{Ended, Stage, blame, gone, there};
+use super::supervise::{Ended, Leniency, Stage, blame, gone, there};
 use crate::child::Child;
 use crate::join::{Fragment, Piece, Splitter};
 use crate::model::wire::TroubleKind;
@@ -60,6 +60,8 @@ pub(super) struct Ground {
     pub(super) syntax: Syntax,
     /// Whether a life has begun to capture before.
     pub(super) begun: AtomicBool,
+    /// With an ffmpeg that gives nothing.
+    pub(super) leniency: Leniency,
 }
 
 /// What differs between versions of ffmpeg.
@@ -272,6 +274,8 @@ struct Flow<'a> {
     /// When the last fragment came, and how long the next may take.
     last: Instant,
     patience: Duration,
+    /// How many fragments came.
+    fragments: u64,
     frame: Duration,
     /// When sound came last; `None` when none is ordered.
     heard: Option<Instant>,
@@ -284,7 +288,8 @@ impl<'a> Flow<'a> {
             ground,
             splitter: Splitter::new(),
             last: Instant::now(),
-            patience: FIRST,
+            patience: ground.leniency.stretch(FIRST),
+            fragments: 0,
             frame: Duration::from_secs(1) / order.frame_rate,
             heard: (order.sound == Sound::Recorded).then(Instant::now),
         }
@@ -326,7 +331,8 @@ impl<'a> Flow<'a> {
                     if told {
                         return Ended::Told;
                     }
-                    if self.patience == FIRST {
+                    self.ground.leniency.lost_patience();
+                    if self.fragments == 0 {
                         // This ffmpeg is a new one: it is not the one that hangs.
                         self.stage.suspect();
                     }
@@ -358,7 +364,8 @@ impl<'a> Flow<'a> {
     }
 
     fn judge(&mut self, fragment: &Fragment) {
-        self.patience = STALLED;
+        self.patience = self.ground.leniency.stretch(STALLED);
+        self.fragments += 1;
         let seen = &self.stage.seen;
         let behind = self.stage.clock.now().since(fragment.end());
         let frames = u64::try_from(fragment.frames()).unwrap_or(u64::MAX);

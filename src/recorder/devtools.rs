@@ -13,7 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
-/// The longest message that is taken; we ask for nothing that is near it.
+/// The longest message that is taken; we ask for nothing that is near it. A longer one is passed over: a page can make
+/// Chrome send one, as by a dialog with a very long text.
 const LONGEST: u64 = 4 << 20;
 
 /// Why Chrome did not do what was asked.
@@ -80,13 +81,25 @@ impl DevTools {
         Ok((devtools, happened))
     }
 
-    /// Asks for `method`, of the page with `session` or of the browser, and waits at most `patience` for the answer.
+    /// Asks as [`Self::ask`] does and waits at most `patience` for the answer.
     pub(super) async fn call(
         &self,
         session: Option<&str>,
         method: &'static str,
         params: Value,
         patience: Duration,
+    ) -> Result<Value, DevToolsError> {
+        tokio::time::timeout(patience, self.ask(session, method, params))
+            .await
+            .unwrap_or(Err(DevToolsError::TimedOut { method }))
+    }
+
+    /// Asks for `method`, of the page with `session` or of the browser, and waits for the answer as long as Chrome lives.
+    pub(super) async fn ask(
+        &self,
+        session: Option<&str>,
+        method: &'static str,
+        params: Value,
     ) -> Result<Value, DevToolsError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut message = json!({"id": id, "method": method, "params": params});
@@ -100,15 +113,10 @@ impl DevTools {
         };
         // When nobody takes it, the other pipe ends too, and with it the wait.
         let _ = self.out.send(message.to_string());
-        let answer = tokio::time::timeout(patience, answered).await;
-        if let Some(waiting) = lock(&self.waiting).as_mut() {
-            waiting.remove(&id);
-        }
-        match answer {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(message))) => Err(DevToolsError::Refused { method, message }),
-            Ok(Err(_)) => Err(DevToolsError::Closed),
-            Err(_) => Err(DevToolsError::TimedOut { method }),
+        match answered.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(message)) => Err(DevToolsError::Refused { method, message }),
+            Err(_) => Err(DevToolsError::Closed),
         }
     }
 }
@@ -126,6 +134,7 @@ async fn write(mut pipe: pipe::Sender, mut commands: mpsc::UnboundedReceiver<Str
 async fn read(pipe: pipe::Receiver, waiting: Waiting, events: mpsc::UnboundedSender<Event>) {
     let mut pipe = BufReader::new(pipe);
     let mut bytes = Vec::new();
+    let mut whole = true;
     loop {
         bytes.clear();
         let mut limited = (&mut pipe).take(LONGEST);
@@ -133,10 +142,11 @@ async fn read(pipe: pipe::Receiver, waiting: Waiting, events: mpsc::UnboundedSen
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
-        if bytes.pop() != Some(0) {
-            break; // cut off, or longer than anything we asked for
-        }
-        if let Ok(message) = serde_json::from_slice(&bytes) {
+        if bytes.pop_if(|last| *last == 0).is_none() {
+            whole = false; // the rest of it follows, or nothing does
+        } else if std::mem::replace(&mut whole, true)
+            && let Ok(message) = serde_json::from_slice(&bytes)
+        {
             deliver(message, &waiting, &events);
         }
     }
@@ -206,5 +216,23 @@ mod tests {
             .call(None, "Browser.close", json!({}), patience)
             .await;
         assert!(matches!(answer, Err(DevToolsError::Closed)), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_is_passed_over_alone() {
+        let tasks = Tasks::new();
+        let (_chrome_in, commands) = io::pipe().unwrap();
+        let (answers, mut chrome_out) = io::pipe().unwrap();
+        let (_devtools, mut events) =
+            DevTools::over(commands.into(), answers.into(), &tasks).unwrap();
+        let chrome = std::thread::spawn(move || {
+            let text = "x".repeat(2 * LONGEST as usize + 7);
+            let long = format!("{{\"method\":\"Long\",\"params\":\"{text}\"}}\0");
+            chrome_out.write_all(long.as_bytes()).unwrap();
+            let short = "{\"method\":\"Short\",\"params\":{}}\0";
+            chrome_out.write_all(short.as_bytes()).unwrap();
+        });
+        assert_eq!(events.recv().await.unwrap().method, "Short");
+        chrome.join().unwrap();
     }
 }

@@ -47,8 +47,8 @@ async fn start(stage: &Stage, size: Resolution) -> Result<(Child, Display), Stri
     let mut command = stage.workshop.command("Xvfb");
     command
         .args(["-displayfd", "1", "-nolisten", "tcp", "-dpi", "96"])
-        // Ends by itself when we were killed and nobody draws on it any more.
-        .arg("-terminate")
+        // A browser that is replaced may be the last who draws: that is no reason to begin anew.
+        .arg("-noreset")
         .args(["-screen", "0", &format!("{size}x24")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());

@@ -22,6 +22,8 @@ mod run;
 mod seen;
 mod stop;
 mod supervise;
+mod switches;
+mod tab;
 pub mod upload;
 mod video;
 mod workshop;
@@ -46,7 +48,7 @@ use seen::Seen;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use supervise::{End, Part, Stage};
+use supervise::{End, Leniency, Part, Stage};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -471,17 +473,21 @@ impl Scene {
             on.keep(Part::Display, || display::live(&on, size, &display))
                 .await;
         });
-        let on = stage.clone();
-        tasks.spawn("audio", async move {
-            let dialect = audio::Dialect::default();
-            on.keep(Part::Audio, || audio::live(&on, &dialect, &audio))
-                .await;
-        });
+        // Where no sound is ordered nobody takes any, and the sender's end says that none will come.
+        if order.sound == Sound::Recorded {
+            let on = stage.clone();
+            tasks.spawn("audio", async move {
+                let dialect = audio::Dialect::default();
+                on.keep(Part::Audio, || audio::live(&on, &dialect, &audio))
+                    .await;
+            });
+        }
         let (on, ordered) = (stage.clone(), order.clone());
         let ground = browser::Ground {
             display: on_display.clone(),
             audio: on_audio.clone(),
             page,
+            leniency: Leniency::new(Arc::clone(&stage.clock)),
         };
         tasks.spawn("browser", async move {
             on.keep(Part::Browser, || browser::live(&on, &ordered, &ground))
@@ -506,6 +512,7 @@ impl Scene {
                 chunk,
                 syntax: capture::Syntax::of_installed().await,
                 begun: false.into(),
+                leniency: Leniency::new(Arc::clone(&on.clock)),
             };
             on.keep(Part::Capture, || capture::live(&on, &ordered, &ground))
                 .await;

@@ -1,6 +1,7 @@
-//! Keeps the parts alive. Each part (display, audio, browser, capture) is a row of lives; when one ends by itself the next
-//! begins, at once the first time and ever later after that, while the other parts go on. A part that keeps dying ends the
-//! run: somewhere else it may work.
+//! Keeps the parts alive. Each part (display, audio, browser, capture) is a row of lives; when one ends the next begins, at
+//! once the first time and ever later after that, while the other parts go on. A display, sound server or capture that keeps
+//! dying ends the run: somewhere else it may work. A browser never does: what the display shows without it is recorded, as
+//! OpenVidu's own recorder would, and it is tried again until it works.
 
 use super::seen::Seen;
 use crate::backoff::Backoff;
@@ -12,7 +13,7 @@ use crate::tasks::Tasks;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,13 @@ use tokio_util::sync::CancellationToken;
 const MOST_RESTARTS: usize = 5;
 /// See [`MOST_RESTARTS`].
 const WINDOW: Duration = Duration::from_secs(60);
+/// A run that gives up has lasted so long: Docker starts a container again at once if it ran for ten seconds, and makes one
+/// that ended earlier wait, up to a minute.
+const LEAST_RUN: Duration = Duration::from_secs(15);
+/// For so long it is remembered that something was silent longer than was bearable.
+const MEMORY: Duration = Duration::from_secs(600);
+/// The longest that patience with what is silent becomes, in doublings.
+const MOST_DOUBLINGS: u32 = 4;
 /// How long a part that ended is given to learn that it was because of another.
 const BLAME: Duration = Duration::from_millis(250);
 
@@ -33,6 +41,13 @@ pub(super) enum Part {
     Capture,
     /// Within a living browser.
     Page,
+}
+
+impl Part {
+    /// Whether another container may help where it keeps dying, and nothing could be recorded without it.
+    const fn is_given_up(self) -> bool {
+        matches!(self, Self::Display | Self::Audio | Self::Capture)
+    }
 }
 
 impl fmt::Display for Part {
@@ -104,7 +119,7 @@ impl Stage {
         let _ = self.ending.send(why);
     }
 
-    /// Lives of `part` one after the other, until one was told to end or too many died.
+    /// Lives of `part` one after the other, until one was told to end or the part is given up.
     pub(super) async fn keep<F, L>(&self, part: Part, mut life: F)
     where
         F: FnMut() -> L,
@@ -112,14 +127,18 @@ impl Stage {
     {
         let mut patience = Patience::new(Arc::clone(&self.clock));
         loop {
-            let (how, delay) = match life().await {
+            let (how, next) = match life().await {
                 Ended::Told => return,
-                Ended::Anew(why) => (why, Some(Duration::ZERO)),
+                Ended::Anew(why) => (why, Next::After(patience.after_renewal())),
                 Ended::Died(how) => (how, patience.after_death()),
             };
             if self.curtain.is_cancelled() {
                 return;
             }
+            let delay = match next {
+                Next::After(delay) => Some(delay),
+                Next::GiveUp(delay) => (!part.is_given_up()).then_some(delay),
+            };
             let Some(delay) = delay else {
                 let message = format!("{part} ended too often and is given up: {how}");
                 self.seen.trouble(TroubleKind::Dying, message.as_str());
@@ -127,8 +146,15 @@ impl Stage {
                 return;
             };
             log::warn!("{part} is started again: {how}");
-            if part == Part::Capture {
-                self.seen.explain(&how);
+            match part {
+                Part::Capture => self.seen.explain(&how),
+                // One end is made good within two seconds. The page tells when it is well again.
+                Part::Browser if !delay.is_zero() => {
+                    let how = how.split("; it said").next().unwrap_or(&how);
+                    let message = format!("{part} keeps ending and is started again: {how}");
+                    self.seen.trouble(TroubleKind::Page, message);
+                }
+                Part::Display | Part::Audio | Part::Browser | Part::Page => {}
             }
             self.seen.restarted(part);
             tokio::select! {
@@ -166,38 +192,120 @@ pub(super) async fn blame(how: String, below: impl Future<Output = String>) -> E
     }
 }
 
-/// Counts a part's deaths.
+/// Patience with what may hang, or may only be slow: twice as long each time that it was replaced for its silence, so that
+/// on a slow machine what is slow is not replaced for ever.
+pub(super) struct Leniency {
+    clock: Arc<dyn Clock>,
+    lost: Mutex<Lost>,
+}
+
+/// How often something was replaced for its silence, and when last.
+#[derive(Clone, Copy, Default)]
+struct Lost {
+    doublings: u32,
+    last: Duration,
+}
+
+impl Leniency {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let lost = Mutex::default();
+        Self { clock, lost }
+    }
+
+    /// `usual`, doubled as often as something was replaced of late.
+    pub(super) fn stretch(&self, usual: Duration) -> Duration {
+        usual * 2u32.pow(self.doublings(&self.lock()))
+    }
+
+    /// Something was silent for longer than that and is replaced.
+    pub(super) fn lost_patience(&self) {
+        let mut lost = self.lock();
+        *lost = Lost {
+            doublings: (self.doublings(&lost) + 1).min(MOST_DOUBLINGS),
+            last: self.clock.uptime(),
+        };
+    }
+
+    fn doublings(&self, lost: &Lost) -> u32 {
+        let age = self.clock.uptime().saturating_sub(lost.last);
+        if age < MEMORY { lost.doublings } else { 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lost> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What follows a death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next life, after this time.
+    After(Duration),
+    /// Nothing, where it is a remedy to end the run; else the next life after this time.
+    GiveUp(Duration),
+}
+
+/// Counts the ends of a part's lives.
 struct Patience {
     clock: Arc<dyn Clock>,
-    deaths: VecDeque<Duration>,
-    backoff: Backoff,
+    begun: Duration,
+    deaths: Ends,
+    renewals: Ends,
 }
 
 impl Patience {
     fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
+            begun: clock.uptime(),
             clock,
-            deaths: VecDeque::new(),
-            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(3)),
+            deaths: Ends::with_delays_up_to(Duration::from_secs(3)),
+            // They have a cause elsewhere, which may be gone in a moment.
+            renewals: Ends::with_delays_up_to(Duration::from_secs(1)),
         }
     }
 
-    /// How long to wait before the next life; `None` when there is to be none.
-    fn after_death(&mut self) -> Option<Duration> {
+    fn after_death(&mut self) -> Next {
         let now = self.clock.uptime();
-        while self.deaths.front().is_some_and(|at| now - *at > WINDOW) {
-            self.deaths.pop_front();
+        let (deaths, delay) = self.deaths.note(now);
+        match deaths > MOST_RESTARTS && now - self.begun >= LEAST_RUN {
+            true => Next::GiveUp(delay),
+            false => Next::After(delay),
         }
-        if self.deaths.len() >= MOST_RESTARTS {
-            return None;
+    }
+
+    fn after_renewal(&mut self) -> Duration {
+        self.renewals.note(self.clock.uptime()).1
+    }
+}
+
+/// Ends of one kind within [`WINDOW`].
+struct Ends {
+    at: VecDeque<Duration>,
+    backoff: Backoff,
+}
+
+impl Ends {
+    const fn with_delays_up_to(longest: Duration) -> Self {
+        Self {
+            at: VecDeque::new(),
+            backoff: Backoff::new(Duration::from_millis(200), longest),
         }
-        let first = self.deaths.is_empty();
-        self.deaths.push_back(now);
-        if first {
+    }
+
+    /// Notes one: how many there are now, and how long to wait before the next life.
+    fn note(&mut self, now: Duration) -> (usize, Duration) {
+        self.at.retain(|at| now.saturating_sub(*at) <= WINDOW);
+        let is_first = self.at.is_empty();
+        self.at.push_back(now);
+        if is_first {
             self.backoff.reset();
-            return Some(Duration::ZERO);
+            return (1, Duration::ZERO);
         }
-        Some(self.backoff.next_delay())
+        // More of them say nothing more.
+        if self.at.len() > MOST_RESTARTS + 1 {
+            self.at.pop_front();
+        }
+        (self.at.len(), self.backoff.next_delay())
     }
 }
 
@@ -206,29 +314,67 @@ mod tests {
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
 
+    fn patience() -> (ManualClock, Patience) {
+        let clock = ManualClock::at(Timestamp::from_millis(0));
+        let patience = Patience::new(Arc::new(clock.clone()));
+        (clock, patience)
+    }
+
     #[test]
     fn the_sixth_death_within_a_minute_is_the_last() {
-        let clock = ManualClock::at(Timestamp::from_millis(0));
-        let mut patience = Patience::new(Arc::new(clock.clone()));
-        assert_eq!(patience.after_death(), Some(Duration::ZERO));
+        let (clock, mut patience) = patience();
+        assert_eq!(patience.after_death(), Next::After(Duration::ZERO));
         for _ in 0..4 {
             clock.advance(Duration::from_secs(10));
-            assert!(
-                patience
-                    .after_death()
-                    .is_some_and(|delay| delay > Duration::ZERO)
-            );
+            let next = patience.after_death();
+            assert!(matches!(next, Next::After(delay) if !delay.is_zero()));
         }
-        assert_eq!(patience.after_death(), None);
+        assert!(matches!(patience.after_death(), Next::GiveUp(_)));
+    }
+
+    #[test]
+    fn no_run_ends_so_early_that_docker_makes_the_next_one_wait() {
+        let (clock, mut patience) = patience();
+        for _ in 0..100 {
+            assert!(matches!(patience.after_death(), Next::After(_)));
+            clock.advance(Duration::from_millis(149));
+        }
+        clock.advance(Duration::from_millis(100));
+        assert!(matches!(patience.after_death(), Next::GiveUp(_)));
     }
 
     #[test]
     fn deaths_that_lie_far_apart_are_forgiven() {
-        let clock = ManualClock::at(Timestamp::from_millis(0));
-        let mut patience = Patience::new(Arc::new(clock.clone()));
+        let (clock, mut patience) = patience();
         for _ in 0..100 {
-            assert_eq!(patience.after_death(), Some(Duration::ZERO));
+            assert_eq!(patience.after_death(), Next::After(Duration::ZERO));
             clock.advance(WINDOW + Duration::from_secs(1));
         }
+    }
+
+    #[test]
+    fn renewals_do_not_spin_and_are_no_deaths() {
+        let (_, mut patience) = patience();
+        assert_eq!(patience.after_renewal(), Duration::ZERO);
+        let delays: Vec<_> = (0..20).map(|_| patience.after_renewal()).collect();
+        assert!(delays.iter().all(|delay| !delay.is_zero()), "{delays:?}");
+        assert!(delays[19] <= Duration::from_secs(1) && delays[19] >= Duration::from_millis(500));
+        assert_eq!(patience.after_death(), Next::After(Duration::ZERO));
+    }
+
+    #[test]
+    fn patience_grows_with_what_is_slow_and_is_usual_again_in_time() {
+        let clock = ManualClock::at(Timestamp::from_millis(0));
+        let leniency = Leniency::new(Arc::new(clock.clone()));
+        let usual = Duration::from_secs(10);
+        assert_eq!(leniency.stretch(usual), usual);
+        for expected in [20, 40, 80, 160, 160] {
+            leniency.lost_patience();
+            assert_eq!(leniency.stretch(usual), Duration::from_secs(expected));
+        }
+        clock.advance(MEMORY);
+        assert_eq!(leniency.stretch(usual), usual);
+        leniency.lost_patience();
+        assert_eq!(leniency.stretch(usual), usual * 2);
     }
 }

@@ -1,6 +1,7 @@
 //! A folder for what the children need while they live: the sound server's socket, the browser's profile. Each recorder
 //! has its own, so that several run side by side on one host; those of recorders that were killed are cleared away.
 
+use crate::child;
 use crate::config::TABLE;
 use crate::random;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -44,15 +45,15 @@ impl Workshop {
         format!("unix:{}", self.path("pulse.socket").display())
     }
 
-    /// A command whose environment is ours without settings and orders, which hold secrets, and with a home and a sound
-    /// server of its own.
+    /// A command that ends with us, whose environment is ours without settings and orders, which hold secrets, and with a
+    /// home and a sound server of its own.
     pub(super) fn command(&self, program: &str) -> Command {
         let ours = |name: &str| {
             name.starts_with("HA_")
                 || TABLE.iter().any(|setting| name.starts_with(setting.name))
                 || ["URL", "RECORDING_JSON"].contains(&name)
         };
-        let mut command = Command::new(program);
+        let mut command = child::dies_with_us(program);
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_none_or(ours) {
                 command.env_remove(name);

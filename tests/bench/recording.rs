@@ -2,10 +2,7 @@
 //! exit code 1 when one is missed. `OV2_PROGRAM` names another program to measure, as the one that ships.
 //! Needs ffmpeg; recording needs Xvfb, PulseAudio and Chromium too.
 //!
-//! OpenVidu's own image cannot be had on every machine. Where the start is measured against it, [`STOCK`] stands in, run in
-//! our recording image: a reconstruction, in our words, of what OpenVidu's published script does until its ffmpeg records,
-//! in the same order, with the same waits, programs and options. It leaves out what only costs time there: `xvfb-run`'s
-//! cookies, the search for a free display, and the copies of its environment that are printed.
+//! OpenVidu's own image cannot be had on every machine. Where the start is measured against it, `support/stock.rs` stands in.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
@@ -26,6 +23,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use support::hours::{Chunk, LENGTH};
 use support::sheet::Sheet;
+use support::stock::Plays;
 
 /// Four hours of 20 seconds each, 2 GiB in all.
 const CHUNKS: u32 = 720;
@@ -351,31 +349,6 @@ async fn kills(sheet: &mut Sheet) {
     sheet.at_most("lost from before its kill, the worst", worst, 1.0, "s");
 }
 
-/// What OpenVidu's script does from its start until its ffmpeg writes the file; `DISPLAY_NUMBER` is a free one.
-const STOCK: &str = r#"
-mkdir -p "/recordings/$VIDEO_ID"; chmod 777 "/recordings/$VIDEO_ID"
-echo "$RECORDING_JSON" > "/recordings/$VIDEO_ID/.recording.$VIDEO_ID"
-rm -rf /var/run/pulse /var/lib/pulse /root/.config/pulse
-pulseaudio -D --system --disallow-exit --disallow-module-loading
-browser=$(command -v google-chrome || command -v chromium)
-with_display() { # as xvfb-run: the browser follows when the display says that it is ready
-  trap : USR1
-  (trap '' USR1; exec Xvfb ":$DISPLAY_NUMBER" -ac -screen 0 "${RESOLUTION}x24" -noreset -nolisten tcp) &
-  wait
-  DISPLAY=:$DISPLAY_NUMBER exec "$@"
-}
-with_display "$browser" --kiosk --start-maximized --test-type --no-sandbox --disable-infobars --disable-gpu \
-  --disable-popup-blocking --window-size="${RESOLUTION/x/,}" --window-position=0,0 --no-first-run \
-  --ignore-certificate-errors --disable-dev-shm-usage --autoplay-policy=no-user-gesture-required \
-  --disable-sync --no-default-browser-check --disable-component-update --disable-background-networking \
-  --disable-default-apps --disable-features=Translate,WebRtcHideLocalIpsWithMdns "$URL" &> /xvfb.log &
-until pidof Xvfb > /dev/null; do sleep 0.1; done
-touch /stop
-exec ffmpeg -y -f alsa -i pulse -f x11grab -draw_mouse 0 -framerate "$FRAMERATE" -video_size "$RESOLUTION" \
-  -i ":$DISPLAY_NUMBER" -c:a aac -c:v libx264 -preset veryfast -crf 28 -refs 4 -qmin 4 -pix_fmt yuv420p \
-  -filter:v "fps=$FRAMERATE" "/recordings/$VIDEO_ID/$VIDEO_NAME.mp4" < /stop
-"#;
-
 /// What a viewer and OpenVidu see of a start, in seconds from the container's start.
 struct Begun {
     /// OpenVidu finds bytes at the video's path and tells its client that recording goes on.
@@ -393,10 +366,11 @@ async fn start(sheet: &mut Sheet) {
     println!(
         "starts of our recorder and of the stand-in for OpenVidu's script, in the same image with the same page, by turns; medians"
     );
+    let program = record::program();
     let (mut ours, mut stock) = (Vec::new(), Vec::new());
     for round in 0..STARTS {
-        stock.push(begin(&image, &format!("stock{round}"), Some(STOCK)).await);
-        ours.push(begin(&image, &format!("ours{round}"), None).await);
+        stock.push(begin(&image, &format!("stock{round}"), Plays::Stock).await);
+        ours.push(begin(&image, &format!("ours{round}"), Plays::Ours(&program)).await);
     }
     let of = |all: &[Begun], what: fn(&Begun) -> f64| median(all.iter().map(what).collect());
     let there = (of(&ours, |it| it.is_there), of(&stock, |it| it.is_there));
@@ -429,41 +403,15 @@ async fn start(sheet: &mut Sheet) {
 /// How often each is started.
 const STARTS: usize = 5;
 
-/// Starts a container as OpenVidu does, with `script` in our program's place where there is one; stops it after some seconds.
-async fn begin(image: &str, id: &str, script: Option<&str>) -> Begun {
-    use support::docker::{Container, docker};
+/// Starts a container as OpenVidu does; stops it after some seconds.
+async fn begin(image: &str, id: &str, who: Plays<'_>) -> Begun {
+    use support::docker::docker;
     let (folder, page) = (
         tempfile::tempdir().unwrap(),
         support::page::Page::serve().await,
     );
     let order = support::openvidu::Order::of(id, &page.url());
-    let program = record::program().canonicalize().unwrap();
-    let mut create: Vec<String> = "create --network host --shm-size 536870912"
-        .split(' ')
-        .map(str::to_owned)
-        .collect();
-    create.extend([
-        "-v".into(),
-        format!("{}:/recordings", folder.path().display()),
-    ]);
-    create.extend([
-        "-v".into(),
-        format!("{}:/usr/local/bin/ov2-ha-recorder:ro", program.display()),
-    ]);
-    let number = 300 + std::process::id() % 1000;
-    let environment = support::openvidu::environment(&order, 1_795_577_569_120);
-    let environment = environment.into_iter().chain([
-        ("DISPLAY_NUMBER", number.to_string()),
-        ("HA_CONTROLLER_PORT", "1".to_owned()),
-    ]);
-    create.extend(environment.flat_map(|(name, value)| ["-e".into(), format!("{name}={value}")]));
-    match script {
-        Some(script) => {
-            create.extend(["--entrypoint", "bash", image, "-c", script].map(str::to_owned))
-        }
-        None => create.push(image.to_owned()),
-    }
-    let container = Container(docker(&create).unwrap());
+    let container = support::stock::create(image, &order, folder.path(), who);
     let video = folder.path().join(id).join(format!("{id}.mp4"));
     let started = support::stage::seconds_now();
     let begin = Instant::now();

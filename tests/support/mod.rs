@@ -19,6 +19,7 @@ pub mod secrets;
 pub mod sheet;
 pub mod stage;
 pub mod standin;
+pub mod stock;
 pub mod stores;
 pub mod target;
 pub mod vessel;

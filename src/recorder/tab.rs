@@ -1,0 +1,378 @@
+//! The page, within one life of Chrome. A page that crashes or cannot be had is loaded again, at most five seconds later each
+//! time; what Chrome shows meanwhile is recorded. A page that has been shown is never loaded again for what its server
+//! answered, and a connection that is open is waited for. Chrome is replaced when the page hangs.
+
+use super::browser::{Ground, Page};
+use super::devtools::{DevTools, DevToolsError, Event};
+use super::order::Order;
+use super::supervise::{Part, Stage};
+use crate::backoff::Backoff;
+use crate::model::wire::TroubleKind;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// How long Chrome may take to answer its first commands.
+const START: Duration = Duration::from_secs(20);
+/// How long a page may take to answer that it lives.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is asked.
+const PING: Duration = Duration::from_secs(2);
+/// Without an answer of the page's server for so long, that is told.
+const SLOW: Duration = Duration::from_secs(10);
+/// The longest time until a page that cannot be had is tried again.
+const RELOAD: Duration = Duration::from_secs(5);
+/// How long the page must have been well until its trouble is over.
+const WELL: Duration = Duration::from_secs(5);
+/// Crashes of the page in a row that the same Chrome is kept for.
+const MOST_CRASHES: u32 = 5;
+
+/// What is asked to see whether the page lives: what is shown, and the status of its document where it came over HTTP.
+const STATE: &str = "({protocol: location.protocol, \
+    status: (performance.getEntriesByType('navigation')[0] || {}).responseStatus || 0})";
+
+/// Shows the page, again and again as it fails. Answers only when Chrome itself is of no use.
+pub(super) async fn watch(
+    stage: &Stage,
+    order: &Order,
+    ground: &Ground,
+    devtools: &DevTools,
+    events: &mut mpsc::UnboundedReceiver<Event>,
+) -> String {
+    let session = match attach(devtools, ground.leniency.stretch(START)).await {
+        Ok(session) => session,
+        Err(cause) => {
+            if matches!(cause, DevToolsError::TimedOut { .. }) {
+                ground.leniency.lost_patience();
+            }
+            return cause.to_string();
+        }
+    };
+    let tab = Tab {
+        stage,
+        ground,
+        devtools,
+        session: &session,
+    };
+    let mut health = Health::new();
+    loop {
+        let fault = tab.show(order, events, &mut health).await;
+        if let Fault::Closed = fault {
+            return DevToolsError::Closed.to_string();
+        }
+        // What a page says of its failure may name its address.
+        let message = stage.hidden.clean(fault.message());
+        stage.seen.trouble(TroubleKind::Page, message.as_str());
+        match health.remedy(&fault) {
+            Remedy::LoadAgain => {}
+            Remedy::ReplaceChrome => return message,
+        }
+        tokio::time::sleep(health.delay()).await;
+        log::info!("the page is loaded again");
+        stage.seen.restarted(Part::Page);
+    }
+}
+
+/// What is wrong, and what helps.
+enum Fault {
+    /// There is no page: it is loaded again until there is one. The server decides when; no other Chrome helps.
+    NotLoaded(String),
+    /// It is loaded again; where it crashes again and again another Chrome may help.
+    Crashed(String),
+    /// Only another Chrome helps.
+    Hanging(String),
+    /// Chrome has ended.
+    Closed,
+}
+
+impl Fault {
+    fn message(&self) -> &str {
+        match self {
+            Self::NotLoaded(message) | Self::Crashed(message) | Self::Hanging(message) => message,
+            Self::Closed => "",
+        }
+    }
+}
+
+/// What helps a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    LoadAgain,
+    ReplaceChrome,
+}
+
+/// How the page has been within one Chrome.
+struct Health {
+    backoff: Backoff,
+    /// Crashes since it was well.
+    crashes: u32,
+    /// Since when it has answered without a fault.
+    well_since: Option<Instant>,
+}
+
+impl Health {
+    const fn new() -> Self {
+        Self {
+            backoff: Backoff::new(Duration::from_millis(400), RELOAD),
+            crashes: 0,
+            well_since: None,
+        }
+    }
+
+    /// The page itself answered, and nothing is wrong with it. Trouble is over once that has been so for [`WELL`].
+    fn note_well(&mut self, stage: &Stage) {
+        let since = *self.well_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= WELL {
+            self.backoff.reset();
+            self.crashes = 0;
+            stage.seen.well(TroubleKind::Page);
+        }
+    }
+
+    const fn note_fault(&mut self) {
+        self.well_since = None;
+    }
+
+    /// Notes `fault` and says what helps.
+    fn remedy(&mut self, fault: &Fault) -> Remedy {
+        self.note_fault();
+        self.crashes += u32::from(matches!(fault, Fault::Crashed(_)));
+        match fault {
+            Fault::NotLoaded(_) => Remedy::LoadAgain,
+            Fault::Crashed(_) if self.crashes <= MOST_CRASHES => Remedy::LoadAgain,
+            Fault::Crashed(_) | Fault::Hanging(_) | Fault::Closed => Remedy::ReplaceChrome,
+        }
+    }
+
+    /// How long to wait before the page is loaded again.
+    fn delay(&mut self) -> Duration {
+        self.backoff.next_delay()
+    }
+}
+
+/// Finds the one page and listens to it.
+async fn attach(devtools: &DevTools, patience: Duration) -> Result<String, DevToolsError> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let ask = async |session: Option<&str>, method: &'static str, params: Value| {
+        devtools.call(session, method, params, patience).await
+    };
+    ask(None, "Target.setDiscoverTargets", json!({"discover": true})).await?;
+    // An address that is a file to be kept is loaded again as any other that shows nothing; the file is not kept each time.
+    // A Chrome that refuses this records all the same.
+    let deny = json!({"behavior": "deny"});
+    let _ = ask(None, "Browser.setDownloadBehavior", deny).await;
+    let targets = ask(None, "Target.getTargets", json!({})).await?;
+    let page = targets["targetInfos"]
+        .as_array()
+        .and_then(|all| all.iter().find(|target| target["type"] == "page"))
+        .map(|target| text(&target["targetId"]));
+    let page = match page {
+        Some(page) => page,
+        None => {
+            let blank = json!({"url": "about:blank"});
+            let made = ask(None, "Target.createTarget", blank).await?;
+            text(&made["targetId"])
+        }
+    };
+    let to = json!({"targetId": page, "flatten": true});
+    let attached = ask(None, "Target.attachToTarget", to).await?;
+    let session = text(&attached["sessionId"]);
+    for method in ["Page.enable", "Inspector.enable"] {
+        ask(Some(&session), method, json!({})).await?;
+    }
+    Ok(session)
+}
+
+/// The one page of a Chrome.
+struct Tab<'a> {
+    stage: &'a Stage,
+    ground: &'a Ground,
+    devtools: &'a DevTools,
+    session: &'a str,
+}
+
+/// What of the page there is to be watched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Its server has not answered: what Chrome shows is not the page.
+    Loading,
+    /// It has arrived.
+    Shown,
+}
+
+impl Tab<'_> {
+    /// Loads the page and watches it until something is wrong with it.
+    async fn show(
+        &self,
+        order: &Order,
+        events: &mut mpsc::UnboundedReceiver<Event>,
+        health: &mut Health,
+    ) -> Fault {
+        while events.try_recv().is_ok() {} // of the page before
+        let loaded = tokio::select! {
+            loaded = self.load(order) => loaded,
+            fault = self.watch(Phase::Loading, events, health) => Err(fault),
+        };
+        match loaded {
+            Ok(()) => self.watch(Phase::Shown, events, health).await,
+            Err(fault) => fault,
+        }
+    }
+
+    /// Waits for the answer of the page's server as long as Chrome does: a connection that is open is not given up for a
+    /// new one, which would wait as long again.
+    async fn load(&self, order: &Order) -> Result<(), Fault> {
+        let to = json!({"url": address(order.url.expose())});
+        let answer = self.devtools.ask(Some(self.session), "Page.navigate", to);
+        tokio::pin!(answer);
+        let answer = match tokio::time::timeout(SLOW, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let message = "the page's server has not answered yet; it is waited for";
+                self.stage.seen.trouble(TroubleKind::Page, message);
+                answer.await
+            }
+        };
+        let fault = match answer {
+            Ok(answer) => answer["errorText"].as_str().unwrap_or_default().to_owned(),
+            Err(DevToolsError::Closed) => return Err(Fault::Closed),
+            Err(cause) => cause.to_string(),
+        };
+        match fault.is_empty() {
+            true => Ok(()),
+            false => Err(Fault::NotLoaded(format!(
+                "the page cannot be loaded: {fault}; it is tried again"
+            ))),
+        }
+    }
+
+    /// Watches what Chrome shows until something is wrong with it.
+    async fn watch(
+        &self,
+        phase: Phase,
+        events: &mut mpsc::UnboundedReceiver<Event>,
+        health: &mut Health,
+    ) -> Fault {
+        let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
+        ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let fault = tokio::select! {
+                event = events.recv() => self.on(event).await,
+                _ = ping.tick() => self.ping(phase, health).await,
+            };
+            if let Some(fault) = fault {
+                return fault;
+            }
+        }
+    }
+
+    async fn on(&self, event: Option<Event>) -> Option<Fault> {
+        let Some(event) = event else {
+            return Some(Fault::Closed);
+        };
+        match event.method.as_str() {
+            "Page.loadEventFired" => {
+                self.ground.page.send_replace(Page::Shown);
+                None
+            }
+            "Page.javascriptDialogOpening" => {
+                // A dialog would stand over the page, and stop it, until the end of the recording.
+                let accept = json!({"accept": true});
+                let _ = self
+                    .call("Page.handleJavaScriptDialog", accept, PATIENCE)
+                    .await;
+                None
+            }
+            "Inspector.targetCrashed" | "Target.targetCrashed" => {
+                let status = event.params["status"].as_str().unwrap_or("crashed");
+                Some(Fault::Crashed(format!(
+                    "the page's process has ended ({status})"
+                )))
+            }
+            "Target.detachedFromTarget" if event.params["sessionId"] == self.session => {
+                Some(Fault::Hanging("the page has closed itself".into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks what Chrome shows. Only an answer that comes from the page itself says that the page is well.
+    async fn ping(&self, phase: Phase, health: &mut Health) -> Option<Fault> {
+        if phase == Phase::Loading && health.crashes > 0 {
+            return None; // nothing is left that could answer before the page is there
+        }
+        let patience = self.ground.leniency.stretch(PATIENCE);
+        let ask = json!({"expression": STATE, "returnByValue": true});
+        let answer = match self.call("Runtime.evaluate", ask, patience).await {
+            Ok(answer) => answer,
+            Err(DevToolsError::Closed) => return Some(Fault::Closed),
+            // Between two documents there is nothing to ask.
+            Err(DevToolsError::Refused { .. }) => return None,
+            Err(DevToolsError::TimedOut { .. }) => {
+                self.ground.leniency.lost_patience();
+                // A page that hangs would hang the next one in its process too.
+                return Some(Fault::Hanging("the page does not answer".into()));
+            }
+        };
+        if phase == Phase::Loading {
+            return None;
+        }
+        let state = &answer["result"]["value"];
+        match (state["protocol"].as_str(), state["status"].as_u64()) {
+            (Some("chrome-error:"), _) => Some(Fault::NotLoaded(
+                "Chrome shows an error page in place of the page; the page is loaded again".into(),
+            )),
+            (_, Some(status @ 400..)) => {
+                // A status says nothing of what was sent with it, and that is shown: it is not loaded again.
+                health.note_fault();
+                let message = format!(
+                    "the page's server answered {status}; what it sent is recorded as it is"
+                );
+                self.stage.seen.trouble(TroubleKind::Page, message);
+                None
+            }
+            _ => {
+                health.note_well(self.stage);
+                None
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        method: &'static str,
+        params: Value,
+        patience: Duration,
+    ) -> Result<Value, DevToolsError> {
+        self.devtools
+            .call(Some(self.session), method, params, patience)
+            .await
+    }
+}
+
+/// `url` with a scheme, as Chrome's command line, by which OpenVidu's own recorder gives it, would add one.
+fn address(url: &str) -> Cow<'_, str> {
+    let has_scheme = url.contains("://")
+        || ["about:", "data:", "file:"]
+            .iter()
+            .any(|it| url.starts_with(it));
+    match has_scheme {
+        true => url.into(),
+        false => format!("http://{url}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_scheme_is_taken_as_chromes_command_line_takes_it() {
+        assert_eq!(address("host:5443/a?u=1"), "http://host:5443/a?u=1");
+        for whole in ["https://host/#/a", "about:blank", "data:text/html,a"] {
+            assert_eq!(address(whole), whole);
+        }
+    }
+}

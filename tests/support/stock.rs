@@ -1,0 +1,104 @@
+//! What OpenVidu's own recorder makes of a page. Its image cannot be had on every machine: [`SCRIPT`] stands in, run in our
+//! recording image. It is a reconstruction, in our words, of what OpenVidu's published script does until its ffmpeg records,
+//! in the same order, with the same waits, programs and options. It leaves out what only costs time there: `xvfb-run`'s
+//! cookies, the search for a free display, and the copies of its environment that are printed.
+
+use super::docker::{Container, docker, recording_image};
+use super::frames::Footage;
+use super::openvidu::{Order, PATIENCE, environment};
+use super::wait;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// What OpenVidu's script does from its start until its ffmpeg writes the file; `DISPLAY_NUMBER` is a free one.
+const SCRIPT: &str = r#"
+mkdir -p "/recordings/$VIDEO_ID"; chmod 777 "/recordings/$VIDEO_ID"
+echo "$RECORDING_JSON" > "/recordings/$VIDEO_ID/.recording.$VIDEO_ID"
+rm -rf /var/run/pulse /var/lib/pulse /root/.config/pulse
+pulseaudio -D --system --disallow-exit --disallow-module-loading
+browser=$(command -v google-chrome || command -v chromium)
+with_display() { # as xvfb-run: the browser follows when the display says that it is ready
+  trap : USR1
+  (trap '' USR1; exec Xvfb ":$DISPLAY_NUMBER" -ac -screen 0 "${RESOLUTION}x24" -noreset -nolisten tcp) &
+  wait
+  DISPLAY=:$DISPLAY_NUMBER exec "$@"
+}
+with_display "$browser" --kiosk --start-maximized --test-type --no-sandbox --disable-infobars --disable-gpu \
+  --disable-popup-blocking --window-size="${RESOLUTION/x/,}" --window-position=0,0 --no-first-run \
+  --ignore-certificate-errors --disable-dev-shm-usage --autoplay-policy=no-user-gesture-required \
+  --disable-sync --no-default-browser-check --disable-component-update --disable-background-networking \
+  --disable-default-apps --disable-features=Translate,WebRtcHideLocalIpsWithMdns "$URL" &> /xvfb.log &
+until pidof Xvfb > /dev/null; do sleep 0.1; done
+touch /stop
+exec ffmpeg -y -f alsa -i pulse -f x11grab -draw_mouse 0 -framerate "$FRAMERATE" -video_size "$RESOLUTION" \
+  -i ":$DISPLAY_NUMBER" -c:a aac -c:v libx264 -preset veryfast -crf 28 -refs 4 -qmin 4 -pix_fmt yuv420p \
+  -filter:v "fps=$FRAMERATE" "/recordings/$VIDEO_ID/$VIDEO_NAME.mp4" < /stop
+"#;
+
+/// Who records in a container.
+#[derive(Clone, Copy, Debug)]
+pub enum Plays<'a> {
+    /// This program of ours.
+    Ours(&'a Path),
+    /// The stand-in for OpenVidu's.
+    Stock,
+}
+
+/// A container as OpenVidu makes it for `order`, not started.
+pub fn create(image: &str, order: &Order, recordings: &Path, who: Plays<'_>) -> Container {
+    let mut create: Vec<String> = "create --network host --shm-size 536870912"
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
+    create.extend(["-v".into(), format!("{}:/recordings", recordings.display())]);
+    let number = 300 + std::process::id() % 1000;
+    let environment = environment(order, 1_795_577_569_120);
+    let environment = environment.into_iter().chain([
+        ("DISPLAY_NUMBER", number.to_string()),
+        ("HA_CONTROLLER_PORT", "1".to_owned()),
+    ]);
+    create.extend(environment.flat_map(|(name, value)| ["-e".into(), format!("{name}={value}")]));
+    match who {
+        Plays::Ours(program) => {
+            let program = program.canonicalize().unwrap();
+            let at = "/usr/local/bin/ov2-ha-recorder:ro";
+            create.extend(["-v".into(), format!("{}:{at}", program.display())]);
+            create.push(image.to_owned());
+        }
+        Plays::Stock => {
+            create.extend(["--entrypoint", "bash", image, "-c", SCRIPT].map(str::to_owned));
+        }
+    }
+    Container(docker(&create).unwrap())
+}
+
+/// What the stand-in records of a page in `length`.
+///
+/// # Errors
+/// Where there is no Docker or no recording image.
+pub async fn records(url: &str, length: Duration) -> Result<Footage, String> {
+    let image = recording_image()?;
+    let folder = tempfile::tempdir().unwrap();
+    let order = Order::of("stock", url);
+    let container = Removed(create(&image, &order, folder.path(), Plays::Stock));
+    docker(&["start", &container.0.0])?;
+    let video = folder.path().join("stock/stock.mp4");
+    wait::until_true("OpenVidu's own file", PATIENCE, || {
+        fs::metadata(&video).is_ok_and(|file| file.len() > 0)
+    })
+    .await;
+    tokio::time::sleep(length).await;
+    docker(&["exec", &container.0.0, "bash", "-c", "echo 'q' > stop"])?;
+    docker(&["wait", &container.0.0])?;
+    Ok(Footage::read(&video))
+}
+
+/// Goes away with the test.
+struct Removed(Container);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        self.0.remove();
+    }
+}
