@@ -156,7 +156,7 @@ settings! {
     webhook_tls_verify: Switch = "HA_WEBHOOK_TLS_VERIFY" or "true", "check the certificates of the relay's targets; false as OpenVidu's own sender does";
     webhook_signing_secret: Option<Secret> = "HA_WEBHOOK_SIGNING_SECRET", "secret (whsec_…) that relayed webhooks are signed with";
     webhook_token: Option<Secret> = "HA_WEBHOOK_TOKEN", "token that webhooks must carry";
-    webhook_allow: Several<ipnet::IpNet> = "HA_WEBHOOK_ALLOW" or "", "networks that webhooks may come from; empty: all";
+    webhook_allow: Several<ipnet::IpNet> = "HA_WEBHOOK_ALLOW" or "", "networks that webhooks may come from; empty: with a token all, without one this machine and its containers";
     outbox_max_bytes: u64 = "HA_WEBHOOK_OUTBOX_MAX_BYTES" or "268435456", "most bytes of webhooks kept for delivery and replay; beyond it the oldest are dropped";
     outbox_keep_days: Whole<1, 365> = "HA_WEBHOOK_KEEP_DAYS" or "7", "days for which delivered webhooks and dead letters are kept for replay";
     image_name: String = "IMAGE_NAME" or "openvidu/openvidu-recording", "the recording image";

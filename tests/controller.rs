@@ -405,17 +405,5 @@ fn what_is_wrong_at_the_start_is_one_sentence_and_nothing_is_damaged() {
     let (code, said) = refusal(folder.path(), &at, &file.join("below"));
     assert_eq!(code, 73, "{said}");
     assert!(said.contains("--data-dir"), "{said}");
-
-    let docker = [
-        ("HA_RUNTIME", "docker"),
-        ("DOCKER_HOST", "unix:///nowhere/docker.sock"),
-        ("HA_CONTROLLER_PORT", port.as_str()),
-    ];
-    let (code, said) = refusal(folder.path(), &docker, &data);
-    assert_eq!(code, 69, "{said}");
-    assert!(
-        said.contains("HA_RUNTIME=process") && said.lines().count() == 1,
-        "{said}"
-    );
     assert!(!data.join("db").exists(), "a refused start left a database");
 }

@@ -200,11 +200,16 @@ fn the_webhook_in_use_becomes_the_relay_s_target_unless_it_is_already_this_servi
         env.contains("OPENVIDU_WEBHOOK_HEADERS=[\"Authorization: Basic header-hidden\"]\n"),
         "{env}"
     );
-    assert!(!read(SHAPES[2]).contains("OPENVIDU_WEBHOOK"));
+    let ours = read(SHAPES[2]);
+    assert!(!ours.contains("OPENVIDU_WEBHOOK"));
+    assert!(
+        !ours.contains("HA_WEBHOOK_TOKEN"),
+        "OpenVidu posts here without one"
+    );
 }
 
 #[test]
-fn reconfigure_writes_the_two_lines_into_openvidu_s_env_and_uninstall_takes_them_out() {
+fn reconfigure_writes_its_lines_into_openvidu_s_env_and_uninstall_takes_them_out() {
     let machine = Machine::new(SHAPES[1]);
     assert!(machine.install(&[]).status.success());
     let before = fs::read_to_string(machine.openvidu.join(".env")).unwrap();
@@ -215,6 +220,16 @@ fn reconfigure_writes_the_two_lines_into_openvidu_s_env_and_uninstall_takes_them
     assert!(
         env.contains(":15443/openvidu/webhook\n") && !env.contains("app.example.com"),
         "{env}"
+    );
+    let ours = fs::read_to_string(machine.env_file()).unwrap();
+    let token = ours
+        .lines()
+        .find_map(|line| line.strip_prefix("HA_WEBHOOK_TOKEN="));
+    let token = token.unwrap_or_else(|| panic!("install made no token: {ours}"));
+    let header = format!("OPENVIDU_WEBHOOK_HEADERS=[\"X-Webhook-Token: {token}\"]\n");
+    assert!(
+        env.contains(&header),
+        "OpenVidu does not send the token: {env}"
     );
     assert!(
         machine

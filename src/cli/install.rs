@@ -126,7 +126,14 @@ impl Install {
         if managed {
             steps.service()?;
         }
-        let notes = notes(&openvidu, &settings);
+        let mut notes = notes(&openvidu, &settings);
+        if settings.webhook_token.is_none() {
+            notes.push(
+                "OpenVidu's webhooks are taken without a token, from this machine only; to use one set HA_WEBHOOK_TOKEN, \
+                 run \"ov2-ha-recorder reconfigure\" and restart OpenVidu"
+                    .into(),
+            );
+        }
         let lines = openvidu_lines(&settings)
             .into_iter()
             .map(|(name, value)| format!("{name}={value}"))
@@ -172,6 +179,10 @@ impl Install {
             env.set("HA_CONTROLLER_PASSWORD", &random::hex::<16>());
         }
         relay(&mut env, &old, openvidu);
+        // OpenVidu that posts here already without a token would be turned away until it is restarted with one.
+        if old.get("HA_WEBHOOK_TOKEN").is_none() && !posts_here(openvidu) {
+            env.set("HA_WEBHOOK_TOKEN", &random::hex::<16>());
+        }
         Ok(env)
     }
 
@@ -364,8 +375,7 @@ pub(super) fn build_image(settings: &Settings) -> Result<(), Failure> {
 
 /// The target that OpenVidu's webhooks have now becomes the relay's, unless that target is already this service.
 fn relay(env: &mut EnvText, old: &Variables, openvidu: &Deployment) {
-    let ours = |url: &str| url.trim_end_matches('/').ends_with("/openvidu/webhook");
-    let Some(target) = openvidu.webhook.as_deref().filter(|url| !ours(url)) else {
+    let Some(target) = openvidu.webhook.as_deref().filter(|url| !is_ours(url)) else {
         return;
     };
     if old.get("OPENVIDU_WEBHOOK_ENDPOINT").is_some() {
@@ -396,6 +406,15 @@ fn is_refused_for_its_certificate(target: &str) -> bool {
         }
     });
     probed.is_ok()
+}
+
+/// Whether OpenVidu's webhooks come to this service already.
+fn posts_here(openvidu: &Deployment) -> bool {
+    openvidu.webhook.as_deref().is_some_and(is_ours)
+}
+
+fn is_ours(url: &str) -> bool {
+    url.trim_end_matches('/').ends_with("/openvidu/webhook")
 }
 
 /// What recorders read: everything that is set, secrets resolved, but for what only the controller needs.

@@ -3,6 +3,7 @@
 
 use super::reload::Reload;
 use super::{DataDir, Failure, SettingsFile, exit, logging, supervise};
+use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{RuntimeKind, Settings};
 use crate::controller::{Controller, Parts, relay};
@@ -82,7 +83,7 @@ async fn serve(
     // The address first: a second controller on this machine ends here and has touched nothing.
     let listener = listen(&settings, tls).await?;
     let tasks = Tasks::new();
-    let runtime = runtime(&settings, data_dir, &tasks).await?;
+    let runtime = runtime(&settings, data_dir, &tasks)?;
     let db = Db::open_or_set_aside(data_dir, clock.now())?;
     if let Some((listener, objects)) = objects(&settings, data_dir).await? {
         info!(port = settings.s3_server_port.0, bucket = settings.s3_bucket; "the built-in S3 server takes requests");
@@ -190,14 +191,15 @@ async fn objects(
     Ok(Some((listener, server)))
 }
 
-async fn runtime(
+fn runtime(
     settings: &Settings,
     data_dir: &Path,
     tasks: &Tasks,
 ) -> Result<Arc<dyn Runtime>, Failure> {
     match settings.runtime {
         RuntimeKind::Docker => {
-            let docker = DockerRuntime::connect(&settings.image_name, &settings.image_tag).await?;
+            // Not awaited: webhooks and heartbeats are taken also while there is no Docker.
+            let docker = DockerRuntime::new(&settings.image_name, &settings.image_tag);
             // A registry may take minutes, and recordings that run need no image: nothing waits for it.
             let preparing = prepare(docker.clone(), tasks.token());
             tasks.spawn("recording image", preparing);
@@ -216,9 +218,21 @@ async fn runtime(
     }
 }
 
-/// Sees to it that the recording image is there; its absence is reported, and health shows it.
+/// Sees to it that the recording image is there, once Docker is; its absence is reported, and health shows it.
 async fn prepare(docker: DockerRuntime, ended: CancellationToken) {
-    if let Some(Err(cause)) = ended.run_until_cancelled(docker.prepare()).await {
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    let prepared = async {
+        loop {
+            match docker.prepare().await {
+                // Whoever follows Docker's events has said so.
+                Err(RuntimeError::Unreachable { .. }) => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                done => return done,
+            }
+        }
+    };
+    if let Some(Err(cause)) = ended.run_until_cancelled(prepared).await {
         error!("{cause}");
     }
 }

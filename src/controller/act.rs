@@ -8,7 +8,7 @@ use crate::model::ids::RecordingId;
 use crate::model::session::{Action, Event, Holder, Session, State};
 use crate::model::wire::RecorderIdentity;
 use crate::runtime::{BackupSpec, Blueprint, ContainerStatus, RuntimeError, Stop};
-use log::{info, warn};
+use log::{debug, info, warn};
 use metrics::{counter, histogram};
 use std::collections::BTreeMap;
 
@@ -76,7 +76,9 @@ impl Controller {
         };
         match session.state {
             State::Stopping { .. } => self.act(id, Action::Stop),
-            State::Failed { .. } if session.finished_at.is_none() => self.act(id, Action::Salvage),
+            State::Failed { .. } | State::GivenUp { .. } if session.finished_at.is_none() => {
+                self.act(id, Action::Salvage);
+            }
             _ => self.judge(id),
         }
     }
@@ -110,8 +112,16 @@ impl Controller {
                 self.replaced(session, holder).await;
             }
             Err(cause) => {
-                warn!(session:% = id; "no replacement could be started: {cause}");
-                counter!("ha_recorder_containers_failed_total").increment(1);
+                match &cause {
+                    // That the runtime is away is told by whoever follows it.
+                    RuntimeError::Unreachable { .. } => {
+                        debug!(session:% = id; "a replacement waits: {cause}");
+                    }
+                    _ => {
+                        warn!(session:% = id; "no replacement could be started: {cause}");
+                        counter!("ha_recorder_containers_failed_total").increment(1);
+                    }
+                }
                 let now = self.0.clock.now();
                 let current = self.session(id).unwrap_or_else(|| session.clone());
                 let policy = &self.0.policy;

@@ -50,7 +50,7 @@ impl Controller {
     async fn delete_chunks(&self, session: &Session) {
         let finished = matches!(
             session.state,
-            State::Completed { .. } | State::Failed { .. }
+            State::Completed { .. } | State::Failed { .. } | State::GivenUp { .. }
         );
         if let Some(take) = self.take_of(session).filter(|_| finished) {
             self.clear_take(&take).await;

@@ -1,16 +1,17 @@
 //! The end of a recording. A recorder that can still finish does it; where none can, the video is finished here from what
 //! the runs left, and where OpenVidu cannot seal the recording any more, that is done in its place.
 
-use super::Controller;
 use super::act::{SealState, can_write};
 use super::takes::{Take, TakeError};
+use super::{Controller, ControllerError, lock};
 use crate::db::outbox;
 use crate::join;
 use crate::join::beside::Beside;
 use crate::model::chunk::TakeKey;
-use crate::model::ids::RecordingId;
+use crate::model::ids::{RecordingId, TakeId};
 use crate::model::session::{Event, Holder, SEAL_AFTER, Session, State};
 use crate::runtime::{ContainerStatus, RuntimeError, Stop};
+use crate::tasks;
 use bytes::Bytes;
 use log::{error, info, warn};
 use serde_json::{Map, Value, json};
@@ -30,18 +31,31 @@ impl Controller {
 
     /// A stop that was not heard of, because OpenVidu told it to nobody, is seen in OpenVidu's own file.
     pub(super) fn learn_of_stop(&self, id: &RecordingId) {
-        let expected = |session: &Session| session.state.status().active();
-        if !self.session(id).is_some_and(|it| expected(&it)) {
+        if !self.session(id).is_some_and(|it| it.may_be_ended()) {
             return;
         }
-        let missed = match self.sealed_status(id).as_deref() {
-            Some("stopped") => Event::StopAsked,
-            Some("ready") => Event::Sealed,
-            _ => return,
-        };
-        info!(session:% = id; "OpenVidu's file says that the recording was stopped");
         // Refused when it has been heard of meanwhile.
-        let _ = self.apply(id, missed);
+        if let Some(Ok(())) = self.believe_file(id) {
+            info!(session:% = id; "OpenVidu's file says that the recording has ended");
+        }
+    }
+
+    /// Does what OpenVidu's own file says about a recording's end, and what came of it; `None` where it does not say that
+    /// the recording has ended, or cannot be read.
+    pub(super) fn believe_file(&self, id: &RecordingId) -> Option<Result<(), ControllerError>> {
+        let event = match tasks::block(|| self.sealed_status(id))?.as_str() {
+            "stopped" => Event::StopAsked,
+            "ready" => Event::Sealed,
+            "failed" => Event::Failed("OpenVidu's file says that the recording failed".into()),
+            _ => return None,
+        };
+        Some(self.apply(id, event))
+    }
+
+    /// Whether OpenVidu's own file says that the recording has ended.
+    pub(super) fn has_ended(&self, id: &RecordingId) -> bool {
+        let status = tasks::block(|| self.sealed_status(id));
+        status.is_some_and(|status| matches!(status.as_str(), "stopped" | "ready" | "failed"))
     }
 
     /// Whether OpenVidu's own file says that it records: the status that it gave to the recorder, or has set since.
@@ -61,11 +75,20 @@ impl Controller {
         let seal: Map<String, Value> = serde_json::from_slice(&text).ok()?;
         let made = seal.get("createdAt").and_then(Value::as_i64);
         let take = self.session(id).and_then(|session| session.take);
+        let take = take.or_else(|| self.take_ordered(id));
         let another = match (made, take) {
             (Some(made), Some(take)) => take.as_str() != made.to_string(),
             _ => false,
         };
         (!another).then_some(seal)
+    }
+
+    /// The take that the recording's container was made for, as OpenVidu told it; for one that never registered.
+    fn take_ordered(&self, id: &RecordingId) -> Option<TakeId> {
+        let blueprints = lock(&self.0.blueprints);
+        let json = blueprints.get(id)?.environment.0.get("RECORDING_JSON")?;
+        let recording: Value = serde_json::from_str(json).ok()?;
+        TakeId::parse(recording.get("createdAt")?.as_i64()?.to_string()).ok()
     }
 
     fn beside(&self, id: &RecordingId) -> Beside {
@@ -115,7 +138,10 @@ impl Controller {
         let Some(session) = self.session(id) else {
             return;
         };
-        let unfinished = matches!(session.state, State::Stopping { .. } | State::Failed { .. });
+        let unfinished = matches!(
+            session.state,
+            State::Stopping { .. } | State::Failed { .. } | State::GivenUp { .. }
+        );
         if unfinished && session.finished_at.is_none() {
             self.salvage(&session).await;
         }
@@ -131,10 +157,11 @@ impl Controller {
     async fn end_recorder(&self, session: &Session, seal: SealState) -> bool {
         let id = &session.id;
         let stopping = matches!(session.state, State::Stopping { .. });
+        let given_up = session.given_up_at().is_some();
         let Some(held) = &session.container else {
             // Where nothing is known of its container, its heartbeats tell whether it lives.
             let quiet = self.0.clock.now().since(session.heartbeat_at);
-            return !stopping || quiet >= self.0.policy.heartbeat_timeout;
+            return !(stopping || given_up) || quiet >= self.0.policy.heartbeat_timeout;
         };
         let living = match self.0.runtime.inspect(&held.id).await {
             Ok(found) => found.is_some_and(|it| can_write(it.status)),
@@ -142,6 +169,8 @@ impl Controller {
         };
         let how = match session.state {
             _ if !living => None,
+            // What runs may record still, or again.
+            _ if given_up => return self.leave_alone(id),
             State::Stopping { .. } if held.backup => Some(Stop::Drain(DRAIN)),
             // OpenVidu ends its own container. What it has not ended by the time of the seal, it will not.
             State::Stopping { .. } if seal == SealState::NotYet => return false,
@@ -163,6 +192,14 @@ impl Controller {
             self.note_good_end(id, held).await;
         }
         true
+    }
+
+    /// Its end comes with the container's, or with OpenVidu's stop.
+    fn leave_alone(&self, id: &RecordingId) -> bool {
+        warn!(session:% = id; "the recorder that runs is left alone although no further one is started");
+        // A session that is gone needs no seal.
+        let _ = self.change(id, |entry| entry.session.seal_at = None);
+        false
     }
 
     /// Its end is tried again when OpenVidu's seal is looked for.
@@ -203,7 +240,9 @@ impl Controller {
             }
             Err(cause @ TakeError::Nothing(_)) => {
                 error!(session:% = id; "{cause}");
-                let _ = self.apply(id, Event::GivenUp(cause.to_string()));
+                if session.given_up_at().is_none() {
+                    let _ = self.apply(id, Event::Failed(cause.to_string()));
+                }
                 let _ = self.apply(id, Event::Salvaged);
             }
             Err(cause) => {
@@ -227,6 +266,11 @@ impl Controller {
         let now = self.0.clock.now();
         if session.seal_at.is_none_or(|at| at > now) {
             return; // it was sealed or postponed meanwhile
+        }
+        if session.given_up_at().is_some() {
+            // OpenVidu records on, as far as it knows: it was the video that was tried again.
+            let _ = self.change(id, |entry| entry.session.seal_at = None);
+            return;
         }
         let stopped = self
             .seal_of(id)

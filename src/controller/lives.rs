@@ -1,7 +1,7 @@
 //! Lives of a recording in a world that is in memory only: the real controller over containers, recorders and an OpenVidu
 //! of a few lines each, and a clock that moves when it is told to. Fate kills, freezes, cuts off and stops, takes Docker
 //! away, and ends the controller between any two of its steps. Whatever it does, no two recorders are believed at once,
-//! nothing that happened is forgotten, and every recording comes to its end.
+//! nothing that happened is forgotten, what records is not ended, and every recording comes to its end.
 
 use super::Controller;
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -26,7 +26,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ struct World {
     cut_off: bool,
     encoder_hangs: bool,
     openvidu: OpenVidu,
+    /// What recorders write to.
+    written: PathBuf,
     wrong: Vec<String>,
 }
 
@@ -167,6 +169,15 @@ impl World {
         if self.vessels.len() < before {
             self.tell(id.clone(), HappeningKind::Removed);
         }
+    }
+
+    /// A recorder's file grows.
+    fn write(&self) {
+        std::fs::create_dir_all(self.written.parent().unwrap()).unwrap();
+        let file = std::fs::File::create(&self.written).unwrap();
+        let millis = u64::try_from(self.clock.now().millis()).unwrap();
+        let stamp = std::time::UNIX_EPOCH + Duration::from_millis(millis);
+        file.set_modified(stamp).unwrap();
     }
 
     /// The container that fate strikes: the one with a process, else the last one.
@@ -399,6 +410,7 @@ struct Story {
 impl Story {
     fn begin() -> Self {
         let clock = ManualClock::at(Timestamp::from_millis(1_795_577_569_000));
+        let folder = tempfile::tempdir().unwrap();
         let world = World {
             clock: clock.clone(),
             vessels: Vec::new(),
@@ -409,12 +421,13 @@ impl Story {
             cut_off: false,
             encoder_hangs: false,
             openvidu: OpenVidu::Records,
+            written: folder.path().join(ID).join("seen/written.mp4"),
             wrong: Vec::new(),
         };
         let mut story = Self {
             world: Arc::new(Mutex::new(world)),
             clock,
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             life: None,
             seconds: 0,
             strikes: 0,
@@ -526,7 +539,7 @@ impl Story {
         let Some(session) = self.session() else {
             return;
         };
-        let State::Failed { why, .. } = &session.state else {
+        let State::GivenUp { why, .. } = &session.state else {
             return;
         };
         let answered = |it: &Failover| it.start_ms.is_some() || session.run > it.old_run;
@@ -574,7 +587,11 @@ impl Story {
             let vessel = world.vessels.iter_mut().find(|it| it.container.id == *id);
             let recorder = vessel.and_then(|it| it.recorder.as_mut()).unwrap();
             recorder.chunk += u32::from(!hangs);
-            (recorder.clone(), last_run, !cut_off)
+            let said = (recorder.clone(), last_run, !cut_off);
+            if !hangs {
+                world.write();
+            }
+            said
         };
         if recorder.told_to_stop {
             if let Some(life) = self.life.as_ref().filter(|_| reached) {
@@ -815,6 +832,7 @@ fn harmless_fate() -> impl Strategy<Value = Fate> {
         4 => (1u8..12).prop_map(Seconds),
         2 => (0u8..6).prop_map(ControllerDies),
         3 => prop::sample::select(vec![ControllerBegins, ControllerForgets, DockerGoes, DockerComes]),
+        2 => prop::sample::select(vec![CutOff, Heal]),
     ]
 }
 
@@ -842,7 +860,7 @@ proptest! {
         let state = session.as_ref().map(|it| it.state.clone());
         if story.world().openvidu == OpenVidu::Records {
             let given_up = match state {
-                Some(State::Failed { .. }) => true,
+                Some(State::Failed { .. } | State::GivenUp { .. }) => true,
                 None => story.nobody_remembers_it(),
                 _ => false,
             };
@@ -864,7 +882,7 @@ proptest! {
     }
 
     #[test]
-    fn a_recorder_that_is_well_is_never_replaced(
+    fn a_recorder_whose_files_grow_is_never_replaced_whether_it_is_heard_or_not(
         fates in prop::collection::vec(harmless_fate(), 1..24),
     ) {
         let mut story = Story::begin();

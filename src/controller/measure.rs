@@ -1,7 +1,7 @@
 //! What is counted of recordings, for those who watch: read from what a session was before a change and is after it, so
 //! that no place where sessions change can forget to count.
 
-use crate::model::session::{Session, State};
+use crate::model::session::{Session, Status};
 use crate::model::wire::TroubleKind;
 use metrics::{counter, histogram};
 
@@ -21,7 +21,7 @@ impl Measure {
         let troubles = session.report.troubles.iter();
         let last = session.failovers.last();
         Self {
-            failed: matches!(session.state, State::Failed { .. }),
+            failed: session.state.status() == Status::Failed,
             run: session.run.0,
             chunks: session.report.chunks_stored,
             bytes: session.report.bytes,

@@ -7,6 +7,7 @@ mod answers;
 mod backup;
 mod cleanup;
 mod finish;
+mod growth;
 mod jobs;
 #[cfg(test)]
 mod lives;
@@ -162,7 +163,7 @@ impl Controller {
     /// [`ControllerError::Over`] when there is nothing to record any more.
     pub fn heartbeat(&self, id: &RecordingId, heard: Heartbeat) -> Result<(), ControllerError> {
         let now = self.0.clock.now();
-        let mut dying = false;
+        let (mut dying, mut deaf) = (false, false);
         let answer = self.table().change(id, |entry| {
             fence(&entry.session, &heard)?;
             if let Some(run) = heard.run {
@@ -175,8 +176,12 @@ impl Controller {
             entry.dirty = true;
             entry.session.on(event, now)?;
             dying = entry.session.asks_for_replacement();
+            deaf = std::mem::take(&mut entry.deaf);
             Ok(())
         });
+        if deaf {
+            info!(session:% = id; "the recorder is heard again");
+        }
         self.tell(|| Change::Session(id.clone()));
         if dying {
             self.judge(id);
@@ -375,14 +380,15 @@ impl Controller {
         let session = self
             .session(id)
             .ok_or_else(|| ControllerError::unknown(id))?;
-        if !session.state.status().active() {
+        if !session.state.status().active() && session.given_up_at().is_none() {
             return Err(ControllerError::not_recording(id));
         }
         self.apply(id, event)?;
         Ok(self.0.db.durable().await?)
     }
 
-    /// OpenVidu reports a recording's new status. Unknown recordings and repeated or late reports change nothing.
+    /// OpenVidu, or whoever can post a webhook, reports a recording's new status: a hint to look into OpenVidu's own file,
+    /// which alone is believed. Unknown recordings and repeated or late reports change nothing.
     pub fn recording_status_changed(&self, news: &RecordingStatusChanged) {
         let Some(session) = self.session(&news.id) else {
             return;
@@ -390,19 +396,19 @@ impl Controller {
         if of_another_take(news, &session, &self.particulars(&news.id)) {
             return;
         }
-        let event = match news.status.as_str() {
-            "stopped" => Event::StopAsked,
-            "ready" => Event::Sealed,
-            "failed" => Event::GivenUp(format!(
-                "OpenVidu reports that the recording failed{}",
-                news.reason
-                    .as_deref()
-                    .map_or_else(String::new, |reason| format!(" ({reason})"))
-            )),
-            _ => return,
-        };
-        if let Err(refused) = self.apply(&news.id, event) {
-            info!(session:% = news.id, status = news.status.as_str(); "OpenVidu's report changes nothing: {refused}");
+        if !matches!(news.status.as_str(), "stopped" | "ready" | "failed") {
+            return;
+        }
+        match self.believe_file(&news.id) {
+            Some(Ok(())) => {}
+            Some(Err(refused)) => {
+                info!(session:% = news.id, status = news.status.as_str(); "OpenVidu's report changes nothing: {refused}");
+            }
+            None => {
+                warn!(session:% = news.id, status = news.status.as_str();
+                    "a webhook reports the end of a recording, and OpenVidu's own file does not; the recording goes on, \
+                     and the file is read again at the next check");
+            }
         }
     }
 
@@ -495,6 +501,7 @@ impl Controller {
         let session = table
             .change(&wanted.id, |entry| {
                 entry.session.on(Event::Registered { run, holder }, now)?;
+                entry.deaf = false;
                 wanted.refresh(&mut entry.session);
                 Ok::<_, Refusal>(entry.session.clone())
             })

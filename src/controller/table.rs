@@ -2,11 +2,12 @@
 //! watcher, by container for events. A session's due entry may be early, never late: a heartbeat only moves its session's
 //! stamp, and the watcher works out the next due time when the old one comes.
 
+use super::growth::Look;
 use super::measure::Measure;
 use crate::clock::Timestamp;
 use crate::model::failover::{Fault, Policy, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
-use crate::model::session::{Session, State, Status};
+use crate::model::session::{Contact, Session, State, Status};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -61,6 +62,12 @@ pub(super) struct Entry {
     pub(super) started_at: Timestamp,
     /// Its stop is being seen to.
     pub(super) concluding: bool,
+    /// What its folder showed last.
+    pub(super) looked: Option<Look>,
+    /// Its folder is being looked at.
+    pub(super) looking: bool,
+    /// It was reported to record without being heard.
+    pub(super) deaf: bool,
     due: Option<Timestamp>,
 }
 
@@ -160,6 +167,9 @@ impl Table {
             dirty: false,
             replacing: false,
             concluding: false,
+            looked: None,
+            looking: false,
+            deaf: false,
             started_at: Timestamp::default(),
             due: None,
         };
@@ -229,6 +239,11 @@ impl Table {
         entry.map_or_else(Calls::default, |entry| {
             entry.calls(&self.policy, self.watched_since, now)
         })
+    }
+
+    /// Whether a session's recorder is heard.
+    pub(super) fn contact(&self, session: &Session, now: Timestamp) -> Contact {
+        session.contact(self.policy.heartbeat_timeout, self.watched_since, now)
     }
 
     /// Sessions in the order of their creation.

@@ -8,10 +8,12 @@ use crate::controller::table::Which;
 use crate::model::failover::{Fault, Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Event, Holder, Session};
-use crate::runtime::{Container, ContainerStatus, Happening, HappeningKind, RuntimeEvent};
+use crate::runtime::{
+    Container, ContainerStatus, Happening, HappeningKind, RuntimeError, RuntimeEvent,
+};
 use crate::tasks;
 use futures_util::StreamExt;
-use log::{debug, info, warn};
+use log::{debug, error, info, warn};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -106,6 +108,9 @@ impl Controller {
     /// A check of everything, as a person or the scheduler asks for it.
     pub async fn check(&self) {
         self.excuse_absence();
+        for id in self.ids(Which::Any) {
+            self.learn_of_stop(&id);
+        }
         self.reconcile().await;
         self.pass();
         tasks::block(|| self.save());
@@ -189,9 +194,13 @@ impl Controller {
     pub(super) fn judge(&self, id: &RecordingId) {
         let calls = self.table().calls(id, self.0.clock.now());
         if let Some(fault) = calls.fault {
-            return self.fault(id, fault);
+            return match fault.reason {
+                Reason::Silent | Reason::Stuck => self.look_for_growth(id, fault),
+                _ => self.fault(id, fault),
+            };
         }
         if calls.replacement {
+            self.learn_of_stop(id);
             self.begin_replacement(id);
         }
         if calls.seal {
@@ -208,7 +217,17 @@ impl Controller {
         };
         let text = fault.reason.to_string();
         let event = self.0.policy.answer(&session, fault, now);
+        let given_up = match &event {
+            Event::GivenUp(why) if session.given_up_at().is_none() => Some(why.clone()),
+            _ => None,
+        };
         match self.apply(id, event) {
+            Ok(()) if given_up.is_some() => {
+                error!(session:% = id;
+                    "no further recorder is started for this recording: {}; what runs is left alone, what was recorded is kept",
+                    given_up.unwrap_or_default()
+                );
+            }
             Ok(()) => warn!(session:% = id, run:% = session.run; "recorder lost: {text}"),
             Err(refused) => debug!(session:% = id; "fault changes nothing ({text}): {refused}"),
         }
@@ -244,7 +263,7 @@ impl Controller {
                         reason: Reason::Reported { message },
                         well_until: event.at,
                     };
-                    self.fault(&session.id, fault);
+                    self.look_for_growth(&session.id, fault);
                 }
             }
             HappeningKind::Health(_) => {}
@@ -298,6 +317,10 @@ impl Controller {
         if self.belongs_to_a_session(&recording, &container) {
             return;
         }
+        if self.has_ended(&recording) {
+            info!(session:% = recording, container:% = id; "OpenVidu's file says that the recording has ended: its recorder is not started again");
+            return;
+        }
         let Some(earlier) = self.count_restart(id) else {
             warn!(session:% = recording, container:% = id; "a recorder that never registered is given up");
             return;
@@ -307,6 +330,9 @@ impl Controller {
         let delay = self.0.policy.delay(earlier);
         self.0.tasks.spawn(format!("start {id}"), async move {
             tokio::time::sleep(delay).await;
+            if controller.has_ended(&recording) {
+                return;
+            }
             if let Err(cause) = controller.0.runtime.start(&id).await {
                 warn!(container:% = id; "{cause}");
             }
@@ -430,6 +456,8 @@ impl Controller {
         let before = self.0.clock.now();
         let containers = match self.0.runtime.list().await {
             Ok(containers) => containers,
+            // That the runtime is away is told by whoever follows it.
+            Err(RuntimeError::Unreachable { .. }) => return Vec::new(),
             Err(cause) => {
                 warn!("the containers cannot be listed: {cause}");
                 return Vec::new();
@@ -473,7 +501,8 @@ impl Controller {
         let Some(session) = self.session(id) else {
             return;
         };
-        let Some(held) = session.container.as_ref().filter(|_| !session.over()) else {
+        let ended = session.over() || session.finished_at.is_some();
+        let Some(held) = session.container.as_ref().filter(|_| !ended) else {
             return;
         };
         if self.is_old_news(id, before) {

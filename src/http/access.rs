@@ -1,5 +1,6 @@
-//! Who may do what. HTTP Basic for the account and a viewer, a token and networks for OpenVidu's webhooks, and a limit on
-//! how often an address may guess. Secrets are compared as digests in constant time and never leave this file.
+//! Who may do what. HTTP Basic for the account and a viewer; for OpenVidu's webhooks a token, or networks, or this machine's
+//! own addresses. Who is right is let in, whatever was counted before; wrong guesses are counted by address and account.
+//! Secrets are compared as digests in constant time and never leave this file.
 
 use super::answer::Fault;
 use super::route::Access;
@@ -15,12 +16,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
-/// Wrong guesses that an address has in [`WINDOW`].
+/// Wrong guesses that an address has for an account in [`WINDOW`].
 const GUESSES: u32 = 10;
 /// After this an address may guess again.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses remembered at once.
-const ADDRESSES: usize = 10_000;
+/// Addresses with their accounts that are remembered at once.
+const REMEMBERED: usize = 10_000;
 
 type Digested = [u8; 32];
 
@@ -44,16 +45,18 @@ pub(super) struct Doorkeeper {
     webhook_token: Option<Digested>,
     webhook_allow: Vec<IpNet>,
     proxies: Vec<IpNet>,
-    guesses: Mutex<HashMap<IpAddr, Guesses>>,
+    this_machine: ThisMachine,
+    guesses: Mutex<HashMap<Guesser, Guesses>>,
 }
 
-/// What is remembered of an address.
+/// Whose wrong guesses are counted together: an address, and a digest of the account that it tries.
+type Guesser = (IpAddr, Digested);
+
+/// What is remembered of a guesser.
 #[derive(Clone, Copy, Default)]
 struct Guesses {
     wrong: u32,
     since: Duration,
-    /// It was right before: a known client is not locked out by a neighbour's wrong guesses.
-    known: bool,
 }
 
 impl Doorkeeper {
@@ -76,6 +79,7 @@ impl Doorkeeper {
                 .map(|token| digest(token.expose())),
             webhook_allow: settings.webhook_allow.0.clone(),
             proxies: settings.trusted_proxies.0.clone(),
+            this_machine: ThisMachine::default(),
             guesses: Mutex::default(),
         })
     }
@@ -129,23 +133,23 @@ impl Doorkeeper {
         let Some(given) = headers.get(header::AUTHORIZATION) else {
             return Err(unknown("user name and password are required"));
         };
-        let given = given
-            .to_str()
-            .ok()
-            .and_then(basic)
-            .map(|text| digest_of(&text));
-        let is = |known: &Digested| given.is_some_and(|given| bool::from(given.ct_eq(known)));
+        let text = given.to_str().ok().and_then(basic).unwrap_or_default();
+        let given = digest_of(&text);
+        let is = |known: &Digested| bool::from(given.ct_eq(known));
         let caller = match (is(&self.account), self.viewer.as_ref().is_some_and(is)) {
             (true, _) => Some(Caller::Account),
             (_, true) => Some(Caller::Viewer),
             _ => None,
         };
-        match self.judge(caller, client, now)? {
-            Caller::Viewer if !matches!(*method, Method::GET | Method::HEAD) => Err(Fault::new(
-                StatusCode::FORBIDDEN,
-                "this account may only read",
-            )),
-            caller => Ok(caller),
+        match caller {
+            Some(Caller::Viewer) if !matches!(*method, Method::GET | Method::HEAD) => Err(
+                Fault::new(StatusCode::FORBIDDEN, "this account may only read"),
+            ),
+            Some(caller) => Ok(caller),
+            None => {
+                let account = text.split(|byte| *byte == b':').next().unwrap_or_default();
+                Err(self.count_wrong(account, client, now))
+            }
         }
     }
 
@@ -155,9 +159,9 @@ impl Doorkeeper {
         client: IpAddr,
         now: Duration,
     ) -> Result<Caller, Fault> {
-        let nets = &self.webhook_allow;
-        if !nets.is_empty() && !nets.iter().any(|net| net.contains(&client)) {
-            let message = "webhooks are not taken from this address; see HA_WEBHOOK_ALLOW";
+        if !self.is_allowed(client, now) {
+            let message = "webhooks are not taken from this address; set HA_WEBHOOK_TOKEN here and in \
+                           OPENVIDU_WEBHOOK_HEADERS of OpenVidu, or add the address to HA_WEBHOOK_ALLOW";
             return Err(Fault::new(StatusCode::FORBIDDEN, message));
         }
         let Some(expected) = &self.webhook_token else {
@@ -170,63 +174,53 @@ impl Doorkeeper {
                 "the webhook's token is required; see HA_WEBHOOK_TOKEN",
             ));
         };
-        let right = bool::from(digest(given).ct_eq(expected));
-        self.judge(right.then_some(Caller::Webhook), client, now)
+        match bool::from(digest(given).ct_eq(expected)) {
+            true => Ok(Caller::Webhook),
+            false => Err(self.count_wrong(b"", client, now)),
+        }
     }
 
-    /// Counts a wrong guess, and turns away who had too many.
-    fn judge(
-        &self,
-        caller: Option<Caller>,
-        client: IpAddr,
-        now: Duration,
-    ) -> Result<Caller, Fault> {
+    /// Whether webhooks may come from this address: from the networks that are set, else, without a token, from this
+    /// machine only.
+    fn is_allowed(&self, client: IpAddr, now: Duration) -> bool {
+        match (self.webhook_allow.as_slice(), &self.webhook_token) {
+            ([], Some(_)) => true,
+            ([], None) => self.this_machine.has(client, now),
+            (nets, _) => nets.iter().any(|net| net.contains(&client)),
+        }
+    }
+
+    /// Counts a wrong guess; the answer to it.
+    fn count_wrong(&self, account: &[u8], client: IpAddr, now: Duration) -> Fault {
+        let guesser = (block(client), digest_of(account));
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = block(client);
-        let mut entry = guesses.get(&key).copied().unwrap_or_default();
-        if now.saturating_sub(entry.since) >= WINDOW {
-            entry = Guesses {
+        let is_old = |it: &Guesses| now.saturating_sub(it.since) >= WINDOW;
+        if guesses.len() >= REMEMBERED && !guesses.contains_key(&guesser) {
+            guesses.retain(|_, it| !is_old(it));
+            if guesses.len() >= REMEMBERED {
+                guesses.clear();
+            }
+        }
+        let entry = guesses.entry(guesser).or_default();
+        if entry.wrong == 0 || is_old(entry) {
+            *entry = Guesses {
                 since: now,
                 wrong: 0,
-                ..entry
             };
         }
-        let spent = entry.wrong >= GUESSES;
-        match caller {
-            Some(caller) if entry.known || !spent => {
-                if !entry.known {
-                    entry.known = true;
-                    remember(&mut guesses, key, entry);
-                }
-                Ok(caller)
-            }
-            None if !spent => {
-                entry.wrong += 1;
-                remember(&mut guesses, key, entry);
-                Err(unknown("user name, password or token is wrong"))
-            }
-            _ => {
-                let left = WINDOW.saturating_sub(now.saturating_sub(entry.since));
-                Err(Fault {
-                    retry_after: Some(left.as_secs() + 1),
-                    ..Fault::new(
-                        StatusCode::TOO_MANY_REQUESTS,
-                        "too many wrong passwords from this address; wait, then try again",
-                    )
-                })
-            }
+        if entry.wrong < GUESSES {
+            entry.wrong += 1;
+            return unknown("user name, password or token is wrong");
+        }
+        let left = WINDOW.saturating_sub(now.saturating_sub(entry.since));
+        Fault {
+            retry_after: Some(left.as_secs() + 1),
+            ..Fault::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many wrong passwords from this address; the right one is still taken",
+            )
         }
     }
-}
-
-fn remember(guesses: &mut HashMap<IpAddr, Guesses>, key: IpAddr, entry: Guesses) {
-    if guesses.len() >= ADDRESSES && !guesses.contains_key(&key) {
-        guesses.retain(|_, old| old.known || entry.since.saturating_sub(old.since) < WINDOW);
-        if guesses.len() >= ADDRESSES {
-            guesses.clear();
-        }
-    }
-    guesses.insert(key, entry);
 }
 
 /// What counts as one address: an IPv6 host has a whole /64 to guess from.
@@ -238,6 +232,72 @@ fn block(address: IpAddr) -> IpAddr {
             IpAddr::V6(Ipv6Addr::from(top))
         }
     }
+}
+
+/// The addresses from which this machine speaks: its own, and those of the containers on Docker's bridges.
+#[derive(Default)]
+struct ThisMachine(Mutex<Option<(Duration, Vec<IpNet>)>>);
+
+/// How long what was read of the interfaces holds; Docker makes new ones at any time.
+const INTERFACES_KEPT: Duration = Duration::from_secs(2);
+
+impl ThisMachine {
+    fn has(&self, address: IpAddr, now: Duration) -> bool {
+        let address = address.to_canonical();
+        if address.is_loopback() {
+            return true;
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let nets = match known.take() {
+            Some((read_at, nets)) if now.saturating_sub(read_at) < INTERFACES_KEPT => {
+                (read_at, nets)
+            }
+            _ => (now, own_networks()),
+        };
+        known
+            .insert(nets)
+            .1
+            .iter()
+            .any(|net| net.contains(&address))
+    }
+}
+
+/// Each own address as a network of its own, and the networks of Docker's bridges.
+fn own_networks() -> Vec<IpNet> {
+    let interfaces = match nix::ifaddrs::getifaddrs() {
+        Ok(interfaces) => interfaces,
+        Err(cause) => {
+            log::warn!(
+                "cannot read this machine's addresses, webhooks are taken from the loopback interface only: {cause}"
+            );
+            return Vec::new();
+        }
+    };
+    let nets = interfaces.filter_map(|interface| {
+        let address = ip(interface.address.as_ref()?)?;
+        let mask = interface.netmask.as_ref().and_then(ip);
+        let reaches_further = matches!(address, IpAddr::V6(six) if six.is_unicast_link_local());
+        let shared = is_dockers(&interface.interface_name) && !reaches_further;
+        match mask.filter(|_| shared) {
+            Some(mask) => IpNet::with_netmask(address, mask).ok(),
+            None => Some(IpNet::from(address)),
+        }
+    });
+    nets.collect()
+}
+
+fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let four = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+    four.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+}
+
+/// Whether Docker has made this bridge: nobody but this machine's containers is on it.
+fn is_dockers(interface: &str) -> bool {
+    let made_for_a_network = |id: &str| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    matches!(interface, "docker0" | "docker_gwbridge")
+        || interface
+            .strip_prefix("br-")
+            .is_some_and(made_for_a_network)
 }
 
 /// A browser sends the account's password with every request, also those that another site's page makes it send.
@@ -362,17 +422,12 @@ mod tests {
             assert_eq!(ask(&keeper, &Method::GET, &login("ha:x"), 0), Err(401));
         }
         assert_eq!(ask(&keeper, &Method::GET, &login("ha:x"), 1), Err(429));
-        assert_eq!(ask(&keeper, &Method::GET, &login("ha:right"), 1), Err(429));
-        assert_eq!(
-            ask(&keeper, &Method::GET, &login("ha:right"), 61),
-            Ok(Caller::Account)
-        );
+        assert_eq!(ask(&keeper, &Method::GET, &login("ha:x"), 61), Err(401));
     }
 
     #[test]
-    fn a_known_client_is_not_locked_out_by_a_neighbours_guesses() {
+    fn who_is_right_is_let_in_whatever_others_guessed_from_the_same_address() {
         let keeper = keeper(&[]);
-        assert!(ask(&keeper, &Method::GET, &login("ha:right"), 0).is_ok());
         for _ in 0..20 {
             assert!(ask(&keeper, &Method::GET, &login("ha:x"), 0).is_err());
         }
@@ -380,7 +435,50 @@ mod tests {
             ask(&keeper, &Method::GET, &login("ha:right"), 1),
             Ok(Caller::Account)
         );
+        assert_eq!(
+            ask(&keeper, &Method::GET, &login("eye:look"), 1),
+            Ok(Caller::Viewer)
+        );
         assert_eq!(ask(&keeper, &Method::GET, &login("ha:x"), 1), Err(429));
+        assert_eq!(
+            ask(&keeper, &Method::GET, &login("eye:x"), 1),
+            Err(401),
+            "another account's guesses"
+        );
+    }
+
+    #[test]
+    fn without_a_token_webhooks_come_from_this_machine_only() {
+        let ask = |keeper: &Doorkeeper, from: &str| {
+            let (method, from) = (Method::POST, from.parse().unwrap());
+            let none = HeaderMap::new();
+            let asked = keeper.admit(Access::Webhook, &method, &none, from, Duration::ZERO);
+            asked.map_err(|fault| fault.status.as_u16())
+        };
+        let open = keeper(&[]);
+        for own in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(ask(&open, own), Ok(Caller::Webhook), "{own}");
+        }
+        for address in own_networks().iter().map(|net| net.addr().to_string()) {
+            assert_eq!(ask(&open, &address), Ok(Caller::Webhook), "{address}");
+        }
+        for stranger in ["198.51.100.7", "2001:db8::7"] {
+            assert_eq!(ask(&open, stranger), Err(403), "{stranger}");
+        }
+        let told = keeper(&[("HA_WEBHOOK_ALLOW", "198.51.100.0/24")]);
+        assert_eq!(ask(&told, "198.51.100.7"), Ok(Caller::Webhook));
+        let token = keeper(&[("HA_WEBHOOK_TOKEN", "t0ken")]);
+        assert_eq!(ask(&token, "198.51.100.7"), Err(401));
+    }
+
+    #[test]
+    fn only_bridges_that_docker_made_are_this_machine() {
+        for docker in ["docker0", "docker_gwbridge", "br-0123456789ab"] {
+            assert!(is_dockers(docker), "{docker}");
+        }
+        for other in ["br0", "br-lan", "br-0123456789", "eth0", "docker1x"] {
+            assert!(!is_dockers(other), "{other}");
+        }
     }
 
     #[test]

@@ -78,6 +78,7 @@ impl Shared {
             ("docker", self.docker_health().await),
             ("s3", s3),
             ("disk", disk),
+            ("contact", self.contact_health()),
         ];
         let well = vital.iter().all(|(_, part)| part.status == "UP");
         let parts = vital.into_iter().chain([("outbox", self.outbox_health())]);
@@ -99,7 +100,11 @@ impl Shared {
     }
 
     async fn docker_health(&self) -> Component {
-        match self.controller.health().await.runtime {
+        let asked = tokio::time::timeout(PATIENCE, self.controller.health()).await;
+        let Ok(known) = asked else {
+            return down("the runtime does not answer in time");
+        };
+        match known.runtime {
             Ok(runtime) => up([
                 ("kind", value!(runtime.kind)),
                 ("version", value!(runtime.version)),
@@ -114,6 +119,24 @@ impl Shared {
             ]),
             Err(cause) => down(&cause),
         }
+    }
+
+    /// A recorder that cannot be heard records on, but its faults are seen late and a controller's word does not reach it.
+    fn contact_health(&self) -> Component {
+        let deaf = self.controller.deaf();
+        if deaf.is_empty() {
+            return up([("unheard", value!(0))]);
+        }
+        let named = deaf.iter().take(3).map(ToString::to_string);
+        let part = down(&format!(
+            "no heartbeat arrives from {} of the recorders that record ({}); check that they have this controller's address \
+             and password, in .env in the recordings folder",
+            deaf.len(),
+            named.collect::<Vec<_>>().join(", ")
+        ));
+        let mut details = part.details;
+        details.insert("unheard".to_owned(), value!(deaf.len()));
+        Component { details, ..part }
     }
 
     /// Recording and failover go on without the relay: its part never brings the whole down.

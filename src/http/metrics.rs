@@ -57,6 +57,11 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
         "active sessions whose recording does not go forward",
     ),
     (
+        "ha_recorder_deaf_sessions",
+        Kind::Gauge,
+        "recordings that go on although no heartbeat of their recorder arrives",
+    ),
+    (
         "ha_recorder_lost_seconds_total",
         Kind::Counter,
         "seconds of recordings that no frame shows",
@@ -262,6 +267,7 @@ fn refresh(shared: &Shared) {
     let outbox = shared.outbox.counts();
     gauge!("ha_recorder_sessions_active").set(active as f64);
     gauge!("ha_recorder_stuck_sessions").set(stuck as f64);
+    gauge!("ha_recorder_deaf_sessions").set(shared.controller.deaf().len() as f64);
     gauge!("ha_recorder_containers_running").set(held as f64);
     let unverified = shared.controller.unverified().len();
     gauge!("ha_recorder_unverified_recordings").set(unverified as f64);

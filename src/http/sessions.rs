@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::controller::{ControllerError, Counts, Filter as Wanted, Which};
 use crate::model::failover::Failover;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
-use crate::model::session::{Particulars, Session, State, Status};
+use crate::model::session::{Contact, Particulars, Session, State, Status};
 use crate::model::wire::{
     ErrorBody, ErrorCode, Heartbeat, RecordingPath, Registration, Report, StatusChange,
 };
@@ -128,6 +128,10 @@ pub(super) struct SessionView {
     #[schema(value_type = String, format = DateTime)]
     advanced_at: Timestamp,
     video_name: Option<String>,
+    contact: Contact,
+    /// Since when the recorder says that its page is in trouble.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    page_troubled_at: Option<Timestamp>,
 }
 
 /// What the recorder's heartbeats told.
@@ -158,6 +162,7 @@ impl SessionView {
     pub(super) fn of(
         session: Session,
         particulars: Particulars,
+        contact: Contact,
         now: Timestamp,
         stuck_after: Duration,
     ) -> Self {
@@ -201,6 +206,8 @@ impl SessionView {
             failovers: session.failovers,
             advanced_at: session.advanced_at,
             video_name: session.video_name,
+            contact,
+            page_troubled_at: session.page_troubled_at,
         }
     }
 }
@@ -210,7 +217,8 @@ impl Shared {
     pub(super) fn view(&self, session: Session) -> SessionView {
         let particulars = self.controller.particulars(&session.id);
         let stuck_after = self.settings.stuck_timeout();
-        SessionView::of(session, particulars, self.clock.now(), stuck_after)
+        let contact = self.controller.contact(&session);
+        SessionView::of(session, particulars, contact, self.clock.now(), stuck_after)
     }
 
     /// A part of the list, as it is shown now, and how many there are in all.

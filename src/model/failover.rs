@@ -33,7 +33,7 @@ pub enum Reason {
     Removed,
     /// Its container was frozen.
     Frozen,
-    /// No heartbeat for too long.
+    /// No heartbeat for too long, and no file that grew.
     Silent,
     /// Heartbeats, but no chunk or byte more for too long.
     Stuck,
@@ -103,13 +103,13 @@ pub enum Seen {
 /// When a recorder is held lost, and how often it is replaced.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Without a heartbeat for this long it is lost.
+    /// With neither a heartbeat nor growth for this long it is lost.
     pub heartbeat_timeout: Duration,
     /// Without a chunk or byte more for this long it is lost.
     pub stuck_timeout: Duration,
     /// How much longer a recorder may take that has just been started.
     pub grace: Duration,
-    /// Failovers in `window` before the session is given up.
+    /// Failovers in `window` before no further recorder is started.
     pub max_attempts: usize,
     /// See `max_attempts`.
     pub window: Duration,
@@ -130,14 +130,15 @@ impl Policy {
         now: Timestamp,
     ) -> Option<Fault> {
         let late = |from: Timestamp, limit: Duration| now.since(from.max(watched_since)) >= limit;
+        let alive = alive_at(session);
         let reason = match session.state {
             State::Starting { .. } => {
-                let silent = late(session.heartbeat_at, self.heartbeat_timeout);
+                let silent = late(alive, self.heartbeat_timeout);
                 let stuck = late(session.advanced_at, self.stuck_timeout + self.grace);
                 named(seen, silent, stuck)
             }
             State::Recording { .. } => {
-                let silent = late(session.heartbeat_at, self.heartbeat_timeout);
+                let silent = late(alive, self.heartbeat_timeout);
                 let stuck = late(session.advanced_at, self.stuck_timeout);
                 named(seen, silent, stuck && !disk_troubled(session))
             }
@@ -145,9 +146,9 @@ impl Policy {
                 started_at: Some(at),
                 ..
             } => {
-                let heard = session.heartbeat_at.max(at);
-                let silent = late(heard, self.heartbeat_timeout + self.grace);
-                let stuck = late(at, self.stuck_timeout + self.grace);
+                let silent = late(alive.max(at), self.heartbeat_timeout + self.grace);
+                let begun = session.advanced_at.max(at);
+                let stuck = late(begun, self.stuck_timeout + self.grace);
                 named(seen, silent, stuck)
             }
             State::TakingOver { .. }
@@ -155,41 +156,23 @@ impl Policy {
             | State::Stopping { .. }
             | State::Completed { .. }
             | State::Failed { .. }
+            | State::GivenUp { .. }
             | State::Inactive { .. } => None,
         };
         let fault = reason.map(|reason| Fault {
             well_until: match reason {
                 Reason::Stuck => session.advanced_at,
-                _ => session.heartbeat_at,
+                _ => alive,
             },
             reason,
         });
-        fault.or_else(|| Self::reported(session))
-    }
-
-    /// What the recorder itself asks for. A full disk is no reason, nor is a page that cannot be had or answers with an
-    /// error: the next recorder would have the same one, and this one records what there is to see.
-    fn reported(session: &Session) -> Option<Fault> {
-        if !matches!(
-            session.state,
-            State::Starting { .. } | State::Recording { .. }
-        ) {
-            return None;
-        }
-        let mut troubles = session.report.troubles.iter();
-        let trouble = troubles.find(|trouble| trouble.kind == TroubleKind::Dying)?;
-        Some(Fault {
-            well_until: session.advanced_at,
-            reason: Reason::Reported {
-                message: trouble.message.clone(),
-            },
-        })
+        fault.or_else(|| reported(session))
     }
 
     /// When the session must be looked at again, if nothing is heard until then: a time-out, a replacement whose time
     /// comes, a recording that must be sealed.
     pub fn due(&self, session: &Session, watched_since: Timestamp) -> Option<Timestamp> {
-        let heard = session.heartbeat_at.max(watched_since);
+        let heard = alive_at(session).max(watched_since);
         let advanced = session.advanced_at.max(watched_since);
         let work = match session.state {
             State::Starting { .. } => Some(
@@ -208,22 +191,26 @@ impl Policy {
             } => {
                 let at = at.max(watched_since);
                 let silent = heard.max(at).plus(self.heartbeat_timeout + self.grace);
-                Some(silent.min(at.plus(self.stuck_timeout + self.grace)))
+                let stuck = advanced.max(at).plus(self.stuck_timeout + self.grace);
+                Some(silent.min(stuck))
             }
             State::TakingOver { not_before, .. } => Some(not_before),
             State::Paused { .. }
             | State::Stopping { .. }
             | State::Completed { .. }
             | State::Failed { .. }
+            | State::GivenUp { .. }
             | State::Inactive { .. } => None,
         };
         [work, session.seal_at].into_iter().flatten().min()
     }
 
-    /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up.
+    /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up. One that is given
+    /// up stays so: what time alone allows again is for a person, or for a recorder that comes back by itself.
     pub fn answer(&self, session: &Session, fault: Fault, now: Timestamp) -> Event {
         let recent = self.recent(session, now);
-        if recent >= self.max_attempts && session.has_a_recorder_to_lose() {
+        let spent = recent >= self.max_attempts && session.has_a_recorder_to_lose();
+        if spent || session.given_up_at().is_some() {
             return Event::GivenUp(self.too_often(recent, &fault.reason));
         }
         Event::Lost {
@@ -288,6 +275,27 @@ const fn tries(session: &Session) -> u32 {
     }
 }
 
+/// When the recorder last gave a sign of life: a heartbeat, or a file that grew.
+fn alive_at(session: &Session) -> Timestamp {
+    session.heartbeat_at.max(session.advanced_at)
+}
+
+/// What the recorder itself asks for. A full disk or a page that does not come is no reason: the next recorder would have
+/// the same one.
+fn reported(session: &Session) -> Option<Fault> {
+    if !session.asks_for_replacement() {
+        return None;
+    }
+    let mut troubles = session.report.troubles.iter();
+    let dying = troubles.find(|t| t.kind == TroubleKind::Dying)?;
+    Some(Fault {
+        well_until: session.advanced_at,
+        reason: Reason::Reported {
+            message: dying.message.clone(),
+        },
+    })
+}
+
 fn disk_troubled(session: &Session) -> bool {
     let troubles = &session.report.troubles;
     troubles.iter().any(|t| t.kind == TroubleKind::Disk)
@@ -329,7 +337,7 @@ pub struct Failover {
 mod tests {
     use super::*;
     use crate::model::session::tests::{at, holder, session};
-    use crate::model::session::{Action, Refusal};
+    use crate::model::session::{Action, Contact, Refusal};
     use crate::model::wire::Trouble;
 
     impl Policy {
@@ -410,6 +418,40 @@ mod tests {
     }
 
     #[test]
+    fn silence_with_growth_is_no_fault_and_without_it_counts_from_the_last_growth() {
+        let mut session = recording();
+        session.heartbeat_at = at(100);
+        session.on(Event::Grown(at(190)), at(200)).unwrap();
+        assert_eq!(fault(&session, 219), None);
+        assert_eq!(fault(&session, 220), Some(Reason::Silent));
+        let contact = |now| session.contact(Duration::from_secs(30), at(0), at(now));
+        assert_eq!(
+            (contact(129), contact(130)),
+            (Contact::Heard, Contact::Deaf)
+        );
+        session.advanced_at = at(100);
+        let contact = session.contact(Duration::from_secs(30), at(0), at(130));
+        assert_eq!(contact, Contact::Unheard);
+    }
+
+    #[test]
+    fn a_given_up_session_stays_so_until_its_recorder_is_heard() {
+        let policy = Policy::for_tests();
+        let mut session = recording();
+        session.on(Event::GivenUp("enough".into()), at(1)).unwrap();
+        let long_after = policy.answer(&session, stuck(), at(10_000));
+        assert!(matches!(long_after, Event::GivenUp(_)), "{long_after:?}");
+        session.on(Event::Salvaged, at(2)).unwrap();
+        let heard = Event::Heard {
+            last_chunk: Some("0007.mp4".into()),
+            report: None,
+        };
+        session.on(heard, at(10_001)).unwrap();
+        assert_eq!(session.state, State::Recording { since: at(10_001) });
+        assert_eq!(session.finished_at, None, "there is more to come");
+    }
+
+    #[test]
     fn the_controllers_own_absence_is_no_ones_fault() {
         let session = recording();
         let policy = Policy::for_tests();
@@ -431,21 +473,17 @@ mod tests {
     }
 
     #[test]
-    fn a_page_in_trouble_is_no_fault_of_its_recorder_and_a_dying_recorder_is_replaced() {
+    fn a_page_in_trouble_is_no_reason_for_another_recorder_and_a_dying_recorder_is() {
         let mut session = recording();
         session.heartbeat_at = at(100);
         session.advanced_at = at(100);
-        session.page_troubled_at = Some(at(90));
+        session.page_troubled_at = Some(at(0));
         let trouble = |kind| Trouble {
             kind,
             message: "the page crashed".into(),
         };
         session.report.troubles = vec![trouble(TroubleKind::Page)];
-        session.heartbeat_at = at(10_000);
-        session.advanced_at = at(10_000);
-        assert_eq!(fault(&session, 10_001), None);
-        session.heartbeat_at = at(100);
-        session.advanced_at = at(100);
+        assert_eq!(fault(&session, 129), None);
         session.report.troubles = vec![trouble(TroubleKind::Dying)];
         assert!(matches!(
             fault(&session, 101),

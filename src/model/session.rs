@@ -29,7 +29,7 @@ pub struct Session {
     pub created_at: Timestamp,
     /// When the recorder was last heard.
     pub heartbeat_at: Timestamp,
-    /// When the recorder's chunk or bytes last went forward.
+    /// When the recording last went forward: as the recorder told, or as its files showed while it was silent.
     pub advanced_at: Timestamp,
     /// The chunk last reported, by file name.
     pub last_chunk: Option<String>,
@@ -131,7 +131,7 @@ pub enum State {
         /// When.
         at: Timestamp,
     },
-    /// It was given up; what was recorded is kept.
+    /// OpenVidu or a client says that it failed; what was recorded is kept.
     Failed {
         /// When.
         at: Timestamp,
@@ -143,6 +143,25 @@ pub enum State {
         /// When.
         at: Timestamp,
     },
+    /// No further recorder is started. What runs is left alone, and a recorder that is heard again records on.
+    GivenUp {
+        /// Since when.
+        at: Timestamp,
+        /// Why, for a person.
+        why: String,
+    },
+}
+
+/// Whether the recorder's heartbeats arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Contact {
+    /// They do, or none is expected.
+    Heard,
+    /// They do not, but its files grow: it records, and nothing that the controller says reaches it.
+    Deaf,
+    /// They do not, and no file was seen to grow.
+    Unheard,
 }
 
 /// The status words of the interface.
@@ -171,7 +190,7 @@ pub enum Status {
     Stopping,
     /// See [`State::Completed`].
     Completed,
-    /// See [`State::Failed`].
+    /// See [`State::Failed`] and [`State::GivenUp`].
     Failed,
     /// See [`State::Inactive`].
     Inactive,
@@ -220,7 +239,7 @@ impl State {
             Self::Paused { .. } => Status::Paused,
             Self::Stopping { .. } => Status::Stopping,
             Self::Completed { .. } => Status::Completed,
-            Self::Failed { .. } => Status::Failed,
+            Self::Failed { .. } | Self::GivenUp { .. } => Status::Failed,
             Self::Inactive { .. } => Status::Inactive,
         }
     }
@@ -243,6 +262,8 @@ pub enum Event {
         /// What it sees of its work.
         report: Option<Report>,
     },
+    /// Its files were written to at this time.
+    Grown(Timestamp),
     /// The recorder is lost and may be replaced.
     Lost {
         /// What is wrong.
@@ -259,8 +280,10 @@ pub enum Event {
         /// Tries that have failed by now. Where the runtime is away none was made.
         tries: u32,
     },
-    /// Nothing can record any more, or OpenVidu gave it up; why, for a person.
+    /// No further recorder is to be started; why, for a person.
     GivenUp(String),
+    /// OpenVidu or a client says that it failed, or nothing is left of it; why, for a person.
+    Failed(String),
     /// OpenVidu or a client wants it stopped.
     StopAsked,
     /// The recorder finished the video.
@@ -280,7 +303,7 @@ pub enum Action {
     Replace,
     /// See to it that the recorder stops and the video is finished.
     Stop,
-    /// Finish the video without a recorder.
+    /// Finish the video without a recorder, unless one runs.
     Salvage,
 }
 
@@ -320,10 +343,12 @@ impl Session {
         match event {
             Event::Registered { run, holder } => self.registered(run, holder, now),
             Event::Heard { last_chunk, report } => self.heard(last_chunk, report, now),
+            Event::Grown(at) => self.grown(at),
             Event::Lost { fault, not_before } => self.lost(fault, not_before, now),
             Event::Replaced(holder) => self.replaced(holder, now),
             Event::NotReplaced { not_before, tries } => self.not_replaced(not_before, tries),
             Event::GivenUp(why) => self.given_up(why, now),
+            Event::Failed(why) => self.failed(why, now),
             Event::StopAsked => self.stop_asked(now),
             Event::Finished => self.finished(now),
             Event::Salvaged => self.salvaged(now),
@@ -347,6 +372,7 @@ impl Session {
         let again = run == self.run;
         match &mut self.state {
             State::Inactive { .. } => self.state = State::Starting { since: now },
+            State::GivenUp { .. } => self.revive(State::Starting { since: now }),
             _ if again => {}
             State::TakingOver { started_at, .. } => {
                 started_at.get_or_insert(now);
@@ -396,6 +422,8 @@ impl Session {
         self.heartbeat_at = now;
         let chunk = last_chunk.filter(|chunk| !chunk.is_empty());
         let writes = chunk.is_some();
+        // Earlier clients tell nothing of their work.
+        let says_nothing_else = report.is_none();
         let mut advanced = chunk.is_some() && chunk != self.last_chunk;
         if let Some(report) = report {
             advanced |= went_on(&self.report, &report);
@@ -411,6 +439,9 @@ impl Session {
         }
         match self.state {
             State::Starting { .. } if writes => self.state = State::Recording { since: now },
+            State::GivenUp { .. } if advanced || says_nothing_else => {
+                self.revive(State::Recording { since: now });
+            }
             State::TakingOver {
                 since,
                 started_at: Some(_),
@@ -426,6 +457,21 @@ impl Session {
         Ok(None)
     }
 
+    /// A recorder is at work again after the session was given up.
+    fn revive(&mut self, state: State) {
+        self.state = state;
+        self.finished_at = None;
+        self.seal_at = None;
+    }
+
+    fn grown(&mut self, at: Timestamp) -> Result<Option<Action>, Refusal> {
+        if !self.has_a_recorder_to_lose() {
+            return Err(Refusal::NotRecording);
+        }
+        self.advanced_at = self.advanced_at.max(at);
+        Ok(None)
+    }
+
     fn lost(
         &mut self,
         fault: Fault,
@@ -435,9 +481,11 @@ impl Session {
         if matches!(self.state, State::Stopping { .. }) {
             return Ok(Some(Action::Stop));
         }
-        if !self.has_a_recorder_to_lose() {
+        let may_be_replaced = self.has_a_recorder_to_lose() || self.given_up_at().is_some();
+        if !may_be_replaced {
             return Err(Refusal::NotRecording);
         }
+        self.finished_at = None;
         self.remember_failover(&fault, now);
         self.state = State::TakingOver {
             since: now,
@@ -487,6 +535,16 @@ impl Session {
     }
 
     fn given_up(&mut self, why: String, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        if self.over() {
+            return Err(Refusal::Over);
+        }
+        if self.given_up_at().is_none() {
+            self.state = State::GivenUp { at: now, why };
+        }
+        Ok(Some(Action::Salvage))
+    }
+
+    fn failed(&mut self, why: String, now: Timestamp) -> Result<Option<Action>, Refusal> {
         if self.over() {
             return Err(Refusal::Over);
         }
@@ -542,7 +600,7 @@ impl Session {
             | (Status::Failed, State::Failed { .. }) => {}
             (Status::Completed, _) => return self.finished(now),
             (Status::Failed, _) => {
-                return self.given_up("a client reported that it failed".into(), now);
+                return self.failed("a client reported that it failed".into(), now);
             }
             (_, State::Stopping { .. } | State::Completed { .. } | State::Failed { .. }) => {
                 return Err(Refusal::Over);
@@ -574,6 +632,33 @@ impl Session {
         )
     }
 
+    /// Since when no further recorder is started.
+    pub const fn given_up_at(&self) -> Option<Timestamp> {
+        match self.state {
+            State::GivenUp { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing has ended it yet: a recorder is expected, or may come back.
+    pub const fn may_be_ended(&self) -> bool {
+        !self.over() && !self.stopping()
+    }
+
+    /// Whether the recorder's heartbeats arrive, where they are missed after `patience` and not for anything before
+    /// `watched_since`.
+    pub fn contact(&self, patience: Duration, watched_since: Timestamp, now: Timestamp) -> Contact {
+        let heard_at = self.heartbeat_at.max(watched_since);
+        let expected = self.state.status().active() || self.given_up_at().is_some();
+        if !expected || now.since(heard_at) < patience {
+            return Contact::Heard;
+        }
+        match self.advanced_at > self.heartbeat_at {
+            true => Contact::Deaf,
+            false => Contact::Unheard,
+        }
+    }
+
     const fn stopping(&self) -> bool {
         matches!(self.state, State::Stopping { .. } | State::Inactive { .. })
     }
@@ -582,6 +667,8 @@ impl Session {
     pub const fn ended_at(&self) -> Option<Timestamp> {
         match self.state {
             State::Completed { at } | State::Failed { at, .. } | State::Inactive { at } => Some(at),
+            // Until the video is finished something may still record.
+            State::GivenUp { .. } => self.finished_at,
             _ => None,
         }
     }
@@ -709,6 +796,13 @@ pub(crate) mod tests {
                 }),
             ),
             ("inactive", session(State::Inactive { at: since })),
+            (
+                "givenup",
+                session(State::GivenUp {
+                    at: since,
+                    why: String::new(),
+                }),
+            ),
         ];
         for (name, session) in &mut all {
             if name.starts_with("replac") {
@@ -731,6 +825,7 @@ pub(crate) mod tests {
             State::Completed { .. } => "completed",
             State::Failed { .. } => "failed",
             State::Inactive { .. } => "inactive",
+            State::GivenUp { .. } => "givenup",
         }
     }
 
@@ -753,6 +848,7 @@ pub(crate) mod tests {
             ("register-old-run", registered(0)),
             ("heard", heard(None)),
             ("heard-chunk", heard(Some("0001.mp4"))),
+            ("grown", Event::Grown(at(4))),
             ("lost", lost),
             ("replaced", Event::Replaced(holder("second"))),
             (
@@ -763,6 +859,7 @@ pub(crate) mod tests {
                 },
             ),
             ("given-up", Event::GivenUp("enough".into())),
+            ("failed", Event::Failed("OpenVidu says so".into())),
             ("stop", Event::StopAsked),
             ("finished", Event::Finished),
             ("salvaged", Event::Salvaged),
@@ -776,15 +873,16 @@ pub(crate) mod tests {
     /// Every state (rows) and every event (columns, in the order of `events`): the state afterwards, with what is to be
     /// done; or why nothing changed.
     const TABLE: &str = "
-starting  starting  replaced  !superseded starting  recording replacing+replace !superseded !notrecording failed+salvage stopping+stop completed starting  completed recording paused    inactive
-recording recording replaced  !superseded recording recording replacing+replace !superseded !notrecording failed+salvage stopping+stop completed recording completed recording paused    inactive
-replacing replacing replaced  !superseded replacing replacing !notrecording     replaced    replacing+replace failed+salvage stopping+stop completed replacing completed replacing replacing inactive
-replaced  replaced  replaced  !superseded replaced  replaced  replacing+replace replaced    !notrecording failed+salvage stopping+stop completed replaced  completed replaced  replaced  inactive
-paused    paused    paused    !superseded paused    paused    replacing+replace !superseded !notrecording failed+salvage stopping+stop completed paused    completed recording paused    inactive
-stopping  !over     !over     !over       stopping  stopping  stopping+stop     !over       !notrecording failed+salvage stopping      completed completed completed !over     !over     inactive
-completed !over     !over     !over       !over     !over     !notrecording     !over       !notrecording !over          completed     !over     completed completed !over     !over     inactive
-failed    !over     !over     !over       !over     !over     !notrecording     !over       !notrecording !over          failed        !over     failed    failed    !over     !over     inactive
-inactive  starting  starting  !superseded inactive  inactive  !notrecording     !over       !notrecording failed+salvage inactive      completed inactive  completed recording paused    inactive
+starting  starting  replaced !superseded starting  recording starting      replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed starting  completed recording paused    inactive
+recording recording replaced !superseded recording recording recording     replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed recording completed recording paused    inactive
+replacing replacing replaced !superseded replacing replacing !notrecording !notrecording     replaced    replacing+replace givenup+salvage failed+salvage stopping+stop completed replacing completed replacing replacing inactive
+replaced  replaced  replaced !superseded replaced  replaced  replaced      replacing+replace replaced    !notrecording     givenup+salvage failed+salvage stopping+stop completed replaced  completed replaced  replaced  inactive
+paused    paused    paused   !superseded paused    paused    paused        replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed paused    completed recording paused    inactive
+stopping  !over     !over    !over       stopping  stopping  !notrecording stopping+stop     !over       !notrecording     givenup+salvage failed+salvage stopping      completed completed completed !over     !over     inactive
+completed !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          completed     !over     completed completed !over     !over     inactive
+failed    !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          failed        !over     failed    failed    !over     !over     inactive
+inactive  starting  starting !superseded inactive  inactive  !notrecording !notrecording     !over       !notrecording     givenup+salvage failed+salvage inactive      completed inactive  completed recording paused    inactive
+givenup   starting  starting !superseded recording recording !notrecording replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed givenup   completed recording paused    inactive
 ";
 
     #[test]
@@ -884,7 +982,7 @@ inactive  starting  starting  !superseded inactive  inactive  !notrecording     
                 prop_assert_eq!(watched, policy.due(&it, at(0)).is_some());
             }
             let mut finished = it.clone();
-            let _ = finished.on(Event::GivenUp("the end".into()), at(now));
+            let _ = finished.on(Event::Failed("the end".into()), at(now));
             prop_assert!(finished.over());
         }
     }

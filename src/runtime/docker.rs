@@ -25,7 +25,9 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::{BoxStream, StreamExt};
 use log::{error, info, warn};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 const SOCKET: &str = "/var/run/docker.sock";
 
@@ -53,35 +55,48 @@ const IMAGE_MADE_BY: &str = "ov2-ha-recorder";
 /// Docker, as far as recorders are concerned.
 #[derive(Clone)]
 pub struct DockerRuntime {
-    docker: Docker,
+    /// Connected at the first call that finds the daemon.
+    docker: Arc<OnceCell<Docker>>,
     host: String,
     image_name: String,
     image_tag: String,
 }
 
 impl DockerRuntime {
-    /// Connects to the daemon named by `DOCKER_HOST`, else to the usual socket.
+    /// The daemon named by `DOCKER_HOST`, else the one at the usual socket; it need not be there yet.
+    pub fn new(image_name: &str, image_tag: &str) -> Self {
+        let named = std::env::var("DOCKER_HOST")
+            .ok()
+            .filter(|it| !it.is_empty());
+        Self {
+            docker: Arc::default(),
+            host: named.unwrap_or_else(|| format!("unix://{SOCKET}")),
+            image_name: image_name.to_owned(),
+            image_tag: image_tag.to_owned(),
+        }
+    }
+
+    /// The same, connected.
     ///
     /// # Errors
     /// [`RuntimeError::Unreachable`] when no daemon answers.
     pub async fn connect(image_name: &str, image_tag: &str) -> Result<Self, RuntimeError> {
-        let named = std::env::var("DOCKER_HOST")
-            .ok()
-            .filter(|it| !it.is_empty());
-        let host = named.clone().unwrap_or_else(|| format!("unix://{SOCKET}"));
-        let connected = match named {
-            Some(host) => Docker::connect_with_host(&host),
-            None => Docker::connect_with_unix(SOCKET, ANSWER, API_DEFAULT_VERSION),
+        let runtime = Self::new(image_name, image_tag);
+        runtime.docker().await?;
+        Ok(runtime)
+    }
+
+    /// The connection. While there is none, every call tries to make it.
+    async fn docker(&self) -> Result<&Docker, RuntimeError> {
+        let connect = async || {
+            let docker = match self.host.strip_prefix("unix://") {
+                Some(path) => Docker::connect_with_unix(path, ANSWER, API_DEFAULT_VERSION)?,
+                None => Docker::connect_with_host(&self.host)?,
+            };
+            docker.negotiate_version().await
         };
-        let unreachable = |cause: Error| unreachable(&host, &cause);
-        let docker = connected.map_err(unreachable)?;
-        let docker = docker.negotiate_version().await.map_err(unreachable)?;
-        Ok(Self {
-            docker,
-            host,
-            image_name: image_name.to_owned(),
-            image_tag: image_tag.to_owned(),
-        })
+        let connected = self.docker.get_or_try_init(connect).await;
+        connected.map_err(|cause| unreachable(&self.host, &cause))
     }
 
     /// Sees to it that the recording image is there: pulled when it is missing and a registry answers. That it is OpenVidu's
@@ -114,7 +129,7 @@ impl DockerRuntime {
             .from_image(&self.image_name)
             .tag(&self.image_tag)
             .build();
-        let mut steps = self.docker.create_image(Some(options), None, None);
+        let mut steps = self.docker().await?.create_image(Some(options), None, None);
         while let Some(step) = steps.next().await {
             if let Err(cause) = step {
                 warn!(image = self.image().as_str(); "the recording image cannot be pulled: {cause}");
@@ -139,7 +154,7 @@ impl DockerRuntime {
     }
 
     async fn find_image(&self) -> Result<Option<ImageInspect>, RuntimeError> {
-        match self.docker.inspect_image(&self.image()).await {
+        match self.docker().await?.inspect_image(&self.image()).await {
             Ok(found) => Ok(Some(found)),
             Err(cause) if status_of(&cause) == Some(404) => Ok(None),
             Err(cause) => Err(self.failed("inspect the recording image", cause)),
@@ -147,7 +162,7 @@ impl DockerRuntime {
     }
 
     async fn read(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
-        match self.docker.inspect_container(id, None).await {
+        match self.docker().await?.inspect_container(id, None).await {
             Ok(found) => Ok(Some(found)),
             Err(cause) if status_of(&cause) == Some(404) => Ok(None),
             Err(cause) => Err(self.failed(&format!("inspect container {id}"), cause)),
@@ -228,8 +243,10 @@ impl DockerRuntime {
         })
     }
 
-    /// Docker's events from now on.
-    fn follow(&self) -> BoxStream<'static, Result<EventMessage, Error>> {
+    /// Docker's events from now on. They are asked for before it is known to answer, so that whatever happens before the
+    /// stream stands is in it.
+    async fn follow(&self) -> Result<DockersEvents, RuntimeError> {
+        let docker = self.docker().await?;
         let filters = HashMap::from([
             ("type", vec!["container"]),
             (
@@ -250,7 +267,10 @@ impl DockerRuntime {
             .since(&format!("{}.{:03}", now / 1_000, now % 1_000))
             .filters(&filters)
             .build();
-        self.docker.events(Some(options)).boxed()
+        let events = docker.events(Some(options)).boxed();
+        let answered = docker.ping().await;
+        answered.map_err(|cause| unreachable(&self.host, &cause))?;
+        Ok(events)
     }
 
     /// Ends the container, whatever it does, and answers when it has ended. A kill that meets Docker's own restart may
@@ -277,12 +297,21 @@ impl DockerRuntime {
         let options = KillContainerOptionsBuilder::default()
             .signal("SIGKILL")
             .build();
-        match self.docker.kill_container(id.as_str(), Some(options)).await {
+        match self
+            .docker()
+            .await?
+            .kill_container(id.as_str(), Some(options))
+            .await
+        {
             Ok(()) => Ok(()),
             // It is not running, or about to be restarted by Docker: a stop ends that too.
             Err(cause) if status_of(&cause) == Some(409) => {
                 let options = StopContainerOptionsBuilder::default().t(0).build();
-                let stopped = self.docker.stop_container(id.as_str(), Some(options)).await;
+                let stopped = self
+                    .docker()
+                    .await?
+                    .stop_container(id.as_str(), Some(options))
+                    .await;
                 stopped.map_err(|cause| self.of_container("stop", id, cause))
             }
             Err(cause) => Err(self.of_container("kill", id, cause)),
@@ -294,7 +323,10 @@ impl DockerRuntime {
         let options = WaitContainerOptionsBuilder::default()
             .condition("not-running")
             .build();
-        let mut answers = self.docker.wait_container(id.as_str(), Some(options));
+        let mut answers = self
+            .docker()
+            .await?
+            .wait_container(id.as_str(), Some(options));
         match answers.next().await {
             // An exit code other than 0 is an error to bollard; for us it is an end as good as any.
             None | Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Ok(()),
@@ -304,18 +336,21 @@ impl DockerRuntime {
     }
 
     /// Tells the recorder to finish, as OpenVidu does.
-    async fn ask_to_finish(&self, id: &ContainerId) -> Result<(), Error> {
+    async fn ask_to_finish(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let refused = |cause| self.of_container("write to", id, cause);
+        let docker = self.docker().await?;
         let exec = CreateExecOptions {
             cmd: Some(vec!["bash", "-c", "echo 'q' > stop"]),
             ..CreateExecOptions::default()
         };
-        let exec = self.docker.create_exec(id.as_str(), exec).await?;
+        let exec = docker.create_exec(id.as_str(), exec).await;
+        let exec = exec.map_err(refused)?;
         let start = StartExecOptions {
             detach: true,
             ..StartExecOptions::default()
         };
-        self.docker.start_exec(&exec.id, Some(start)).await?;
-        Ok(())
+        let started = docker.start_exec(&exec.id, Some(start)).await;
+        started.map(drop).map_err(refused)
     }
 
     /// Ends and removes what bears the name, in one call: between two, Docker or another controller of this machine may start it
@@ -337,7 +372,8 @@ impl DockerRuntime {
             .force(force)
             .build();
         match self
-            .docker
+            .docker()
+            .await?
             .remove_container(id.as_str(), Some(options))
             .await
         {
@@ -375,7 +411,8 @@ impl Runtime for DockerRuntime {
     async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let summaries = self
-            .docker
+            .docker()
+            .await?
             .list_containers(Some(options))
             .await
             .map_err(|cause| self.failed("list the containers", cause))?;
@@ -404,7 +441,11 @@ impl Runtime for DockerRuntime {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let started = self.docker.start_container(id.as_str(), None).await;
+        let started = self
+            .docker()
+            .await?
+            .start_container(id.as_str(), None)
+            .await;
         started.map_err(|cause| self.of_container("start", id, cause))
     }
 
@@ -427,7 +468,8 @@ impl Runtime for DockerRuntime {
             .repo(BACKUP_IMAGE)
             .tag(&self.image_tag)
             .build();
-        match self.docker.tag_image(&self.image(), Some(tag)).await {
+        let docker = self.docker().await?;
+        match docker.tag_image(&self.image(), Some(tag)).await {
             Ok(()) => {}
             Err(cause) if status_of(&cause) == Some(404) => return Err(self.no_image()),
             Err(cause) => return Err(self.failed(&act, cause)),
@@ -437,7 +479,7 @@ impl Runtime for DockerRuntime {
             .name(&spec.name)
             .build();
         let body = backup_body(&spec, format!("{BACKUP_IMAGE}:{}", self.image_tag));
-        let created = self.docker.create_container(Some(options), body).await;
+        let created = docker.create_container(Some(options), body).await;
         let created = created.map_err(|cause| self.failed(&act, cause))?;
         let id = ContainerId::parse(created.id).map_err(|cause| RuntimeError::Failed {
             act: act.clone(),
@@ -480,7 +522,11 @@ impl Runtime for DockerRuntime {
             restart_policy: Some(on_failure()),
             ..ContainerUpdateBody::default()
         };
-        let updated = self.docker.update_container(id.as_str(), update).await;
+        let updated = self
+            .docker()
+            .await?
+            .update_container(id.as_str(), update)
+            .await;
         updated.map_err(|cause| self.of_container("set the restart policy of", id, cause))
     }
 
@@ -490,6 +536,7 @@ impl Runtime for DockerRuntime {
             runtime: self.clone(),
             stream: None,
             backoff,
+            away: false,
         };
         futures_util::stream::unfold(following, |mut following| async move {
             let event = following.next().await;
@@ -499,7 +546,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn probe(&self) -> Result<RuntimeInfo, RuntimeError> {
-        let version = self.docker.version().await;
+        let version = self.docker().await?.version().await;
         let version = version.map_err(|cause| self.failed("read Docker's version", cause))?;
         Ok(RuntimeInfo {
             kind: "docker",
@@ -509,11 +556,15 @@ impl Runtime for DockerRuntime {
     }
 }
 
+type DockersEvents = BoxStream<'static, Result<EventMessage, Error>>;
+
 /// The stream of events, with what it takes to come back.
 struct Following {
     runtime: DockerRuntime,
-    stream: Option<BoxStream<'static, Result<EventMessage, Error>>>,
+    stream: Option<DockersEvents>,
     backoff: Backoff,
+    /// It was said that Docker is not there.
+    away: bool,
 }
 
 impl Following {
@@ -542,8 +593,7 @@ impl Following {
         }
     }
 
-    /// Waits until Docker answers. Its events are asked for from this moment on, so that whatever happens before the
-    /// stream stands is in it.
+    /// Waits until Docker answers; says once that it does not, and that it does again.
     async fn connect(&mut self) {
         loop {
             if self.backoff.attempt() > 0 {
@@ -552,10 +602,20 @@ impl Following {
                 // The first attempt waits for nothing, and is counted.
                 self.backoff.next_delay();
             }
-            let stream = self.runtime.follow();
-            if self.runtime.docker.ping().await.is_ok() {
-                self.stream = Some(stream);
-                return;
+            match self.runtime.follow().await {
+                Ok(stream) => {
+                    if std::mem::take(&mut self.away) {
+                        info!("Docker answers: its containers are watched");
+                    }
+                    self.stream = Some(stream);
+                    return;
+                }
+                Err(cause) if !std::mem::replace(&mut self.away, true) => {
+                    error!(
+                        "no container is watched, and no lost recorder is replaced until Docker answers: {cause}"
+                    );
+                }
+                Err(_) => {}
             }
         }
     }

@@ -31,6 +31,7 @@ pub struct Controller {
     /// The password of [`USER`].
     pub password: String,
     binary: PathBuf,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     client: reqwest::Client,
 }
@@ -56,6 +57,28 @@ impl Controller {
         recordings: &Path,
         settings: &[(&str, &str)],
     ) -> Self {
+        let mut controller = Self::set_up(binary, folder, recordings, settings);
+        controller.resume().await;
+        controller
+    }
+
+    /// The same where Docker is looked for at the socket `docker`, which need not be there: returns when it answers at all.
+    pub async fn start_beside(
+        docker: &Path,
+        binary: &Path,
+        folder: &Path,
+        recordings: &Path,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let mut controller = Self::set_up(binary, folder, recordings, settings);
+        let host = format!("unix://{}", docker.display());
+        controller.environment.push(("DOCKER_HOST".into(), host));
+        controller.spawn();
+        controller.answers("/openvidu/webhook").await;
+        controller
+    }
+
+    fn set_up(binary: &Path, folder: &Path, recordings: &Path, settings: &[(&str, &str)]) -> Self {
         let port = free_port();
         let password = ov2_ha_recorder::random::hex::<12>();
         let mut table = BTreeMap::from([
@@ -81,20 +104,36 @@ impl Controller {
         fs::write(folder.join("controller.env"), &text).unwrap();
         fs::write(recordings.join(".env"), &text).unwrap();
         let second = Duration::from_secs(1);
-        let mut controller = Self {
+        Self {
             port,
             folder: folder.to_owned(),
             password,
             binary: binary.to_owned(),
+            environment: Vec::new(),
             child: None,
             client: ov2_ha_recorder::outbound::client(second, 10 * second).unwrap(),
-        };
-        controller.resume().await;
-        controller
+        }
+    }
+
+    /// The account's password becomes another one: the process starts again with it, and nobody else is told.
+    pub async fn change_password(&mut self) {
+        let new = ov2_ha_recorder::random::hex::<12>();
+        secrets::keep([("HA_CONTROLLER_PASSWORD", new.as_str())]);
+        let path = self.folder.join("controller.env");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace(&self.password, &new)).unwrap();
+        self.password = new;
+        self.stop().await;
+        self.resume().await;
     }
 
     /// Starts the process again over the same data; how long until it was healthy.
     pub async fn resume(&mut self) -> Duration {
+        self.spawn();
+        self.answers("/actuator/health").await
+    }
+
+    fn spawn(&mut self) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -107,6 +146,7 @@ impl Controller {
         }
         let child = command
             .arg("serve")
+            .envs(self.environment.iter().cloned())
             .args(["--env-file", path_text(&self.folder.join("controller.env"))])
             .args(["--data-dir", path_text(&self.folder.join("data"))])
             .stdin(Stdio::null())
@@ -116,13 +156,12 @@ impl Controller {
             .spawn()
             .unwrap_or_else(|cause| panic!("cannot start {}: {cause}", self.binary.display()));
         self.child = Some(child);
-        let (took, ()) = until("a healthy controller", Duration::from_secs(20), || async {
-            let answer = self
-                .client
-                .get(self.url("/actuator/health"))
-                .send()
-                .await
-                .ok()?;
+    }
+
+    async fn answers(&self, path: &str) -> Duration {
+        let what = format!("a controller that answers {path}");
+        let (took, ()) = until(&what, Duration::from_secs(20), || async {
+            let answer = self.client.get(self.url(path)).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
         .await;

@@ -6,6 +6,7 @@ pub mod controller;
 pub mod crowd;
 pub mod desk;
 pub mod docker;
+pub mod docker_socket;
 pub mod faults;
 pub mod frames;
 pub mod gate;

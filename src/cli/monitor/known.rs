@@ -152,7 +152,10 @@ impl Seen {
             | State::TakingOver { since, .. }
             | State::Paused { since }
             | State::Stopping { since } => *since,
-            State::Completed { at } | State::Failed { at, .. } | State::Inactive { at } => *at,
+            State::Completed { at }
+            | State::Failed { at, .. }
+            | State::GivenUp { at, .. }
+            | State::Inactive { at } => *at,
         }
     }
 
@@ -300,7 +303,7 @@ impl Known {
             State::Paused { .. } => "Paused",
             State::Stopping { .. } => "Stopping",
             State::Completed { .. } => "Completed",
-            State::Failed { .. } => "Failed",
+            State::Failed { .. } | State::GivenUp { .. } => "Failed",
             State::Inactive { .. } => "Inactive",
         }
     }
@@ -316,7 +319,7 @@ impl Known {
             }
         };
         match (&session.state, self.condition(session, now)) {
-            (State::Failed { why, .. }, _) => {
+            (State::Failed { why, .. } | State::GivenUp { why, .. }, _) => {
                 Some((Weight::Act, format!("{name} was given up: {why}")))
             }
             (State::TakingOver { since, reason, .. }, _) => Some((
