@@ -372,7 +372,7 @@ async fn test_s3_tries_everything_and_names_what_is_refused() {
 }
 
 /// Two runs of a take in the store: the first lost in the middle of a fragment, as a lost machine leaves it.
-async fn record(store: &dyn ChunkStore, recording: &str, take_id: &str) {
+pub async fn record(store: &dyn ChunkStore, recording: &str, take_id: &str) {
     let folder = tempfile::tempdir().unwrap();
     let take = take(recording, take_id);
     let manifest = Manifest {

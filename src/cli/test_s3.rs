@@ -130,7 +130,7 @@ async fn try_all(
     step(report, "delete", "s3:DeleteObject", async {
         store.delete(&folder).await?;
         match store.list(&folder).await?.len() {
-            0 => Ok("both objects, in one request".to_owned()),
+            0 => Ok("both objects".to_owned()),
             _ => Err(differs(&folder)),
         }
     })

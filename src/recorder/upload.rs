@@ -221,15 +221,38 @@ impl Shared {
         self.store.path(&self.take.manifest()).is_some()
     }
 
+    /// How many bytes the store has of each of `jobs`: by its list, or where it gives none, one by one.
+    async fn sizes_in_store(&self, jobs: impl Iterator<Item = &Job>) -> BTreeMap<String, u64> {
+        let take = self.take.to_string();
+        let list = || async {
+            match self.store.list(&take).await {
+                Err(cause) if !cause.retryable() => {
+                    warn!("{cause}; chunks of earlier runs are looked up one by one");
+                    Ok(None)
+                }
+                listed => listed.map(Some),
+            }
+        };
+        let listed = insist("chunks of earlier runs are not stored yet", list).await;
+        if let Some(listed) = listed {
+            return listed.into_iter().map(|o| (o.key, o.bytes)).collect();
+        }
+        let mut sizes = BTreeMap::new();
+        for key in jobs.map(|job| job.key.to_string()) {
+            // What cannot be read is stored anew.
+            if let Ok(body) = self.store.read(&key).await {
+                sizes.insert(key, body.len() as u64);
+            }
+        }
+        sizes
+    }
+
     async fn sort_out_earlier(&self) -> usize {
         if self.queue().earlier.is_empty() {
             return 0;
         }
-        let take = self.take.to_string();
-        let list = || self.store.list(&take);
-        let stored = insist("chunks of earlier runs are not stored yet", list).await;
-        let stored: BTreeMap<_, _> = stored.into_iter().map(|o| (o.key, o.bytes)).collect();
         let earlier = self.queue().earlier.clone();
+        let stored = self.sizes_in_store(earlier.values()).await;
         // The disk is not looked at while the queue is held: capture waits for nobody.
         let (had, missing): (Vec<_>, Vec<_>) = earlier.into_iter().partition(|(_, job)| {
             let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());

@@ -17,9 +17,9 @@ pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// An upload slower than this is given up and tried again.
 const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// How a bucket is named in a request.
+/// Where a request names the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Addressing {
+pub(super) enum BucketIn {
     /// `https://host/bucket/key`
     Path,
     /// `https://bucket.host/key`
@@ -34,7 +34,7 @@ pub(super) struct Dispatcher {
 struct Inner {
     http: reqwest::Client,
     credentials: Credentials,
-    addressing: Addressing,
+    place: BucketIn,
     bucket: String,
     headers: Vec<(String, String)>,
 }
@@ -43,7 +43,7 @@ impl Dispatcher {
     pub(super) fn new(
         http: reqwest::Client,
         credentials: Credentials,
-        addressing: Addressing,
+        place: BucketIn,
         bucket: &str,
         headers: Vec<(String, String)>,
     ) -> Self {
@@ -51,7 +51,7 @@ impl Dispatcher {
             inner: Arc::new(Inner {
                 http,
                 credentials,
-                addressing,
+                place,
                 bucket: bucket.to_owned(),
                 headers,
             }),
@@ -75,7 +75,8 @@ impl Inner {
         self.complete(&mut request);
         let credentials = self.credentials.get().await?;
         request.sign(&credentials);
-        let answer = self.build(request)?.send().await.map_err(cause_of)?;
+        let answer = self.build(request)?.send().await;
+        let answer = answer.map_err(|cause| self.explain(cause))?;
         if matches!(answer.status().as_u16(), 400 | 401 | 403) {
             self.credentials.doubt().await;
         }
@@ -104,7 +105,7 @@ impl Inner {
         let own = format!("/{}", self.bucket);
         let key = request.path.strip_prefix(&own).map(str::to_owned);
         let names_object = key.as_ref().is_some_and(|key| key.len() > 1);
-        if let (Addressing::Host, Some(key)) = (&self.addressing, key) {
+        if let (BucketIn::Host, Some(key)) = (&self.place, key) {
             let host = format!("{}.{}", self.bucket, request.hostname());
             request.set_hostname(Some(host));
             request.path = if key.is_empty() { "/".into() } else { key };
@@ -121,6 +122,18 @@ impl Inner {
                 request.remove_header(name);
                 request.add_header(name, value);
             }
+        }
+    }
+
+    /// The cause, and what to set where the bucket's own host name may be what is missing.
+    fn explain(&self, cause: reqwest::Error) -> String {
+        let advise = cause.is_connect() && self.place == BucketIn::Host;
+        let cause = cause_of(cause);
+        match advise {
+            true => format!(
+                "{cause}; if the store has no host name for each bucket, set HA_S3_ADDRESSING=path"
+            ),
+            false => cause,
         }
     }
 
@@ -185,7 +198,7 @@ mod tests {
     use rusoto_core::Region;
     use std::time::Duration;
 
-    fn inner(addressing: Addressing, headers: &[(&str, &str)]) -> Inner {
+    fn inner(place: BucketIn, headers: &[(&str, &str)]) -> Inner {
         let keys = [("HA_AWS_ACCESS_KEY", "a"), ("HA_AWS_SECRET_KEY", "b")];
         let settings = Variables::of(keys).settings().unwrap();
         let http = crate::outbound::client(Duration::from_secs(1), Duration::from_secs(1)).unwrap();
@@ -193,7 +206,7 @@ mod tests {
         Inner {
             credentials: Credentials::new(&settings, http.clone()),
             http,
-            addressing,
+            place,
             bucket: "bucket".into(),
             headers: headers.collect(),
         }
@@ -216,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn on_aws_the_bucket_is_part_of_the_hosts_name() {
-        let (host, path) = (inner(Addressing::Host, &[]), inner(Addressing::Path, &[]));
+        let (host, path) = (inner(BucketIn::Host, &[]), inner(BucketIn::Path, &[]));
         let asked = leaving(&host, "GET", "/bucket/a/b c", "").await;
         let own = "https://bucket.s3.eu-west-1.amazonaws.com";
         assert_eq!(asked.url().as_str(), format!("{own}/a/b%20c"));
@@ -231,7 +244,7 @@ mod tests {
     async fn configured_headers_go_with_every_upload_and_are_signed() {
         let key = "x-amz-server-side-encryption-customer-key";
         let headers = [("x-amz-storage-class", "ONEZONE_IA"), (key, "k")];
-        let inner = inner(Addressing::Path, &headers);
+        let inner = inner(BucketIn::Path, &headers);
         for (method, path, parameter, with) in [
             ("PUT", "/bucket/a", "", 2),
             ("POST", "/bucket/a", "uploads", 2),

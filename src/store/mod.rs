@@ -1,6 +1,7 @@
 //! Where chunks are kept: a closed chunk comes in, a stored object goes out. Two kinds, a folder and an S3 bucket, behind
 //! one trait and one conformance suite. A reader never sees half an object.
 
+mod abilities;
 mod counted;
 mod credentials;
 mod dispatch;

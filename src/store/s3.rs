@@ -1,12 +1,18 @@
-//! The store as an S3 bucket. What is stored is checked: the request carries the MD5 of its body, the answer's ETag must
-//! name the same, and a large object's size is asked for afterwards. Nothing here depends on conditional writes, which not
-//! every store has.
+//! The store as an S3 bucket. What is stored is checked: the request carries the MD5 of its body, the answer's ETag must name
+//! the same where it is one, and a large object's size is asked for afterwards. Nothing here depends on conditional writes,
+//! which not every store has; what else a store may lack is in [`Abilities`].
 
+mod content;
+mod delete;
+mod faults;
+mod list;
+
+use super::abilities::Abilities;
 use super::credentials::Credentials;
-use super::dispatch::{Addressing, Dispatcher, SILENCE};
+use super::dispatch::{BucketIn, Dispatcher, SILENCE};
 use super::{ChunkStore, Object, StoreError, check_deletion, check_key, check_prefix};
 use crate::backoff::Backoff;
-use crate::config::{Headers, Settings};
+use crate::config::{Addressing, Headers, Settings};
 use crate::disk::Draft;
 use crate::tasks::Tasks;
 use crate::{disk, outbound};
@@ -14,31 +20,30 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use content::{AsyncTake, Content, FileSink, Nowhere};
+use faults::{fault, unavailable, unreadable};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use log::{info, warn};
 use md5::{Digest, Md5};
-use rusoto_core::{ByteStream, Client, Region, RusotoError};
+use reqwest::header::{HeaderName, HeaderValue};
+use rusoto_core::{Client, Region, RusotoError};
 use rusoto_s3::{
     AbortMultipartUploadRequest, CompleteMultipartUploadRequest, CompletedMultipartUpload,
     CompletedPart, CreateBucketConfiguration, CreateBucketError, CreateBucketRequest,
-    CreateMultipartUploadRequest, Delete, DeleteObjectsRequest, GetObjectError, GetObjectOutput,
-    GetObjectRequest, HeadBucketError, HeadBucketRequest, HeadObjectRequest, ListObjectsV2Error,
-    ListObjectsV2Request, ObjectIdentifier, PutObjectRequest, S3, S3Client, UploadPartRequest,
+    CreateMultipartUploadRequest, GetObjectError, GetObjectOutput, GetObjectRequest,
+    HeadBucketError, HeadBucketRequest, HeadObjectRequest, PutObjectRequest, S3, S3Client,
+    UploadPartRequest,
 };
-use std::fs::File;
 use std::future::Future;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::OnceCell;
-use tokio_util::io::ReaderStream;
 
 /// Larger files go in parts.
 const WHOLE: u64 = 16 << 20;
 const PART: u64 = 8 << 20;
 const PARTS_ABREAST: usize = 2;
-const BLOCK: usize = 256 << 10;
 const TRIES: u32 = 4;
 
 /// Objects in a bucket, below a prefix.
@@ -50,8 +55,7 @@ pub struct S3Store {
     region: String,
     on_aws: bool,
     batch: usize,
-    /// Whether an ETag is the MD5 of what was stored; not so with a key-management service.
-    etag_is_md5: bool,
+    abilities: Abilities,
     ready: OnceCell<()>,
     tasks: Tasks,
 }
@@ -60,15 +64,12 @@ impl S3Store {
     /// The store that the settings name.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] when bucket, prefix or headers cannot be used.
+    /// [`StoreError::Invalid`] when bucket, prefix, headers or addressing cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, StoreError> {
         let (bucket, prefix) = split_bucket(&settings.s3_bucket)?;
         let headers = upload_headers(&settings.s3_headers)?;
         let endpoint = endpoint(settings);
-        let addressing = match &endpoint {
-            None if !bucket.contains('.') => Addressing::Host,
-            _ => Addressing::Path,
-        };
+        let place = place(settings, &bucket)?;
         let http = outbound::builder(Duration::from_secs(5))
             .read_timeout(SILENCE)
             .build()
@@ -82,11 +83,8 @@ impl S3Store {
             name: region.clone(),
             endpoint: endpoint.unwrap_or_else(|| aws_endpoint(&region)),
         };
-        let etag_is_md5 = !headers
-            .iter()
-            .any(|(name, value)| name.starts_with("x-amz-server-side") && value != "AES256");
         let credentials = Credentials::new(settings, http.clone());
-        let dispatcher = Dispatcher::new(http, credentials, addressing, &bucket, headers);
+        let dispatcher = Dispatcher::new(http, credentials, place, &bucket, headers);
         Ok(Self {
             client: S3Client::new_with_client(Client::new_not_signing(dispatcher), rusoto_region),
             bucket,
@@ -94,7 +92,7 @@ impl S3Store {
             region,
             on_aws,
             batch: settings.s3_cleanup_batch.get() as usize,
-            etag_is_md5,
+            abilities: Abilities::assumed(),
             ready: OnceCell::new(),
             tasks: Tasks::new(),
         })
@@ -120,8 +118,13 @@ impl S3Store {
             Err(RusotoError::Unknown(answer)) if answer.status.as_u16() == 404 => {
                 self.make_bucket().await
             }
-            // Whoever may read and write objects need not be allowed to ask about their bucket.
-            Err(RusotoError::Unknown(answer)) if answer.status.as_u16() == 403 => Ok(()),
+            // Whoever may read and write objects need not be allowed to ask about their bucket, and the answer to a HEAD cannot
+            // say what is wrong: the next request's answer can.
+            Err(RusotoError::Unknown(answer))
+                if matches!(answer.status.as_u16(), 300..=499 | 501) =>
+            {
+                Ok(())
+            }
             Err(cause) => Err(fault(format!("find the bucket {}", self.bucket), cause)),
         }
     }
@@ -181,10 +184,18 @@ impl S3Store {
         };
         let stored = self.client.put_object(request).await;
         let stored = stored.map_err(|cause| fault(act(), cause))?;
-        self.check_etag(act, stored.e_tag.as_deref(), &digest)
+        let tag = Tag {
+            etag: stored.e_tag.as_deref(),
+            encryption: stored.server_side_encryption.as_deref(),
+            customer_key: stored.sse_customer_algorithm.as_deref(),
+        };
+        if self.agrees(&tag, &digest) {
+            return Ok(());
+        }
+        self.prove(key, &digest).await
     }
 
-    async fn put_in_parts(&self, key: &str, path: &Path, bytes: u64) -> Result<(), StoreError> {
+    async fn begin_parts(&self, key: &str) -> Result<String, StoreError> {
         let act = || format!("store {key} in parts");
         let begun = CreateMultipartUploadRequest {
             bucket: self.bucket.clone(),
@@ -192,10 +203,20 @@ impl S3Store {
             ..CreateMultipartUploadRequest::default()
         };
         let begun = self.client.create_multipart_upload(begun).await;
-        let upload = begun
-            .map_err(|cause| fault(act(), cause))?
-            .upload_id
-            .ok_or_else(|| unavailable(act(), "the store gave the upload no id"))?;
+        let upload = begun.map_err(|cause| fault(act(), cause))?.upload_id;
+        upload.ok_or_else(|| StoreError::Invalid {
+            act: act(),
+            cause: "the store gave the upload no id".into(),
+        })
+    }
+
+    async fn put_in_parts(
+        &self,
+        key: &str,
+        path: &Path,
+        bytes: u64,
+        upload: String,
+    ) -> Result<(), StoreError> {
         let stored = self.send_parts(key, path, bytes, &upload).await;
         if stored.is_err() {
             let abort = AbortMultipartUploadRequest {
@@ -228,6 +249,8 @@ impl S3Store {
             self.send_part(key, upload, number as i64 + 1, content)
         });
         let parts: Vec<_> = parts.buffered(PARTS_ABREAST).try_collect().await?;
+        let all_agree = parts.iter().all(|(_, agrees)| *agrees);
+        let parts = parts.into_iter().map(|(part, _)| part).collect();
         let complete = CompleteMultipartUploadRequest {
             bucket: self.bucket.clone(),
             key: key.to_owned(),
@@ -244,21 +267,29 @@ impl S3Store {
         };
         let head = self.client.head_object(head).await;
         let stored = head.map_err(|cause| fault(act(), cause))?.content_length;
-        if stored.and_then(|stored| u64::try_from(stored).ok()) == Some(bytes) {
-            Ok(())
-        } else {
-            let said = format!("the store has {stored:?} of {bytes} bytes");
-            Err(unavailable(act(), &said))
+        let stored = stored.and_then(|stored| u64::try_from(stored).ok());
+        if stored != Some(bytes) {
+            let stored = stored.map_or("an unknown number".to_owned(), |it| it.to_string());
+            let said = format!("the store has {stored} of {bytes} bytes");
+            return Err(unavailable(act(), &said));
         }
+        if all_agree {
+            return Ok(());
+        }
+        let digest = Content::whole(path, bytes)
+            .digest(&self.tasks, act())
+            .await?;
+        self.prove(key, &digest).await
     }
 
+    /// Sends one part and says whether the answer names the same bytes.
     async fn send_part(
         &self,
         key: &str,
         upload: &str,
         number: i64,
         content: Content,
-    ) -> Result<CompletedPart, StoreError> {
+    ) -> Result<(CompletedPart, bool), StoreError> {
         let act = || format!("store part {number} of {key}");
         let (digest, body) = content.open(&self.tasks, act()).await?;
         let request = UploadPartRequest {
@@ -272,26 +303,41 @@ impl S3Store {
             ..UploadPartRequest::default()
         };
         let stored = self.client.upload_part(request).await;
-        let e_tag = stored.map_err(|cause| fault(act(), cause))?.e_tag;
-        self.check_etag(act, e_tag.as_deref(), &digest)?;
-        Ok(CompletedPart {
-            e_tag,
+        let stored = stored.map_err(|cause| fault(act(), cause))?;
+        let tag = Tag {
+            etag: stored.e_tag.as_deref(),
+            encryption: stored.server_side_encryption.as_deref(),
+            customer_key: stored.sse_customer_algorithm.as_deref(),
+        };
+        let agrees = self.agrees(&tag, &digest);
+        let part = CompletedPart {
+            e_tag: stored.e_tag,
             part_number: Some(number),
-        })
+        };
+        Ok((part, agrees))
     }
 
-    fn check_etag(
-        &self,
-        act: impl Fn() -> String,
-        etag: Option<&str>,
-        digest: &[u8; 16],
-    ) -> Result<(), StoreError> {
-        match etag.map(|etag| etag.trim_matches('"')) {
-            Some(etag) if self.etag_is_md5 && is_md5(etag) && etag != hex(digest) => Err(
-                unavailable(act(), "the store has other bytes than were sent"),
-            ),
-            _ => Ok(()),
+    /// Whether the answer names no other bytes than these.
+    fn agrees(&self, tag: &Tag, digest: &[u8; 16]) -> bool {
+        match tag.md5() {
+            Some(md5) if self.abilities.md5_etags.is_there() => {
+                md5.eq_ignore_ascii_case(&hex(digest))
+            }
+            _ => true,
         }
+    }
+
+    /// Reads the object back, whose ETag names other bytes than were sent. If it has the same bytes for all that, ETags are no
+    /// MD5s here.
+    async fn prove(&self, full: &str, digest: &[u8; 16]) -> Result<(), StoreError> {
+        let found = self.get(full, full).await?;
+        let (_, stored) = pour(full, found, Nowhere).await?;
+        if stored == *digest {
+            self.abilities.md5_etags.is_missing();
+            return Ok(());
+        }
+        let act = format!("store {full}");
+        Err(unavailable(act, "the store has other bytes than were sent"))
     }
 
     async fn get(&self, full: &str, key: &str) -> Result<GetObjectOutput, StoreError> {
@@ -317,115 +363,89 @@ impl S3Store {
             })
     }
 
-    /// Hands the object's bytes to `take` in order, and checks that they are all.
+    /// Hands the object's bytes to `take` in order, and checks that they are all and those that were stored.
     async fn receive(
         &self,
         key: &str,
         found: GetObjectOutput,
-        mut take: impl AsyncTake,
+        take: impl AsyncTake,
+        doubt: &Doubt,
     ) -> Result<u64, StoreError> {
-        let act = || format!("read {key}");
-        let expected = found.content_length.and_then(|n| u64::try_from(n).ok());
-        let etag = found.e_tag.map(|etag| etag.trim_matches('"').to_owned());
-        let mut body = found
-            .body
-            .ok_or_else(|| unavailable(act(), "no body came"))?;
-        let (mut bytes, mut hasher) = (0, Md5::new());
-        while let Some(block) = body.next().await {
-            let block = block.map_err(|cause| unavailable(act(), &cause.to_string()))?;
-            bytes += block.len() as u64;
-            hasher.update(&block);
-            take.take(block)
-                .await
-                .map_err(|cause| unavailable(act(), &cause.to_string()))?;
-        }
-        if expected.is_some_and(|expected| expected != bytes) {
-            return Err(unavailable(act(), "the answer was cut short"));
-        }
-        self.check_etag(act, etag.as_deref(), &hasher.finalize().into())?;
-        Ok(bytes)
-    }
-
-    async fn list_full(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
-        let folder = match prefix {
-            "" => self.prefix.clone(),
-            prefix => format!("{}{prefix}/", self.prefix),
+        let (etag, encryption) = (found.e_tag.clone(), found.server_side_encryption.clone());
+        let customer_key = found.sse_customer_algorithm.clone();
+        let (bytes, digest) = pour(key, found, take).await?;
+        let tag = Tag {
+            etag: etag.as_deref(),
+            encryption: encryption.as_deref(),
+            customer_key: customer_key.as_deref(),
         };
-        let mut found = Vec::new();
-        let mut token = None;
-        loop {
-            let page = self.persist(|| self.page(&folder, token.clone())).await?;
-            for object in page.contents.unwrap_or_default() {
-                let full = object.key.unwrap_or_default();
-                // Markers of folders, which other tools make, are no chunks.
-                let key = full.strip_prefix(&self.prefix).map(check_key);
-                if let Some(Ok(key)) = key {
-                    let bytes = object.size.and_then(|n| u64::try_from(n).ok());
-                    found.push(Object {
-                        key,
-                        bytes: bytes.unwrap_or(0),
-                    });
-                }
-            }
-            match page.next_continuation_token {
-                Some(next) if page.is_truncated == Some(true) => token = Some(next),
-                _ => break,
-            }
+        if self.agrees(&tag, &digest) {
+            return Ok(bytes);
         }
-        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
-    }
-
-    async fn page(
-        &self,
-        folder: &str,
-        token: Option<String>,
-    ) -> Result<rusoto_s3::ListObjectsV2Output, StoreError> {
-        let request = ListObjectsV2Request {
-            bucket: self.bucket.clone(),
-            prefix: Some(folder.to_owned()).filter(|folder| !folder.is_empty()),
-            continuation_token: token,
-            ..ListObjectsV2Request::default()
-        };
-        let page = self.client.list_objects_v2(request).await;
-        let act = format!("list {}/{folder}", self.bucket);
-        page.map_err(|cause| match cause {
-            RusotoError::Service(ListObjectsV2Error::NoSuchBucket(_)) => StoreError::Invalid {
-                act,
-                cause: "there is no such bucket".into(),
-            },
-            cause => fault(act, cause),
-        })
-    }
-
-    async fn delete_batch(&self, batch: &[Object]) -> Result<(), StoreError> {
-        let objects = batch
-            .iter()
-            .map(|object| ObjectIdentifier {
-                key: format!("{}{}", self.prefix, object.key),
-                version_id: None,
-            })
-            .collect();
-        let request = DeleteObjectsRequest {
-            bucket: self.bucket.clone(),
-            delete: Delete {
-                objects,
-                quiet: Some(true),
-            },
-            ..DeleteObjectsRequest::default()
-        };
-        let act = || format!("delete {} objects", batch.len());
-        let done = self.client.delete_objects(request).await;
-        let errors = done.map_err(|cause| fault(act(), cause))?.errors;
-        match errors.unwrap_or_default().into_iter().next() {
-            None => Ok(()),
-            Some(first) => {
-                let code = first.code.unwrap_or_default();
-                let said = first.message.unwrap_or_default();
-                Err(judge(act(), 0, &code, &said))
-            }
+        if doubt.is_confirmed_by(digest) {
+            warn!(
+                "{key}: the store's ETag names other bytes than it sends, twice the same; they are used as they are"
+            );
+            return Ok(bytes);
         }
+        let act = format!("read {key}");
+        Err(unavailable(act, "other bytes came than its ETag names"))
     }
+}
+
+/// What an answer says about an object's bytes.
+struct Tag<'a> {
+    etag: Option<&'a str>,
+    /// By which the store encrypts, on its own account.
+    encryption: Option<&'a str>,
+    /// By which it encrypts with the customer's key.
+    customer_key: Option<&'a str>,
+}
+
+impl Tag<'_> {
+    /// The MD5 that it names. With a key management service or the customer's key an ETag is none, whatever it looks like.
+    fn md5(&self) -> Option<&str> {
+        let plain = self.customer_key.is_none() && matches!(self.encryption, None | Some("AES256"));
+        let etag = self.etag?.trim_matches('"');
+        (plain && is_md5(etag)).then_some(etag)
+    }
+}
+
+/// What a read, tried again, saw before: bytes that came wrong on the way do not come the same twice.
+#[derive(Default)]
+struct Doubt(Mutex<Option<[u8; 16]>>);
+
+impl Doubt {
+    fn is_confirmed_by(&self, digest: [u8; 16]) -> bool {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.replace(digest) == Some(digest)
+    }
+}
+
+/// Hands the object's bytes to `take` in order, and checks that they are all; how many there were, and their MD5.
+async fn pour(
+    key: &str,
+    found: GetObjectOutput,
+    mut take: impl AsyncTake,
+) -> Result<(u64, [u8; 16]), StoreError> {
+    let act = || format!("read {key}");
+    let expected = found.content_length.and_then(|n| u64::try_from(n).ok());
+    let mut body = found
+        .body
+        .ok_or_else(|| unavailable(act(), "no body came"))?;
+    let (mut bytes, mut hasher) = (0, Md5::new());
+    while let Some(block) = body.next().await {
+        let block = block.map_err(|cause| unavailable(act(), &cause.to_string()))?;
+        bytes += block.len() as u64;
+        hasher.update(&block);
+        take.take(block)
+            .await
+            .map_err(|cause| unavailable(act(), &cause.to_string()))?;
+    }
+    if expected.is_some_and(|expected| expected != bytes) {
+        return Err(unavailable(act(), "the answer was cut short"));
+    }
+    Ok((bytes, hasher.finalize().into()))
 }
 
 #[async_trait]
@@ -438,15 +458,20 @@ impl ChunkStore for S3Store {
             let bytes = found
                 .map_err(|cause| unreadable(format!("store {key}"), path, &cause))?
                 .len();
-            if bytes > WHOLE {
-                return self.put_in_parts(&full, path, bytes).await;
+            let in_parts = bytes > WHOLE && self.abilities.parts.is_there();
+            if in_parts {
+                match self.begin_parts(&full).await {
+                    Ok(upload) => return self.put_in_parts(&full, path, bytes, upload).await,
+                    // Not every store has parts. What is wrong for another reason shows with the whole, too.
+                    Err(StoreError::Invalid { .. }) => {}
+                    Err(cause) => return Err(cause),
+                }
             }
-            let content = Content::File {
-                path: path.to_owned(),
-                from: 0,
-                bytes,
-            };
-            self.put_whole(&full, content).await
+            self.put_whole(&full, Content::whole(path, bytes)).await?;
+            if in_parts {
+                self.abilities.parts.is_missing();
+            }
+            Ok(())
         })
         .await
     }
@@ -466,6 +491,7 @@ impl ChunkStore for S3Store {
             act: format!("fetch {key} to {}", to.display()),
             cause: cause.to_string(),
         };
+        let doubt = Doubt::default();
         self.persist(|| async {
             let found = self.get(&full, key).await?;
             let folder = disk::parent(to);
@@ -473,7 +499,7 @@ impl ChunkStore for S3Store {
             let draft = Draft::new(folder).map_err(|cause| disk_fault(&cause))?;
             let file = draft.file.try_clone().map_err(|cause| disk_fault(&cause))?;
             let mut sink = FileSink(tokio::fs::File::from_std(file));
-            let bytes = self.receive(key, found, &mut sink).await?;
+            let bytes = self.receive(key, found, &mut sink, &doubt).await?;
             sink.end().await.map_err(|cause| disk_fault(&cause))?;
             let name = to.to_owned();
             let publish = self
@@ -490,10 +516,11 @@ impl ChunkStore for S3Store {
 
     async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
         let full = self.full_key(key)?;
+        let doubt = Doubt::default();
         self.persist(|| async {
             let found = self.get(&full, key).await?;
             let mut whole = Vec::new();
-            self.receive(key, found, &mut whole).await?;
+            self.receive(key, found, &mut whole, &doubt).await?;
             Ok(Bytes::from(whole))
         })
         .await
@@ -508,110 +535,18 @@ impl ChunkStore for S3Store {
         let prefix = check_deletion(prefix)?;
         let found = self.list_full(&prefix).await?;
         for batch in found.chunks(self.batch) {
-            self.persist(|| self.delete_batch(batch)).await?;
+            self.delete_batch(batch).await?;
         }
         Ok(found.len())
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
         self.ready().await?;
-        let folder = format!("{}.probe/", self.prefix);
-        self.page(&folder, None).await.map(drop)
+        self.list_nothing().await
     }
 
     fn path(&self, _key: &str) -> Option<PathBuf> {
         None
-    }
-}
-
-/// Where received bytes go.
-trait AsyncTake {
-    fn take(&mut self, block: Bytes) -> impl Future<Output = std::io::Result<()>> + Send;
-}
-
-impl AsyncTake for &mut Vec<u8> {
-    async fn take(&mut self, block: Bytes) -> std::io::Result<()> {
-        self.extend_from_slice(&block);
-        Ok(())
-    }
-}
-
-struct FileSink(tokio::fs::File);
-
-impl FileSink {
-    async fn end(&mut self) -> std::io::Result<()> {
-        tokio::io::AsyncWriteExt::flush(&mut self.0).await
-    }
-}
-
-impl AsyncTake for &mut FileSink {
-    async fn take(&mut self, block: Bytes) -> std::io::Result<()> {
-        tokio::io::AsyncWriteExt::write_all(&mut self.0, &block).await
-    }
-}
-
-/// What an upload carries.
-enum Content {
-    Memory(Bytes),
-    File {
-        path: PathBuf,
-        from: u64,
-        bytes: u64,
-    },
-}
-
-impl Content {
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Memory(body) => body.len() as u64,
-            Self::File { bytes, .. } => *bytes,
-        }
-    }
-
-    /// The MD5 of the content, and a stream of it. A file is read twice rather than held in memory.
-    async fn open(&self, tasks: &Tasks, act: String) -> Result<([u8; 16], ByteStream), StoreError> {
-        match self {
-            Self::Memory(body) => {
-                let (body, bytes) = (body.clone(), body.len());
-                let digest = Md5::digest(&body).into();
-                let once = stream::once(async move { Ok(body) });
-                Ok((digest, ByteStream::new_with_size(once, bytes)))
-            }
-            Self::File { path, from, bytes } => {
-                let failed = |cause: &std::io::Error| unreadable(act.clone(), path, cause);
-                let (name, start, length) = (path.clone(), *from, *bytes);
-                let digest = tasks
-                    .spawn_blocking("hash a chunk", move || hash(&name, start, length))
-                    .await
-                    .map_err(|cause| unavailable(act.clone(), &cause.to_string()))?
-                    .map_err(|cause| failed(&cause))?;
-                let mut file = tokio::fs::File::open(path)
-                    .await
-                    .map_err(|cause| failed(&cause))?;
-                file.seek(SeekFrom::Start(*from))
-                    .await
-                    .map_err(|cause| failed(&cause))?;
-                let blocks = ReaderStream::with_capacity(file.take(*bytes), BLOCK);
-                Ok((digest, ByteStream::new_with_size(blocks, *bytes as usize)))
-            }
-        }
-    }
-}
-
-fn hash(path: &Path, from: u64, bytes: u64) -> std::io::Result<[u8; 16]> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(from))?;
-    let mut rest = file.take(bytes);
-    let (mut hasher, mut block, mut seen) = (Md5::new(), vec![0; BLOCK], 0);
-    loop {
-        match rest.read(&mut block)? {
-            0 if seen == bytes => return Ok(hasher.finalize().into()),
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                hasher.update(&block[..read]);
-                seen += read as u64;
-            }
-        }
     }
 }
 
@@ -653,16 +588,45 @@ fn upload_headers(headers: &Headers) -> Result<Vec<(String, String)>, StoreError
     ];
     let lower = |(name, value): &(String, String)| (name.to_ascii_lowercase(), value.clone());
     let headers: Vec<_> = headers.0.iter().map(lower).collect();
-    match headers
-        .iter()
-        .find(|(name, _)| OURS.contains(&name.as_str()))
-    {
-        None => Ok(headers),
-        Some((name, _)) => Err(StoreError::Invalid {
-            act: format!("send the header {name} of HA_AWS_S3_HEADERS"),
-            cause: "every request sets it by itself; leave it out".into(),
-        }),
+    for (name, value) in &headers {
+        let cause = if OURS.contains(&name.as_str()) {
+            "every request sets it by itself; leave it out"
+        } else if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {
+            "name or value is not what HTTP allows in a header; write it in plain letters, or leave it out"
+        } else {
+            continue;
+        };
+        return Err(StoreError::Invalid {
+            act: format!("send the header {name:?} of HA_AWS_S3_HEADERS"),
+            cause: cause.into(),
+        });
     }
+    Ok(headers)
+}
+
+/// Where requests name the bucket.
+fn place(settings: &Settings, bucket: &str) -> Result<BucketIn, StoreError> {
+    let built_in = settings.s3_endpoint.is_none() && settings.s3_server_on();
+    let endpoint = settings.s3_endpoint.as_ref().map(|url| url.expose());
+    match (settings.s3_addressing, endpoint) {
+        // The built-in server has one name, without buckets before it.
+        _ if built_in => Ok(BucketIn::Path),
+        (Addressing::Path, _) | (Addressing::Auto, Some(_)) => Ok(BucketIn::Path),
+        // No certificate covers the dots.
+        (Addressing::Auto, None) if bucket.contains('.') => Ok(BucketIn::Path),
+        (Addressing::Host, Some(endpoint)) if !has_a_name(endpoint) => Err(StoreError::Invalid {
+            act: "use HA_S3_ADDRESSING=host".into(),
+            cause: "HA_AWS_S3_SERVICE_ENDPOINT is a numeric address, which no bucket's name can stand before; give the store's \
+                    host name, or set HA_S3_ADDRESSING=path"
+                .into(),
+        }),
+        (Addressing::Auto | Addressing::Host, _) => Ok(BucketIn::Host),
+    }
+}
+
+/// Whether the URL's host is a name rather than an address.
+fn has_a_name(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| url.domain().is_some())
 }
 
 /// The custom endpoint, or the built-in server's; `None` for AWS.
@@ -691,70 +655,6 @@ fn is_md5(etag: &str) -> bool {
 
 fn hex(digest: &[u8; 16]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unavailable(act: String, cause: &str) -> StoreError {
-    StoreError::Unavailable {
-        act,
-        cause: cause.to_owned(),
-    }
-}
-
-fn unreadable(act: String, path: &Path, cause: &std::io::Error) -> StoreError {
-    StoreError::Invalid {
-        act,
-        cause: format!("{} cannot be read: {cause}", path.display()),
-    }
-}
-
-/// What became of a request, as a sentence.
-fn fault<E: std::error::Error + 'static>(act: String, cause: RusotoError<E>) -> StoreError {
-    match cause {
-        RusotoError::Unknown(answer) => {
-            let body = answer.body_as_str();
-            let code = element(body, "Code").unwrap_or_default();
-            let said = element(body, "Message").unwrap_or_default();
-            judge(act, answer.status.as_u16(), code, said)
-        }
-        RusotoError::HttpDispatch(cause) => unavailable(act, &cause.to_string()),
-        RusotoError::Service(cause) => unavailable(act, &cause.to_string()),
-        cause => unavailable(act, &format!("the answer cannot be understood: {cause}")),
-    }
-}
-
-fn judge(act: String, status: u16, code: &str, said: &str) -> StoreError {
-    let cause = match (code, said) {
-        ("", _) => format!("the store answered {status}"),
-        (code, "") => code.to_owned(),
-        (code, said) => format!("{code}: {said}"),
-    };
-    match (status, code) {
-        (_, "RequestTimeTooSkewed") => StoreError::Unavailable {
-            act,
-            cause: format!("{cause}; set this machine's clock"),
-        },
-        (507, _) | (_, "XMinioStorageFull" | "QuotaExceeded" | "InsufficientStorage") => {
-            StoreError::Full { act, cause }
-        }
-        (_, "ExpiredToken" | "BadDigest" | "IncompleteBody" | "RequestTimeout") => {
-            StoreError::Unavailable { act, cause }
-        }
-        // The answer to a HEAD has no body to say more.
-        (301 | 307, _) | (400, "") | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
-            StoreError::Invalid {
-                act,
-                cause: format!("{cause}; is HA_AWS_REGION the bucket's region?"),
-            }
-        }
-        (401 | 403, _) | (_, "AccessDenied") => StoreError::Refused { act, cause },
-        (400 | 404 | 405 | 501, _) => StoreError::Invalid { act, cause },
-        _ => StoreError::Unavailable { act, cause },
-    }
-}
-
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    Some(rest.split_once(&format!("</{name}>"))?.0)
 }
 
 #[cfg(test)]
@@ -790,21 +690,6 @@ mod tests {
             aws_endpoint("cn-north-1"),
             "https://s3.cn-north-1.amazonaws.com.cn"
         );
-    }
-
-    #[test]
-    fn answers_become_sentences_that_say_what_to_do() {
-        let full = judge("store x".into(), 507, "InsufficientStorage", "no room");
-        assert!(matches!(full, StoreError::Full { .. }) && full.retryable());
-        let clock = judge("store x".into(), 403, "RequestTimeTooSkewed", "skewed");
-        assert!(clock.retryable() && clock.to_string().contains("clock"));
-        let region = judge("store x".into(), 400, "AuthorizationHeaderMalformed", "no");
-        assert!(region.to_string().contains("HA_AWS_REGION"));
-        assert!(matches!(
-            judge("x".into(), 403, "AccessDenied", "no"),
-            StoreError::Refused { .. }
-        ));
-        assert!(judge("x".into(), 503, "SlowDown", "").retryable());
     }
 
     #[test]

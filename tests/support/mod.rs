@@ -12,6 +12,7 @@ pub mod frames;
 pub mod gate;
 pub mod hours;
 pub mod loss;
+pub mod odd_store;
 pub mod openvidu;
 pub mod page;
 pub mod reader;
