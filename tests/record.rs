@@ -673,7 +673,7 @@ pub struct Watch {
 
 impl Watch {
     /// Waits until the last report that the controller has is as `seen` wants it; how long that took.
-    async fn sees(&self, what: &str, seen: impl Fn(&Value) -> bool) -> Duration {
+    pub async fn sees(&self, what: &str, seen: impl Fn(&Value) -> bool) -> Duration {
         let path = format!("/api/sessions/{}", self.session);
         let (took, ()) = wait::until(what, Duration::from_secs(30), || async {
             let session = self.controller.get(&path).await;
@@ -686,7 +686,7 @@ impl Watch {
 }
 
 /// Whether a report names a trouble of this kind, in these words.
-fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
+pub fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
     let troubles = report["troubles"].as_array();
     troubles.into_iter().flatten().any(|trouble| {
         trouble["kind"] == kind && trouble["message"].as_str().unwrap().contains(words)
