@@ -8,9 +8,10 @@ use crate::model::wire::{
     ErrorBody, ErrorCode, Heartbeat, RecordingPath, Registered, Registration, StatusChange,
 };
 use crate::outbound::{self, OutboundError};
-use reqwest::{Method, StatusCode};
+use reqwest::{Certificate, Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long connecting may take.
@@ -25,7 +26,7 @@ pub enum ClientError {
     #[error(transparent)]
     Setup(#[from] OutboundError),
     /// The authority's certificate cannot be used.
-    #[error("cannot use HA_CONTROLLER_CA {path}: {cause}")]
+    #[error("cannot use the authorities in {path} for the controller: {cause}")]
     Authority {
         /// The file.
         path: String,
@@ -79,24 +80,33 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for the controller that `settings` name. It speaks HTTPS when they name an authority or a certificate.
+    /// A client for the controller that `settings` name. It speaks HTTPS when they name the controller's authority or
+    /// certificate, and trusts the further authorities too.
     ///
     /// # Errors
-    /// When the authority's file cannot be used.
+    /// When a file of authorities cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
-        let mut builder = outbound::builder(CONNECT).timeout(WHOLE).no_proxy();
-        if let Some(path) = &settings.controller_ca {
-            let fault = |cause: String| ClientError::Authority {
-                path: path.display().to_string(),
-                cause,
-            };
-            let pem = std::fs::read(path).map_err(|cause| fault(cause.to_string()))?;
-            for authority in reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|cause| fault(cause.to_string()))?
-            {
-                builder = builder.add_root_certificate(authority);
-            }
+        let files = [&settings.controller_ca, &settings.ca_file];
+        let mut trusted = Vec::new();
+        for path in files.into_iter().flatten() {
+            trusted.extend(authorities(path)?);
         }
+        Self::trusting(settings, trusted)
+    }
+
+    /// A client that trusts only whom every client trusts, for a recorder whose file of authorities cannot be used.
+    ///
+    /// # Errors
+    /// When the TLS set-up fails.
+    pub fn without_authorities(settings: &Settings) -> Result<Self, ClientError> {
+        Self::trusting(settings, Vec::new())
+    }
+
+    fn trusting(settings: &Settings, trusted: Vec<Certificate>) -> Result<Self, ClientError> {
+        let builder = outbound::builder(CONNECT).timeout(WHOLE).no_proxy();
+        let builder = trusted
+            .into_iter()
+            .fold(builder, reqwest::ClientBuilder::add_root_certificate);
         let secure = settings.controller_ca.is_some() || settings.tls_cert.is_some();
         let scheme = if secure { "https" } else { "http" };
         let (host, port) = (&settings.controller_host, settings.controller_port.0);
@@ -203,6 +213,15 @@ impl Client {
         }
         Err(refusal(status, &text))
     }
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate>, ClientError> {
+    let fault = |cause: String| ClientError::Authority {
+        path: path.display().to_string(),
+        cause,
+    };
+    let pem = std::fs::read(path).map_err(|cause| fault(cause.to_string()))?;
+    Certificate::from_pem_bundle(&pem).map_err(|cause| fault(cause.to_string()))
 }
 
 fn refusal(status: StatusCode, text: &[u8]) -> ClientError {

@@ -197,7 +197,7 @@ fn the_webhook_in_use_becomes_the_relay_s_target_unless_it_is_already_this_servi
     let env = read(SHAPES[1]);
     assert!(env.contains("OPENVIDU_WEBHOOK=true\nOPENVIDU_WEBHOOK_ENDPOINT=https://app.example.com/hook?key=url-hidden\n"), "{env}");
     assert!(
-        env.contains("OPENVIDU_WEBHOOK_HEADERS=[\"Authorization: Basic header-hidden\"]\n"),
+        env.contains("OPENVIDU_WEBHOOK_HEADERS='[\"Authorization: Basic header-hidden\"]'\n"),
         "{env}"
     );
     let ours = read(SHAPES[2]);

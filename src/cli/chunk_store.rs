@@ -54,7 +54,7 @@ impl StoreChoice {
         &self,
         file: &SettingsFile,
     ) -> Result<(Settings, Arc<dyn ChunkStore>), Failure> {
-        let variables = file.variables()?;
+        let variables = file.variables();
         let settings = match &self.store {
             None => variables,
             Some(Place::Folder(path)) if !Path::new(path).is_dir() => {

@@ -2,7 +2,7 @@
 
 use super::report::{Colour, Form, Paint};
 use super::{Failure, SettingsFile, exit};
-use crate::config::{Setting, TABLE, Variables};
+use crate::config::{Faults, Setting, TABLE, Variables};
 use clap::Args;
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ struct Row {
 impl Config {
     pub(super) fn run(self) -> Result<(), Failure> {
         let process = Variables::of_process();
-        let all = self.file.variables()?;
+        let all = self.file.variables();
         let wanted =
             |row: &&Setting| self.names.is_empty() || self.names.iter().any(|n| n == row.name);
         let rows = TABLE
@@ -55,7 +55,15 @@ impl Config {
         let explain = self.help_texts;
         self.form
             .print(&rows, |rows| text(rows, explain, Paint::of_terminal()));
-        all.settings().map(drop).map_err(Failure::from)
+        let (settings, faults) = all.forgiving();
+        // Beside the rows, which may go to a program.
+        for warning in &settings.warnings {
+            eprintln!("warning: {warning}");
+        }
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(Faults(faults).into()),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Env files that belong to a person: a value is changed in its line, and everything else, comments and order included,
 //! stays as it was. Lines are read as settings are.
 
-use crate::config::{assignment, quoted};
+use crate::config::{EnvFile, quoted};
+use std::ops::Range;
 
 /// The text of an env file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,56 +19,55 @@ impl EnvText {
 
     /// The value of `name`; `None` when it is not set or empty. The last line wins, as in a shell.
     pub(super) fn get(&self, name: &str) -> Option<String> {
-        let mut lines = self.0.lines().rev();
-        let value = lines.find_map(|line| value_of(line, name));
+        let file = EnvFile::read(&self.0);
+        let values = file.values(|_| None);
+        let set = values.filter(|(entry, _)| entry.name == name);
+        let value = set.last().map(|(_, value)| value.text);
         value.filter(|value| !value.is_empty())
     }
 
-    /// The whole line that sets `name`.
+    /// The whole line that sets `name`, or the lines.
     pub(super) fn line(&self, name: &str) -> Option<String> {
-        let sets = |line: &&str| value_of(line, name).is_some();
-        self.0.lines().rev().find(sets).map(str::to_owned)
+        let lines = self.0.lines().collect::<Vec<_>>();
+        Some(lines[self.place(name)?].join("\n"))
     }
 
     /// Sets `name`: in the line that sets it, below the comment that offers it, or at the end.
     pub(super) fn set(&mut self, name: &str, value: &str) {
         let fresh = format!("{name}={}", quoted(value));
-        let lines = self.0.lines().map(str::to_owned).collect::<Vec<_>>();
-        let set = lines
-            .iter()
-            .rposition(|line| value_of(line, name).is_some());
-        let offered = lines.iter().rposition(|line| {
+        let offered = self.0.lines().rev().position(|line| {
             let offer = line.trim_start().strip_prefix('#').map(str::trim_start);
-            offer.is_some_and(|offer| value_of(offer, name).is_some())
+            offer.is_some_and(|offer| !Self::new(offer).places(name).is_empty())
         });
-        let mut lines = lines;
-        match (set, offered) {
-            (Some(at), _) => lines[at] = fresh,
-            (None, Some(at)) => lines.insert(at + 1, fresh),
-            (None, None) => lines.push(fresh),
-        }
-        self.0 = lines.join("\n") + "\n";
+        let count = self.0.lines().count();
+        let below = count - offered.unwrap_or_default();
+        let place = self.place(name).unwrap_or(below..below);
+        self.replace(place, &[&fresh]);
     }
 
     /// Puts the line of `name` back to what it was; `None` takes it out.
     pub(super) fn restore(&mut self, name: &str, before: Option<&str>) {
-        let mut lines = self.0.lines().collect::<Vec<_>>();
-        let set = lines
-            .iter()
-            .rposition(|line| value_of(line, name).is_some());
-        let Some(at) = set else { return };
-        match before {
-            Some(before) => lines[at] = before,
-            None => drop(lines.remove(at)),
+        if let Some(place) = self.place(name) {
+            self.replace(place, before.as_slice());
         }
+    }
+
+    /// The lines that set `name`; the last where several do.
+    fn place(&self, name: &str) -> Option<Range<usize>> {
+        self.places(name).pop()
+    }
+
+    fn places(&self, name: &str) -> Vec<Range<usize>> {
+        let entries = EnvFile::read(&self.0).entries.into_iter();
+        let set = entries.filter(|entry| entry.name == name);
+        set.map(|entry| entry.lines).collect()
+    }
+
+    fn replace(&mut self, place: Range<usize>, by: &[&str]) {
+        let mut lines = self.0.lines().collect::<Vec<_>>();
+        lines.splice(place, by.iter().copied());
         self.0 = lines.join("\n") + "\n";
     }
-}
-
-/// The value, when `line` sets `name`.
-fn value_of(line: &str, name: &str) -> Option<String> {
-    let (set, value) = assignment(line)?;
-    (set == name).then_some(value)
 }
 
 #[cfg(test)]
@@ -108,12 +108,28 @@ mod tests {
             "f\\",
             "[\"g: h\"]",
             "i\\\"j #",
+            "k$l",
+            "${m}",
+            "it's $5 `n`",
+            "['o: p']",
+            "two\nlines",
         ] {
             text.set("A", value);
             assert_eq!(text.get("A").as_deref(), Some(value));
         }
         text.restore("A", None);
         assert_eq!(text.as_str(), "export A='1' # one\n");
+    }
+
+    #[test]
+    fn a_value_over_several_lines_is_replaced_whole() {
+        let mut text = EnvText::new("A='{\n}' # two lines\nB=1\n");
+        let before = text.line("A");
+        text.set("A", "2");
+        assert_eq!(text.as_str(), "A=2\nB=1\n");
+        text.restore("A", before.as_deref());
+        assert_eq!(text.get("A").as_deref(), Some("{\n}"));
+        assert_eq!(text.get("B").as_deref(), Some("1"));
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Install {
     /// The env file as it shall be: what it says already, what OpenVidu's folder tells, and what the person answers.
     fn wanted(&self, openvidu: &Deployment, path: &Path) -> Result<EnvText, Failure> {
         let mut env = EnvText::new(std::fs::read_to_string(path).unwrap_or_default());
-        let old = Variables::default().over_text(env.as_str(), path)?;
+        let old = Variables::default().over_text(env.as_str(), path);
         let recordings = openvidu.recordings.display().to_string();
         for (name, value) in [
             ("OPENVIDU_RECORDING_PATH", recordings.as_str()),
@@ -429,9 +429,7 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
         "OPENVIDU_RECORDING_PATH",
         "HA_LISTEN_",
     ];
-    let variables = Variables::default()
-        .over_text(env.as_str(), Path::new(""))
-        .unwrap_or_default();
+    let variables = Variables::default().over_text(env.as_str(), Path::new(""));
     let mut text = String::from(
         "# Written by \"ov2-ha-recorder install\" for the recorders; change the service's own file instead.\n",
     );
@@ -507,7 +505,7 @@ fn env_path(file: &SettingsFile) -> PathBuf {
 
 fn settings(env: &EnvText, path: &Path) -> Result<Settings, Failure> {
     Ok(Variables::default()
-        .over_text(env.as_str(), path)?
+        .over_text(env.as_str(), path)
         .settings()?)
 }
 

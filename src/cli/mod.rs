@@ -37,7 +37,7 @@ mod validate;
 
 use crate::config::{Faults, Settings, Variables};
 use clap::{Args, Parser, Subcommand};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Highly available recorder for OpenVidu 2.
@@ -115,14 +115,11 @@ pub struct DataDir {
 
 impl SettingsFile {
     /// The variables of the process over those of the env file.
-    ///
-    /// # Errors
-    /// When a file that was named cannot be read, or a line of it is not `NAME=value`.
-    pub fn variables(&self) -> Result<Variables, Faults> {
+    pub fn variables(&self) -> Variables {
         let variables = Variables::of_process();
         match self.path() {
-            Some(path) => variables.over_file(Path::new(&path)),
-            None => Ok(variables),
+            Some(path) => variables.over_file(&path),
+            None => variables,
         }
     }
 
@@ -138,7 +135,7 @@ impl SettingsFile {
     /// # Errors
     /// All faults at once.
     pub fn settings(&self) -> Result<Settings, Faults> {
-        self.variables()?.settings()
+        self.variables().settings()
     }
 }
 

@@ -2,7 +2,7 @@
 //! recorder, everything else to the base image's own entry point.
 
 use super::{Failure, exit, logging};
-use crate::config::{LogFormat, Variables};
+use crate::config::Variables;
 use crate::recorder::order::Assignment;
 use crate::recorder::{self, Outcome, Place, RecorderError};
 use clap::Args;
@@ -17,7 +17,8 @@ const BASE_ENTRY_POINT: &str = "/entrypoint.sh";
 /// Record a page as OpenVidu orders it by the environment; the recording container runs this.
 ///
 /// Ends on `q` in the stop file or on SIGTERM, leaving one video. Exit code 0 only when the video is finished; 3 when
-/// another run of the same recording has its place.
+/// another run of the same recording has its place. No setting ends it: what cannot be understood is left at its
+/// default and told in the log, to the controller and on its page.
 #[derive(Debug, Args)]
 pub(super) struct Record {
     /// OpenVidu's recordings folder; an `.env` file in it is read as settings.
@@ -29,20 +30,22 @@ pub(super) struct Record {
     /// File with NAME=value lines; the real environment wins over it. Default: `.env` in the recordings folder.
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
+    /// The image's own settings; everything else wins over them.
+    #[arg(long, value_name = "FILE", default_value = "/etc/ov2-ha-recorder.env")]
+    image_env_file: PathBuf,
 }
 
 impl Record {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let variables = self.variables()?;
+        let variables = self.variables();
         let assignment = Assignment::read(&variables)?;
-        let order = match assignment {
-            Assignment::Compose(order) => *order,
+        let (order, mut faults) = match assignment {
+            Assignment::Compose(order, faults) => (*order, faults),
             Assignment::Other(mode) => return Err(hand_over(&mode)),
         };
-        let settings = variables.settings().inspect_err(|_| {
-            // So that what is wrong is seen in the container's log too, in the usual form.
-            logging::start(LogFormat::Text, false, None);
-        })?;
+        let (mut settings, wrong) = variables.forgiving();
+        faults.extend(wrong);
+        faults.extend(settings.drop_unusable_authorities());
         let place = Place {
             recordings: self.recordings,
             stop_file: self.stop_file,
@@ -56,11 +59,14 @@ impl Record {
         if let Some(cause) = trouble {
             log::warn!("no log is kept beside the video: {cause}");
         }
+        for warning in &settings.warnings {
+            log::warn!("{warning}");
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Failure::new)?;
-        let outcome = runtime.block_on(recorder::record(order, settings, place));
+        let outcome = runtime.block_on(recorder::record(order, settings, place, faults));
         // A blocking thread that hangs on a dead disk must not hold the container.
         runtime.shutdown_background();
         match outcome {
@@ -73,15 +79,14 @@ impl Record {
         }
     }
 
-    fn variables(&self) -> Result<Variables, Failure> {
+    /// The environment, over the file in the recordings folder, over the image's own.
+    fn variables(&self) -> Variables {
         let variables = Variables::of_process();
-        let usual = self.recordings.join(".env");
-        let file = self.env_file.as_deref();
-        let file = file.or_else(|| usual.is_file().then_some(usual.as_path()));
-        Ok(match file {
-            Some(path) => variables.over_file(path)?,
-            None => variables,
-        })
+        let variables = match &self.env_file {
+            Some(path) => variables.over_file(path),
+            None => variables.over_file_if_any(&self.recordings.join(".env")),
+        };
+        variables.over_file_if_any(&self.image_env_file)
     }
 }
 

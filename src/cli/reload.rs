@@ -33,7 +33,7 @@ impl Reload {
     }
 
     fn settings(&self) -> Result<(), Faults> {
-        let variables = self.file.variables()?;
+        let variables = self.file.variables();
         let settings = variables.settings()?;
         logging::tell_more(settings.debug.0);
         let pairs = TABLE.iter().zip(self.held.iter().zip(values(&variables)));

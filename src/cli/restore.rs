@@ -158,7 +158,9 @@ impl Archive {
             ));
         }
         if let Some(text) = &self.settings {
-            Variables::default().over_text(text, Path::new(SETTINGS))?;
+            Variables::default()
+                .over_text(text, Path::new(SETTINGS))
+                .well_formed()?;
         }
         Ok(())
     }

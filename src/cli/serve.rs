@@ -41,10 +41,12 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let variables = self.settings.variables()?;
-        let settings = variables.settings()?;
-        settings.account()?;
+        let variables = self.settings.variables();
+        let settings = variables.settings_of_service()?;
         logging::start(settings.log_format, settings.debug.0, None);
+        for warning in &settings.warnings {
+            warn!("{warning}");
+        }
         raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -38,6 +38,15 @@ impl Validate {
 
 async fn look_at_everything(settings: &Settings, report: &mut Report) {
     report.add(Check::good("settings", "well formed"));
+    for warning in &settings.warnings {
+        report.add(Check::warning("settings", warning));
+    }
+    for fault in settings.clone().drop_unusable_authorities() {
+        report.add(
+            Check::bad("authorities", fault)
+                .advice("name a readable file with certificates in PEM form"),
+        );
+    }
     report.add(account(settings));
     let running = is_running(settings).await;
     report.add(port("port", settings, settings.controller_port, running));
@@ -55,7 +64,7 @@ async fn look_at_everything(settings: &Settings, report: &mut Report) {
     report.add(disk(&settings.recording_path));
     report.add(clock());
     report.add(chunk_store(settings, running).await);
-    if settings.relay.0 {
+    if settings.relay_on() {
         for target in &settings.relay_endpoints.0 {
             report.add(webhook_target(target).await);
         }

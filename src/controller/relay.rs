@@ -136,7 +136,7 @@ pub fn targets(settings: &Settings) -> BTreeMap<TargetId, String> {
 }
 
 fn endpoints(settings: &Settings) -> &[Url] {
-    if settings.relay.0 {
+    if settings.relay_on() {
         &settings.relay_endpoints.0
     } else {
         &[]

@@ -277,7 +277,7 @@ async fn glance(shared: &Shared, viewer: bool) -> Overview {
         viewer,
         health: steady(Shared::health(shared).await),
         outbox: OutboxView {
-            enabled: settings.relay.0,
+            enabled: settings.relay_on(),
             pending: counts.pending,
             dead: counts.dead,
             oldest_pending_at: oldest,

@@ -205,7 +205,7 @@ pub(super) async fn hello(shared: Arc<Shared>) -> Result<Response, Rejection> {
         endpoint: ENDPOINT,
         message: "OpenVidu webhook endpoint is active",
         timestamp: shared.clock.now(),
-        relay_status: if shared.settings.relay.0 {
+        relay_status: if shared.settings.relay_on() {
             "enabled"
         } else {
             "disabled"
@@ -262,7 +262,7 @@ pub(super) async fn status(shared: Arc<Shared>) -> Result<Response, Rejection> {
         .iter()
         .map(|url| url.origin());
     Ok(json(&RelayStatus {
-        enabled: shared.settings.relay.0,
+        enabled: shared.settings.relay_on(),
         endpoint: targets.collect::<Vec<_>>().join(", "),
         total_requests: tally.total,
         successful_requests: tally.successful,

@@ -168,6 +168,8 @@ pub enum TroubleKind {
     Store,
     /// The recorder cannot go on and asks to be replaced.
     Dying,
+    /// Something in the settings or in OpenVidu's order cannot be understood or used; a default holds instead.
+    Settings,
 }
 
 /// What a registration gives our recorder beside the session's members.

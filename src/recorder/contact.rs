@@ -2,6 +2,7 @@
 //! is away is tried again with every beat, and one that has forgotten us is told everything once more.
 
 use super::order::{Order, Sound};
+use super::seen::Seen;
 use super::supervise::{End, Stage};
 use super::upload::Uploader;
 use crate::client::{Client, ClientError};
@@ -45,14 +46,16 @@ pub(super) struct Contact {
 
 impl Contact {
     /// Prepares what there is to say. Without a usable client the recorder is on its own.
-    pub(super) fn new(order: &Order, settings: &Settings, video: &Path) -> Self {
-        let client = match Client::new(settings) {
-            Ok(client) => Some(client),
-            Err(cause) => {
+    pub(super) fn new(order: &Order, settings: &Settings, video: &Path, seen: &Seen) -> Self {
+        let client = Client::new(settings).or_else(|cause| {
+            seen.settings_fault(cause.to_string());
+            Client::without_authorities(settings)
+        });
+        let client = client
+            .inspect_err(|cause| {
                 log::error!("recording goes on without a controller: {cause}");
-                None
-            }
-        };
+            })
+            .ok();
         Self {
             client,
             recording: order.recording.clone(),

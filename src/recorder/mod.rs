@@ -30,7 +30,7 @@ mod workshop;
 
 use crate::child;
 use crate::clock::SystemClock;
-use crate::config::Settings;
+use crate::config::{Settings, Storage};
 use crate::disk;
 use crate::join::beside::{Beside, BesideError};
 use crate::join::{Finished, GrowingFile, JoinError, Options, Piece};
@@ -38,7 +38,7 @@ use crate::model::chunk::TakeKey;
 use crate::model::ids::RunNumber;
 use crate::model::manifest::{self, Manifest};
 use crate::model::session::Status;
-use crate::store::{self, ChunkStore, StoreError};
+use crate::store::{self, ChunkStore};
 use crate::tasks::Tasks;
 use chunks::Chunks;
 use contact::{Contact, Welcome};
@@ -92,9 +92,6 @@ pub enum RecorderError {
         /// What the system said.
         cause: std::io::Error,
     },
-    /// The chunk store cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The video cannot be made.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -122,7 +119,8 @@ pub fn open_log(order: &Order, place: &Place) -> std::io::Result<std::fs::File> 
         .open(path)
 }
 
-/// Records as ordered until it is told to stop, and finishes the video.
+/// Records as ordered until it is told to stop, and finishes the video. `faults` of the order and the settings end
+/// nothing; they are told.
 ///
 /// # Errors
 /// When the video could not be finished. Everything recorded so far is valid then.
@@ -130,8 +128,13 @@ pub async fn record(
     order: Order,
     settings: Settings,
     place: Place,
+    faults: Vec<String>,
 ) -> Result<Outcome, RecorderError> {
-    let recorder = Recorder::open(order, settings, place)?;
+    let seen = Seen::default();
+    for fault in faults {
+        seen.settings_fault(format!("{fault}; recording goes on without it"));
+    }
+    let recorder = Recorder::open(order, settings, place, seen)?;
     let (tasks, curtain) = (recorder.stage.tasks.clone(), recorder.stage.curtain.clone());
     let outcome = recorder.live().await;
     // Where no run began, its parts are still there.
@@ -156,7 +159,12 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn open(order: Order, settings: Settings, place: Place) -> Result<Self, RecorderError> {
+    fn open(
+        order: Order,
+        mut settings: Settings,
+        place: Place,
+        seen: Seen,
+    ) -> Result<Self, RecorderError> {
         let fault = |path: &Path| {
             let path = path.to_owned();
             move |cause| RecorderError::Place { path, cause }
@@ -169,7 +177,7 @@ impl Recorder {
         let stage = Stage {
             tasks: Tasks::new(),
             clock: Arc::new(SystemClock),
-            seen: Seen::default(),
+            seen,
             hidden: order.hidden(),
             workshop: Arc::new(workshop),
             ending,
@@ -178,14 +186,20 @@ impl Recorder {
         };
         child::reap_orphans(&stage.tasks);
         stop::watch(&stage, &place.stop_file);
+        let store = usable_store(&mut settings, &place.recordings, &stage.seen);
         Ok(Self {
             take: TakeKey {
                 recording: order.recording.clone(),
                 folder: settings.chunk_folder.0.clone(),
                 take: order.take.clone(),
             },
-            contact: Contact::new(&order, &settings, &beside.video(&order.video_name)),
-            store: store::open(&settings, &place.recordings)?,
+            contact: Contact::new(
+                &order,
+                &settings,
+                &beside.video(&order.video_name),
+                &stage.seen,
+            ),
+            store,
             beside,
             order,
             settings,
@@ -426,6 +440,15 @@ impl Recorder {
         let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?;
         Ok(finished?)
     }
+}
+
+/// The store that the settings name; the recordings folder where they name none that can be used.
+fn usable_store(settings: &mut Settings, recordings: &Path, seen: &Seen) -> Arc<dyn ChunkStore> {
+    store::open(settings, recordings).unwrap_or_else(|cause| {
+        seen.settings_fault(format!("{cause}; chunks stay in the recordings folder"));
+        settings.storage = Storage::Local;
+        store::in_folder(recordings)
+    })
 }
 
 /// Waits a moment for what is on its way to the store, names what is not there by then, and says that the take is finished.

@@ -37,6 +37,17 @@ pub enum Sound {
     None,
 }
 
+impl Sound {
+    /// Reads `ONLY_VIDEO`.
+    fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" => Some(Self::None),
+            "false" => Some(Self::Recorded),
+            _ => None,
+        }
+    }
+}
+
 /// Width and height in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolution {
@@ -47,6 +58,12 @@ pub struct Resolution {
 }
 
 impl Resolution {
+    /// What OpenVidu records with where nothing else is asked for.
+    const USUAL: Self = Self {
+        width: 1280,
+        height: 720,
+    };
+
     /// Reads `1280x720`.
     pub fn parse(text: &str) -> Option<Self> {
         let (width, height) = text.split_once('x')?;
@@ -75,8 +92,8 @@ impl fmt::Display for Resolution {
 /// What the container is for.
 #[derive(Clone, Debug)]
 pub enum Assignment {
-    /// A composed recording: ours.
-    Compose(Box<Order>),
+    /// A composed recording: ours. Beside it what was ordered and could not be understood; a default holds for that.
+    Compose(Box<Order>, Vec<String>),
     /// Anything else, which the base image's own entry point does; the word says what.
     Other(String),
 }
@@ -85,79 +102,58 @@ impl Assignment {
     /// Reads the environment.
     ///
     /// # Errors
-    /// All faults at once.
+    /// When there is no page to record, or nothing to call the recording by.
     pub fn read(variables: &Variables) -> Result<Self, Faults> {
         let get = |name| variables.get(name);
         let headless = get("HEADLESS_CHROME_ONLY").is_some_and(|text| text == "true");
         match get("CONTAINER_WORKING_MODE") {
             _ if headless => Ok(Self::Other("HEADLESS_CHROME_ONLY".into())),
             Some(mode) if mode != "COMPOSED" => Ok(Self::Other(mode)),
-            _ => Order::read(variables).map(|order| Self::Compose(Box::new(order))),
+            _ => {
+                let mut faults = Vec::new();
+                let order = Order::read(variables, &mut faults)?;
+                Ok(Self::Compose(Box::new(order), faults))
+            }
         }
     }
 }
 
 impl Order {
-    fn read(variables: &Variables) -> Result<Self, Faults> {
-        let mut faults = Vec::new();
-        let mut take = |name: &str, default: Option<&str>| {
-            let text = variables.get(name).or(default.map(str::to_owned));
-            if text.is_none() {
-                faults.push(format!("{name}: required; OpenVidu gives it"));
-            }
-            text.unwrap_or_default()
-        };
-        let url = take("URL", None);
-        let id = take("VIDEO_ID", None);
-        let video_name = take("VIDEO_NAME", Some(&id));
-        let resolution = take("RESOLUTION", Some("1280x720"));
-        let frame_rate = take("FRAMERATE", Some("25"));
-        let only_video = take("ONLY_VIDEO", Some("false"));
-        let format = take("VIDEO_FORMAT", Some("mp4"));
-        let json: Option<Value> = variables
-            .get("RECORDING_JSON")
-            .and_then(|text| serde_json::from_str(&text).ok());
-
-        let mut wrong = |name: &str, text: &str, expected: &str| {
-            if !text.is_empty() {
-                faults.push(format!("{name}={text}: expected {expected}"));
+    fn read(variables: &Variables, faults: &mut Vec<String>) -> Result<Self, Faults> {
+        let url = required(variables, "URL").map(Secret::new);
+        let recording = required(variables, "VIDEO_ID").and_then(|text| {
+            RecordingId::parse(text.as_str()).map_err(|cause| format!("VIDEO_ID={text}: {cause}"))
+        });
+        let (url, recording) = match (url, recording) {
+            (Ok(url), Ok(recording)) => (url, recording),
+            (url, recording) => {
+                let missing = [url.err(), recording.err()];
+                return Err(Faults(missing.into_iter().flatten().collect()));
             }
         };
-        let recording = RecordingId::parse(id.as_str())
-            .inspect_err(|cause| wrong("VIDEO_ID", &id, &cause.to_string()))
-            .ok();
-        if let Err(cause) = RecordingId::parse(format!("{video_name}.mp4")) {
-            wrong("VIDEO_NAME", &video_name, &cause.to_string());
-        }
-        let size = Resolution::parse(&resolution);
-        if size.is_none() {
-            wrong("RESOLUTION", &resolution, "a size such as 1280x720");
-        }
-        let rate = frame_rate.parse().ok().filter(|n| (1..=120).contains(n));
-        if rate.is_none() {
-            wrong("FRAMERATE", &frame_rate, "a whole number from 1 to 120");
-        }
-        if format != "mp4" {
-            wrong("VIDEO_FORMAT", &format, "mp4");
-        }
-        match (recording, size, rate) {
-            (Some(recording), Some(resolution), Some(frame_rate)) if faults.is_empty() => {
-                Ok(Self {
-                    recording,
-                    take: take_of(json.as_ref()),
-                    video_name,
-                    url: Secret::new(url),
-                    sound: match only_video.eq_ignore_ascii_case("true") {
-                        true => Sound::None,
-                        false => Sound::Recorded,
-                    },
-                    resolution,
-                    frame_rate,
-                    json,
-                })
-            }
-            _ => Err(Faults(faults)),
-        }
+        let mut wishes = Wishes { variables, faults };
+        let json = wishes.take("RECORDING_JSON", None, |text| {
+            serde_json::from_str(text).map(Some).ok()
+        });
+        let nearest = variables
+            .get("FRAMERATE")
+            .and_then(|text| nearest_rate(&text));
+        wishes.take("VIDEO_FORMAT", (), |text| (text == "mp4").then_some(()));
+        Ok(Self {
+            take: take_of(json.as_ref()),
+            video_name: wishes.take("VIDEO_NAME", recording.to_string(), |text| {
+                let name = RecordingId::parse(format!("{text}.mp4"));
+                name.is_ok().then(|| text.to_owned())
+            }),
+            url,
+            sound: wishes.take("ONLY_VIDEO", Sound::Recorded, Sound::parse),
+            resolution: wishes.take("RESOLUTION", Resolution::USUAL, Resolution::parse),
+            frame_rate: wishes.take("FRAMERATE", nearest.unwrap_or(25), |text| {
+                text.parse().ok().filter(|rate| RATES.contains(rate))
+            }),
+            json,
+            recording,
+        })
     }
 
     /// A member of `RECORDING_JSON` as text.
@@ -191,6 +187,46 @@ impl Order {
                 .chain(user),
         )
     }
+}
+
+/// What OpenVidu says about how to record. Nothing of it ends a recording.
+struct Wishes<'a> {
+    variables: &'a Variables,
+    faults: &'a mut Vec<String>,
+}
+
+impl Wishes<'_> {
+    /// What is wished by `name`; `usual` where nothing is, or nothing that can be done, which is a fault.
+    fn take<T>(&mut self, name: &str, usual: T, read: impl Fn(&str) -> Option<T>) -> T {
+        let Some(text) = self.variables.get(name) else {
+            return usual;
+        };
+        read(&text).unwrap_or_else(|| {
+            // OpenVidu's view of the recording may hold an address with its secret.
+            let shown = if name == "RECORDING_JSON" {
+                "…"
+            } else {
+                &text
+            };
+            let fault = format!("{name}={shown}: OpenVidu's order cannot be understood");
+            self.faults.push(fault);
+            usual
+        })
+    }
+}
+
+/// Frames a second that can be recorded.
+const RATES: std::ops::RangeInclusive<u32> = 1..=120;
+
+/// The rate nearest to one that cannot be recorded as it is.
+fn nearest_rate(text: &str) -> Option<u32> {
+    let rate = text.parse::<f64>().ok().filter(|rate| *rate > 0.0)?;
+    Some((rate.round() as u32).clamp(*RATES.start(), *RATES.end()))
+}
+
+fn required(variables: &Variables, name: &str) -> Result<String, String> {
+    let missing = || format!("{name}: required; OpenVidu gives it");
+    variables.get(name).ok_or_else(missing)
 }
 
 /// Which recording of an id this is. Without any trait of its own it is the only one.
@@ -237,7 +273,7 @@ mod tests {
 
     fn order(pairs: Vec<(&'static str, &'static str)>) -> Order {
         match Assignment::read(&Variables::of(pairs)) {
-            Ok(Assignment::Compose(order)) => *order,
+            Ok(Assignment::Compose(order, _)) => *order,
             other => panic!("no order: {other:?}"),
         }
     }
@@ -277,15 +313,54 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_of_an_order_come_at_once() {
-        let variables = Variables::of([
-            ("VIDEO_ID", "../x"),
-            ("RESOLUTION", "big"),
-            ("FRAMERATE", "0"),
-        ]);
+    fn without_a_page_or_an_id_there_is_nothing_to_record() {
+        let variables = Variables::of([("VIDEO_ID", "../x"), ("RESOLUTION", "big")]);
         let text = Assignment::read(&variables).unwrap_err().to_string();
-        for name in ["URL", "VIDEO_ID", "RESOLUTION", "FRAMERATE"] {
+        for name in ["URL", "VIDEO_ID"] {
             assert!(text.contains(name), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_openvidu_says_otherwise_is_recorded_as_well_as_can_be_and_told() {
+        let wrong = [
+            ("RESOLUTION", "big"),
+            ("FRAMERATE", "29.97"),
+            ("ONLY_VIDEO", "perhaps"),
+            ("VIDEO_NAME", "../../etc/x"),
+            ("VIDEO_FORMAT", "webm"),
+            ("RECORDING_JSON", "{\"secret\""),
+        ];
+        let variables = wrong
+            .iter()
+            .fold(Variables::of(openvidu()), |all, (name, value)| {
+                all.with(name, value)
+            });
+        let Ok(Assignment::Compose(order, faults)) = Assignment::read(&variables) else {
+            panic!("no order")
+        };
+        assert_eq!(order.resolution, Resolution::USUAL);
+        assert_eq!(order.frame_rate, 30);
+        assert_eq!(order.sound, Sound::Recorded);
+        assert_eq!(order.video_name, "ses_A~1");
+        assert_eq!(order.json, None);
+        let text = faults.join("\n");
+        for (name, _) in wrong {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+        assert!(!text.contains("secret"), "{text}");
+        for (rate, taken) in [
+            ("0", 25),
+            ("240", 120),
+            ("-1", 25),
+            ("fast", 25),
+            ("0.2", 1),
+        ] {
+            let variables = Variables::of(openvidu()).with("FRAMERATE", rate);
+            let Ok(Assignment::Compose(order, faults)) = Assignment::read(&variables) else {
+                panic!("no order")
+            };
+            assert_eq!((order.frame_rate, faults.len()), (taken, 1), "{rate}");
         }
     }
 

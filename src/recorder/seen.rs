@@ -65,6 +65,13 @@ impl Seen {
         self.urgent.notify_one();
     }
 
+    /// Something in the settings cannot be used. That holds for the whole run, and several such faults stand side by side.
+    pub(super) fn settings_fault(&self, message: String) {
+        log::error!("{message}");
+        let kind = TroubleKind::Settings;
+        self.tell(|report| report.troubles.push(Trouble { kind, message }));
+    }
+
     /// Nothing of this kind is wrong any more.
     pub(super) fn well(&self, kind: TroubleKind) {
         let mut report = self.lock();

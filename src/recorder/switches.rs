@@ -102,7 +102,7 @@ mod tests {
             ("VIDEO_ID", "a"),
             ("URL", "https://u:p4ss@h/?secret=S3CRET"),
         ]);
-        let Ok(Assignment::Compose(order)) = Assignment::read(&variables) else {
+        let Ok(Assignment::Compose(order, _)) = Assignment::read(&variables) else {
             panic!("no order");
         };
         let all = arguments(&order, Path::new("/tmp/p")).join(" ");

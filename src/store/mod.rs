@@ -23,9 +23,14 @@ use std::sync::Arc;
 /// [`StoreError::Invalid`] when the settings cannot make a store.
 pub fn open(settings: &Settings, recordings: &Path) -> Result<Arc<dyn ChunkStore>, StoreError> {
     Ok(match settings.storage {
-        Storage::Local => Arc::new(Counted(local::LocalStore::new(recordings))),
+        Storage::Local => in_folder(recordings),
         Storage::S3 => Arc::new(Counted(s3::S3Store::new(settings)?)),
     })
+}
+
+/// The store in OpenVidu's recordings folder, for whoever cannot use the one that the settings name.
+pub fn in_folder(recordings: &Path) -> Arc<dyn ChunkStore> {
+    Arc::new(Counted(local::LocalStore::new(recordings)))
 }
 
 /// An object in a store.

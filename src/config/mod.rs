@@ -1,11 +1,21 @@
 //! Settings, declared once: name, type, default and meaning stand in one table, from which come the typed
 //! [`Settings`], the list of faults, `--help` and the README's table. They arrive as environment variables and env files;
 //! the real environment wins. Every name also works with `_FILE` appended, and an empty value means unset.
+//!
+//! `serve` and the tools are strict: a fault ends them ([`Variables::settings`]). A recorder never ends because of a
+//! setting: it takes the default and tells the fault ([`Variables::forgiving`]). What is odd and harms nothing is a
+//! warning, the same sentence for all ([`Settings::warnings`]).
 
-use serde_json::Value;
+mod env_file;
+mod parse;
+mod variables;
+
+pub(crate) use env_file::{EnvFile, quoted};
+pub use variables::Variables;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A value that must not be shown: it prints as `***`.
@@ -86,6 +96,8 @@ macro_rules! settings {
         #[derive(Clone, Debug)]
         pub struct Settings {
             $(#[doc = $help] $(#[$doc])* pub $field: $type,)*
+            /// What is set and does not do what one may think, a sentence each.
+            pub warnings: Vec<String>,
         }
 
         /// The table of settings in the order of the README.
@@ -101,9 +113,12 @@ macro_rules! settings {
         ];
 
         impl Settings {
-            fn build(values: &BTreeMap<String, String>, faults: &mut Vec<String>) -> Option<Self> {
-                $(let $field = take::<$type>(values, $name, settings!(@default $($default)?), faults);)*
-                Some(Self { $($field: $field?,)* })
+            /// Takes the default where a value is not what is expected, which is a fault.
+            fn build(values: &BTreeMap<String, String>, faults: &mut Vec<String>) -> Self {
+                Self {
+                    $($field: take::<$type>(values, $name, settings!(@default $($default)?), faults),)*
+                    warnings: Vec::new(),
+                }
             }
         }
     };
@@ -126,7 +141,7 @@ settings! {
     s3_server: Option<Switch> = "HA_S3_SERVER", "the built-in S3 server: on or off; on when storage is s3 and no endpoint is set";
     s3_server_max_bytes: Option<u64> = "HA_S3_SERVER_MAX_BYTES", "most bytes that the built-in S3 server keeps";
     s3_server_port: Port = "MINIO_API_PORT" or "9000", "port of the built-in S3 server";
-    minio_console_port: Option<Port> = "MINIO_CONSOLE_PORT", "accepted and unused: the status page shows the bucket";
+    minio_console_port: Option<String> = "MINIO_CONSOLE_PORT", "accepted and unused: the status page shows the bucket";
     tail_upload_seconds: Whole<1, 60> = "HA_TAIL_UPLOAD_SECONDS" or "2", "seconds between uploads of the running chunk's tail in s3 mode";
     keep_chunks_days: u64 = "HA_KEEP_CHUNKS_DAYS" or "0", "days for which even verified chunks are kept";
     controller_host: String = "HA_CONTROLLER_HOST" or "localhost", "where recorders reach the controller";
@@ -150,7 +165,7 @@ settings! {
     session_max_inactive_seconds: Whole<1, 31536000> = "HA_SESSION_MAX_INACTIVE_TIME" or "600", "seconds after which an ended session is removed";
     s3_cleanup: Switch = "HA_S3_CLEANUP_ENABLED" or "true", "delete a finished and verified recording's chunks";
     s3_cleanup_batch: Whole<1, 1000> = "HA_S3_CLEANUP_BATCH_SIZE" or "1000", "chunks deleted by one request";
-    relay: Switch = "OPENVIDU_WEBHOOK" or "false", "relay OpenVidu's webhooks";
+    relay: Option<Switch> = "OPENVIDU_WEBHOOK", "relay OpenVidu's webhooks: true or false; on where a target is set";
     relay_endpoints: Several<Url> = "OPENVIDU_WEBHOOK_ENDPOINT" or "", "targets of the relay, separated by commas";
     relay_headers: Headers = "OPENVIDU_WEBHOOK_HEADERS" or "{}", "headers of the relay: JSON object, JSON array of \"Name: value\", or Name:value,Name:value";
     webhook_tls_verify: Switch = "HA_WEBHOOK_TLS_VERIFY" or "true", "check the certificates of the relay's targets; false as OpenVidu's own sender does";
@@ -274,114 +289,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// Variables from an env file and the real environment.
-#[derive(Clone, Default)]
-pub struct Variables(BTreeMap<String, String>);
-
-impl Variables {
-    /// The process's environment.
-    pub fn of_process() -> Self {
-        Self(std::env::vars().collect())
-    }
-
-    /// Variables given one by one.
-    pub fn of<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
-        Self(
-            pairs
-                .into_iter()
-                .map(|(k, v)| (k.into(), v.into()))
-                .collect(),
-        )
-    }
-
-    /// The same with what the env file at `path` says beneath: what is already set wins.
-    ///
-    /// # Errors
-    /// When the file cannot be read or a line is no `NAME=value`.
-    pub fn over_file(self, path: &Path) -> Result<Self, Faults> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| Faults(vec![format!("cannot read {}: {cause}", path.display())]))?;
-        self.over_text(&text, path)
-    }
-
-    /// The same with what the text of the env file at `path` says beneath.
-    ///
-    /// # Errors
-    /// When a line is no `NAME=value`.
-    pub fn over_text(mut self, text: &str, path: &Path) -> Result<Self, Faults> {
-        // The last line of a name holds, as for a shell.
-        for (name, value) in parse_env_file(text, path)?.into_iter().rev() {
-            self.0.entry(name).or_insert(value);
-        }
-        Ok(self)
-    }
-
-    /// The same with `name` set, whatever it was before.
-    pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.0.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// The value of `name`, or what the file named by `<name>_FILE` holds; `None` when unset or empty.
-    pub fn get(&self, name: &str) -> Option<String> {
-        self.resolve(name).ok().flatten()
-    }
-
-    fn resolve(&self, name: &str) -> Result<Option<String>, String> {
-        let set = |name: &str| self.0.get(name).filter(|value| !value.is_empty());
-        if let Some(value) = set(name) {
-            return Ok(Some(value.clone()));
-        }
-        let Some(path) = set(&format!("{name}_FILE")) else {
-            return Ok(None);
-        };
-        let value = std::fs::read_to_string(path)
-            .map_err(|cause| format!("{name}_FILE={path}: cannot be read: {cause}"))?;
-        let value = value.trim_end_matches(['\r', '\n']);
-        Ok((!value.is_empty()).then(|| value.to_owned()))
-    }
-
-    /// Reads every setting.
-    ///
-    /// # Errors
-    /// All faults at once: values that are not what is expected, names that do not exist, combinations that cannot work.
-    pub fn settings(&self) -> Result<Settings, Faults> {
-        let mut faults = self.unknown();
-        let mut values = BTreeMap::new();
-        for setting in TABLE {
-            match self.resolve(setting.name) {
-                Ok(Some(value)) => {
-                    values.insert(setting.name.to_owned(), value);
-                }
-                Ok(None) => {}
-                Err(fault) => faults.push(fault),
-            }
-        }
-        let settings = Settings::build(&values, &mut faults);
-        if let Some(settings) = &settings {
-            faults.extend(settings.contradictions());
-        }
-        match settings {
-            Some(settings) if faults.is_empty() => Ok(settings),
-            _ => Err(Faults(faults)),
-        }
-    }
-
-    fn unknown(&self) -> Vec<String> {
-        let known = |name: &str| TABLE.iter().any(|setting| setting.name == name);
-        self.0
-            .keys()
-            .filter(|name| name.starts_with("HA_"))
-            .filter(|name| !known(name) && !name.strip_suffix("_FILE").is_some_and(known))
-            .map(|name| {
-                format!(
-                    "{name}: there is no such setting; see \"ov2-ha-recorder config\" for all names"
-                )
-            })
-            .collect()
-    }
-}
-
 impl Settings {
     /// Seconds without a heartbeat after which a recorder is held lost.
     pub const fn heartbeat_timeout(&self) -> Duration {
@@ -410,10 +317,24 @@ impl Settings {
         }
     }
 
-    fn contradictions(&self) -> Vec<String> {
-        let mut faults = Vec::new();
+    /// Whether OpenVidu's webhooks are passed on.
+    pub fn relay_on(&self) -> bool {
+        self.relay.is_none_or(|Switch(on)| on) && !self.relay_endpoints.0.is_empty()
+    }
+
+    /// Takes back what cannot hold together, which is a fault, and warns of what only looks as if it did something.
+    fn reconcile(&mut self, faults: &mut Vec<String>) {
+        let mut half = |names: &str| faults.push(format!("{names}: set both or neither"));
         if self.s3_access_key.is_some() != self.s3_secret_key.is_some() {
-            faults.push("HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY: set both or neither".into());
+            half("HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY");
+            (self.s3_access_key, self.s3_secret_key) = (None, None);
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            half("HA_TLS_CERT and HA_TLS_KEY");
+        }
+        if self.viewer_username.is_some() != self.viewer_password.is_some() {
+            half("HA_VIEWER_USERNAME and HA_VIEWER_PASSWORD");
+            (self.viewer_username, self.viewer_password) = (None, None);
         }
         if self.s3_server_on() && self.s3_access_key.is_none() {
             faults.push(
@@ -422,17 +343,47 @@ impl Settings {
                     .into(),
             );
         }
-        if self.tls_cert.is_some() != self.tls_key.is_some() {
-            faults.push("HA_TLS_CERT and HA_TLS_KEY: set both or neither".into());
+        match (self.relay, self.relay_endpoints.0.is_empty()) {
+            (Some(Switch(true)), true) => self.warnings.push(
+                "the relay is off: OPENVIDU_WEBHOOK is true, but OPENVIDU_WEBHOOK_ENDPOINT names no target".into(),
+            ),
+            (Some(Switch(false)), false) => self.warnings.push(
+                "the relay is off: OPENVIDU_WEBHOOK is false, although OPENVIDU_WEBHOOK_ENDPOINT names a target; \
+                 take OPENVIDU_WEBHOOK out to switch it on"
+                    .into(),
+            ),
+            _ => {}
         }
-        if self.viewer_username.is_some() != self.viewer_password.is_some() {
-            faults.push("HA_VIEWER_USERNAME and HA_VIEWER_PASSWORD: set both or neither".into());
+    }
+
+    /// Takes back files of further authorities that cannot be used, and says why.
+    pub fn drop_unusable_authorities(&mut self) -> Vec<String> {
+        let Some(path) = &self.ca_file else {
+            return Vec::new();
+        };
+        let read = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"));
+        let found = read.and_then(|pem| {
+            let found = reqwest::Certificate::from_pem_bundle(&pem);
+            found.map_err(|cause| format!("cannot be used: {cause}"))
+        });
+        let fault = match found {
+            Ok(found) if found.is_empty() => "contains no certificate in PEM form".to_owned(),
+            Ok(_) => return Vec::new(),
+            Err(cause) => cause,
+        };
+        let fault = format!("HA_CA_FILE={}: {fault}", path.display());
+        self.ca_file = None;
+        vec![fault]
+    }
+
+    /// These settings where there is no fault; otherwise the faults, and below them the warnings, which may explain them.
+    fn unless(self, faults: Vec<String>) -> Result<Self, Faults> {
+        if faults.is_empty() {
+            return Ok(self);
         }
-        if self.relay.0 && self.relay_endpoints.0.is_empty() {
-            faults
-                .push("OPENVIDU_WEBHOOK_ENDPOINT: required while OPENVIDU_WEBHOOK is true".into());
-        }
-        faults
+        let warnings = self.warnings.iter();
+        let warnings = warnings.map(|warning| format!("warning: {warning}"));
+        Err(Faults(faults.into_iter().chain(warnings).collect()))
     }
 
     /// What `serve` needs beyond well-formed values.
@@ -463,251 +414,19 @@ fn take<T: Parse>(
     name: &str,
     default: Option<&str>,
     faults: &mut Vec<String>,
-) -> Option<T> {
-    let text = values.get(name).map_or(default.unwrap_or_default(), |v| v);
-    let value = T::parse(text);
-    if value.is_none() {
-        let shown = T::shown(text);
-        faults.push(format!("{name}={shown}: expected {}", T::EXPECTED));
-    }
-    value
-}
-
-/// Lines of `NAME=value`, with comments, `export`, and values in single or double quotes.
-fn parse_env_file(text: &str, path: &Path) -> Result<Vec<(String, String)>, Faults> {
-    let mut faults = Vec::new();
-    let mut pairs = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        if line.trim().is_empty() || line.trim().starts_with('#') {
-            continue;
-        }
-        match assignment(line) {
-            Some((name, value)) => pairs.push((name.to_owned(), value)),
+) -> T {
+    if let Some(text) = values.get(name) {
+        match T::parse(text) {
+            Some(value) => return value,
             None => faults.push(format!(
-                "{}:{}: expected NAME=value",
-                path.display(),
-                number + 1
+                "{name}={}: expected {}",
+                T::shown(text),
+                T::EXPECTED
             )),
         }
     }
-    if faults.is_empty() {
-        Ok(pairs)
-    } else {
-        Err(Faults(faults))
-    }
-}
-
-/// What a line of an env file sets, name and value; `None` when it sets nothing.
-pub(crate) fn assignment(line: &str) -> Option<(&str, String)> {
-    let line = line.trim();
-    let line = line.strip_prefix("export ").unwrap_or(line);
-    let (name, value) = line.split_once('=')?;
-    let name = name.trim();
-    is_name(name).then(|| (name, unquote(value.trim())))
-}
-
-/// `value` as a line of an env file must spell it to be read as itself: in quotes only where it has to be.
-pub(crate) fn quoted(value: &str) -> String {
-    if unquote(value.trim()) == value {
-        value.to_owned()
-    } else {
-        format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
-    }
-}
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
-}
-
-fn unquote(value: &str) -> String {
-    for quote in ['"', '\''] {
-        if let Some(rest) = value.strip_prefix(quote)
-            && let Some(end) = rest.rfind(quote)
-        {
-            let inner = &rest[..end];
-            return if quote == '"' {
-                inner.replace("\\\"", "\"").replace("\\\\", "\\")
-            } else {
-                inner.to_owned()
-            };
-        }
-    }
-    value
-        .split(" #")
-        .next()
-        .unwrap_or_default()
-        .trim_end()
-        .to_owned()
-}
-
-impl<T: Parse> Parse for Option<T> {
-    const EXPECTED: &'static str = T::EXPECTED;
-    const SECRET: bool = T::SECRET;
-    fn parse(text: &str) -> Option<Self> {
-        if text.is_empty() {
-            Some(None)
-        } else {
-            T::parse(text).map(Some)
-        }
-    }
-    fn shown(text: &str) -> String {
-        T::shown(text)
-    }
-}
-
-macro_rules! parse {
-    ($($type:ty: $expected:literal, |$text:ident| $body:expr;)*) => {
-        $(impl Parse for $type {
-            const EXPECTED: &'static str = $expected;
-            fn parse($text: &str) -> Option<Self> { $body }
-        })*
-    };
-}
-
-parse! {
-    String: "a text", |text| (!text.is_empty()).then(|| text.to_owned());
-    PathBuf: "a path", |text| (!text.is_empty()).then(|| text.into());
-    u64: "a whole number", |text| text.parse().ok();
-    std::net::IpAddr: "an IP address", |text| text.parse().ok();
-    Port: "a port between 1 and 65535", |text| text.parse().ok().filter(|port| *port > 0).map(Self);
-    Switch: "true or false", |text| match text.to_ascii_lowercase().as_str() {
-        "true" | "on" | "yes" | "1" => Some(Self(true)),
-        "false" | "off" | "no" | "0" => Some(Self(false)),
-        _ => None,
-    };
-    Storage: "local or s3", |text| match text.to_ascii_lowercase().as_str() {
-        "local" => Some(Self::Local),
-        "s3" => Some(Self::S3),
-        _ => None,
-    };
-    Addressing: "path, host or auto", |text| match text.to_ascii_lowercase().as_str() {
-        "auto" => Some(Self::Auto),
-        "path" => Some(Self::Path),
-        "host" => Some(Self::Host),
-        _ => None,
-    };
-    RuntimeKind: "docker or process", |text| match text {
-        "docker" => Some(Self::Docker),
-        "process" => Some(Self::Process),
-        _ => None,
-    };
-    Profile: "dev, test or prod", |text| match text {
-        "dev" => Some(Self::Dev),
-        "test" => Some(Self::Test),
-        "prod" => Some(Self::Prod),
-        _ => None,
-    };
-    LogFormat: "text or json", |text| match text {
-        "text" => Some(Self::Text),
-        "json" => Some(Self::Json),
-        _ => None,
-    };
-    crate::model::timeline::GapMode: "cut or hold", |text| match text {
-        "cut" => Some(Self::Cut),
-        "hold" => Some(Self::Hold),
-        _ => None,
-    };
-    Folder: "a folder's name", |text| {
-        let name = text.trim_matches('/');
-        name.split('/').all(|part| crate::model::ids::RecordingId::parse(part).is_ok()).then(|| Self(name.to_owned()))
-    };
-    Several<ipnet::IpNet>: "networks such as 10.0.0.0/8, separated by commas", |text| {
-        several_of(text, |part| part.parse().ok().or_else(|| part.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from)))
-    };
-}
-
-impl Parse for Url {
-    const EXPECTED: &'static str = "an http:// or https:// URL";
-    fn parse(text: &str) -> Option<Self> {
-        let url = reqwest::Url::parse(text).ok()?;
-        (matches!(url.scheme(), "http" | "https") && url.has_host())
-            .then(|| Self(text.trim_end_matches('/').to_owned()))
-    }
-    fn shown(text: &str) -> String {
-        match Self::parse(text) {
-            Some(url) => url.origin(),
-            None if text.contains('@') => "***".to_owned(),
-            None => text.to_owned(),
-        }
-    }
-}
-
-impl Parse for Several<Url> {
-    const EXPECTED: &'static str = "http:// or https:// URLs separated by commas";
-    fn parse(text: &str) -> Option<Self> {
-        several_of(text, Url::parse)
-    }
-    fn shown(text: &str) -> String {
-        let parts = text
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty());
-        parts.map(Url::shown).collect::<Vec<_>>().join(",")
-    }
-}
-
-impl Parse for Secret {
-    const EXPECTED: &'static str = "a text";
-    const SECRET: bool = true;
-    fn parse(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| Self::new(text))
-    }
-}
-
-impl Parse for Headers {
-    const EXPECTED: &'static str =
-        "headers as {\"Name\":\"value\"}, [\"Name: value\"] or Name:value,Name:value";
-    const SECRET: bool = true;
-    fn parse(text: &str) -> Option<Self> {
-        let pair = |text: &str| {
-            let (name, value) = text.split_once(':')?;
-            Some((name.trim().to_owned(), value.trim().to_owned()))
-        };
-        let pairs = match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => map
-                .into_iter()
-                .map(|(name, value)| Some((name, value.as_str()?.to_owned())))
-                .collect::<Option<Vec<_>>>()?,
-            Ok(Value::Array(list)) => list
-                .iter()
-                .map(|item| pair(item.as_str()?))
-                .collect::<Option<Vec<_>>>()?,
-            _ => text.split(',').map(pair).collect::<Option<Vec<_>>>()?,
-        };
-        let valid = pairs.iter().all(|(name, value)| {
-            http::HeaderName::try_from(name).is_ok() && http::HeaderValue::try_from(value).is_ok()
-        });
-        valid.then_some(Self(pairs))
-    }
-}
-
-impl<const MIN: u32, const MAX: u32> Parse for Whole<MIN, MAX> {
-    const EXPECTED: &'static str = match (MIN, MAX) {
-        (1, 60) => "a whole number from 1 to 60",
-        (1, 100) => "a whole number from 1 to 100",
-        (1, 300) => "a whole number from 1 to 300",
-        (1, 1000) => "a whole number from 1 to 1000",
-        (1, 365) => "a whole number from 1 to 365",
-        (1, 3600) => "a whole number from 1 to 3600",
-        (1, 86400) => "a whole number from 1 to 86400",
-        _ => "a whole number in range",
-    };
-    fn parse(text: &str) -> Option<Self> {
-        let number = text.parse().ok()?;
-        (MIN..=MAX).contains(&number).then_some(Self(number))
-    }
-}
-
-fn several_of<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Several<T>> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(parse)
-        .collect::<Option<Vec<_>>>()
-        .map(Several)
+    T::parse(default.unwrap_or_default())
+        .unwrap_or_else(|| unreachable!("the default of {name} is one of its values"))
 }
 
 #[cfg(test)]
@@ -739,7 +458,7 @@ mod tests {
         for part in [
             "CHUNK_TIME_SIZE=0",
             "HA_CONTROLLER_PORT=99999",
-            "HA_NO_SUCH",
+            "warning: HA_NO_SUCH",
         ] {
             assert!(text.contains(part), "{text}");
         }
@@ -747,50 +466,39 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_over_a_file_and_a_value_may_lie_in_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let env = folder.path().join("a.env");
-        let password = folder.path().join("password");
-        std::fs::write(&password, "s3cret\n").unwrap();
-        std::fs::write(
-            &env,
-            format!(
-                "# comment\nexport CHUNK_TIME_SIZE=\"5\"\nHEARTBEAT_INTERVAL=7 # seconds\nHA_AWS_REGION=\nHA_CONTROLLER_PASSWORD_FILE={}\n",
-                password.display()
-            ),
-        )
-        .unwrap();
-        let settings = Variables::of([("HEARTBEAT_INTERVAL", "2")])
-            .over_file(&env)
-            .unwrap()
-            .settings()
-            .unwrap();
-        assert_eq!(settings.chunk_seconds.get(), 5);
-        assert_eq!(settings.heartbeat_seconds.get(), 2);
-        assert_eq!(settings.s3_region, "us-east-1");
-        assert_eq!(
-            settings.controller_password.as_ref().unwrap().expose(),
-            "s3cret"
+    fn the_relay_is_on_where_there_is_a_target_and_says_why_not() {
+        let relay = |pairs: &[(&str, &str)]| {
+            let settings = Variables::of(pairs.iter().copied()).settings().unwrap();
+            (settings.relay_on(), settings.warnings.len())
+        };
+        let (on, target) = (
+            "OPENVIDU_WEBHOOK",
+            ("OPENVIDU_WEBHOOK_ENDPOINT", "http://x"),
         );
-        assert!(!format!("{settings:?}").contains("s3cret"));
+        assert_eq!(relay(&[]), (false, 0));
+        assert_eq!(relay(&[target]), (true, 0));
+        assert_eq!(relay(&[(on, "true"), target]), (true, 0));
+        assert_eq!(relay(&[(on, "true")]), (false, 1));
+        assert_eq!(relay(&[(on, "false")]), (false, 0));
+        assert_eq!(relay(&[(on, "false"), target]), (false, 1));
     }
 
     #[test]
-    fn relay_headers_are_read_in_all_three_forms() {
-        let expected = Headers(vec![("A".into(), "b: c".into()), ("D".into(), "e".into())]);
-        for text in [
-            r#"{"A":"b: c","D":"e"}"#,
-            r#"["A: b: c","D: e"]"#,
-            "A:b: c,D:e",
-        ] {
-            assert_eq!(Headers::parse(text), Some(expected.clone()), "{text}");
+    fn authorities_that_cannot_be_used_are_taken_back_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "no certificate\n").unwrap();
+        for path in [empty.to_str().unwrap(), "/no/such.pem"] {
+            let variables = Variables::of([("HA_CA_FILE", path)]);
+            let (mut settings, faults) = variables.forgiving();
+            assert_eq!(faults, Vec::<String>::new());
+            let faults = settings.drop_unusable_authorities();
+            assert!(
+                matches!(&faults[..], [only] if only.starts_with("HA_CA_FILE=")),
+                "{faults:?}"
+            );
+            assert_eq!(settings.ca_file, None);
+            assert!(variables.settings_of_service().is_err());
         }
-        assert_eq!(Headers::parse("no header"), None);
-    }
-
-    #[test]
-    fn an_origin_holds_no_secret() {
-        let url = Url::parse("https://user:pass@host:4443/a?secret=x").unwrap();
-        assert_eq!(url.origin(), "https://host:4443");
     }
 }
