@@ -358,7 +358,7 @@ async fn a_disk_that_turns_read_only_is_told_and_recording_goes_on_when_it_is_ba
 }
 
 /// A file system of its own in the recording's folder; gone when dropped.
-struct Disk {
+pub struct Disk {
     at: PathBuf,
     image: PathBuf,
     /// The devices that the image was mounted from, the last one now.
@@ -376,7 +376,7 @@ impl Disk {
         }
     }
 
-    fn in_memory(stage: &Stage, options: &str) -> Result<Self, String> {
+    pub fn in_memory(stage: &Stage, options: &str) -> Result<Self, String> {
         let disk = Self::at(stage);
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
@@ -673,7 +673,7 @@ pub struct Watch {
 
 impl Watch {
     /// Waits until the last report that the controller has is as `seen` wants it; how long that took.
-    async fn sees(&self, what: &str, seen: impl Fn(&Value) -> bool) -> Duration {
+    pub async fn sees(&self, what: &str, seen: impl Fn(&Value) -> bool) -> Duration {
         let path = format!("/api/sessions/{}", self.session);
         let (took, ()) = wait::until(what, Duration::from_secs(30), || async {
             let session = self.controller.get(&path).await;
@@ -686,7 +686,7 @@ impl Watch {
 }
 
 /// Whether a report names a trouble of this kind, in these words.
-fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
+pub fn has_trouble(report: &Value, kind: &str, words: &str) -> bool {
     let troubles = report["troubles"].as_array();
     troubles.into_iter().flatten().any(|trouble| {
         trouble["kind"] == kind && trouble["message"].as_str().unwrap().contains(words)
@@ -706,7 +706,7 @@ pub struct Stage {
     page: std::sync::Arc<Page>,
     pub folder: std::sync::Arc<tempfile::TempDir>,
     pub order: Order,
-    created_at: u64,
+    pub created_at: u64,
 }
 
 impl Stage {
@@ -797,7 +797,7 @@ impl Stage {
         }
     }
 
-    fn stop_file(&self) -> PathBuf {
+    pub fn stop_file(&self) -> PathBuf {
         self.folder.path().join(format!("{}.stop", self.order.id))
     }
 
@@ -859,7 +859,7 @@ impl Stage {
         Footage::read(&self.video())
     }
 
-    fn timeline(&self) -> Value {
+    pub fn timeline(&self) -> Value {
         let path = self.file(&format!("{}.timeline.json", self.order.id));
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
