@@ -4,7 +4,8 @@
 
 use crate::random;
 use std::fs::{self, DirEntry, File, Metadata};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -98,6 +99,63 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// Whether the open `file` has lost the name `path`: it was deleted, moved away or replaced. A name that leads to another
+/// file is believed only where nothing else leads to ours, as not every file system keeps its file numbers.
+pub fn is_nameless(path: &Path, file: &File) -> bool {
+    let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+    match (fs::metadata(path), file.metadata()) {
+        (Err(cause), _) => absent.contains(&cause.kind()),
+        (Ok(named), Ok(open)) => {
+            open.nlink() == 0 && (named.dev(), named.ino()) != (open.dev(), open.ino())
+        }
+        (Ok(_), Err(_)) => false,
+    }
+}
+
+/// Gives what the open `file` holds the name `path`, as a copy, which is answered: open like the first, at its end. Makes
+/// missing folders.
+///
+/// # Errors
+/// When `file` cannot be read or the copy not be written.
+pub fn name_again(mut file: &File, path: &Path) -> io::Result<File> {
+    make_folder(parent(path))?;
+    let mut draft = Draft::new(parent(path))?;
+    file.rewind()?;
+    io::copy(&mut file, &mut draft.file)?;
+    let copy = draft.file.try_clone()?;
+    draft.publish(path)?;
+    Ok(copy)
+}
+
+/// Makes `file` at least `bytes` long, with room on the disk for each of them.
+///
+/// # Errors
+/// When there is no such room; the file is as long as before then.
+pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    let length = i64::try_from(bytes).map_err(io::Error::other)?;
+    let allocated = match nix::fcntl::posix_fallocate(file, 0, length) {
+        Err(nix::Error::EOPNOTSUPP | nix::Error::EINVAL) => write_zeroes(file, before, bytes),
+        other => other.map_err(io::Error::from),
+    };
+    if allocated.is_err() {
+        // A part of the room is of no use.
+        let _ = file.set_len(before);
+    }
+    allocated
+}
+
+fn write_zeroes(file: &File, mut at: u64, end: u64) -> io::Result<()> {
+    const PIECE: u64 = 64 << 10;
+    let zeroes = [0; PIECE as usize];
+    while at < end {
+        let len = PIECE.min(end - at);
+        file.write_all_at(&zeroes[..len as usize], at)?;
+        at += len;
+    }
+    file.sync_data()
+}
+
 /// Makes `folder` and those above it that are missing, each durable in the one that holds it.
 ///
 /// # Errors
@@ -183,6 +241,39 @@ mod tests {
         assert_eq!(fs::read_dir(parent(&name)).unwrap().count(), 1);
         write(&name, b"after").unwrap();
         assert_eq!(fs::read(&name).unwrap(), b"after");
+    }
+
+    #[test]
+    fn an_open_file_that_was_deleted_or_moved_away_gets_its_name_back() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("folder/file");
+        write(&path, b"before").unwrap();
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let file = open();
+        assert!(!is_nameless(&path, &file));
+        fs::remove_dir_all(parent(&path)).unwrap();
+        assert!(is_nameless(&path, &file));
+        let mut copy = name_again(&file, &path).unwrap();
+        copy.write_all(b" and after").unwrap();
+        assert!(!is_nameless(&path, &copy));
+        assert_eq!(fs::read(&path).unwrap(), b"before and after");
+        fs::rename(&path, root.path().join("elsewhere")).unwrap();
+        assert!(is_nameless(&path, &copy));
+        name_again(&copy, &path).unwrap();
+        let replaced = open();
+        write(&path, b"another").unwrap();
+        assert!(is_nameless(&path, &replaced));
+    }
+
+    #[test]
+    fn room_is_allocated_in_full_and_by_either_way() {
+        let root = tempfile::tempdir().unwrap();
+        let file = File::create(root.path().join("room")).unwrap();
+        allocate(&file, 100_000).unwrap();
+        write_zeroes(&file, 100_000, 300_000).unwrap();
+        let data = file.metadata().unwrap();
+        assert_eq!(data.len(), 300_000);
+        assert!(data.blocks() * 512 >= 300_000);
     }
 
     #[test]

@@ -750,6 +750,21 @@ fn broken_chunks_are_named_and_the_rest_is_joined() {
 }
 
 #[test]
+fn a_chunk_that_cannot_be_read_to_its_end_is_not_taken_for_verified() {
+    let folder = TempDir::new().unwrap();
+    let sources = chunks(folder.path(), 1, 1, &usual().0, &usual().1);
+    let mut bytes = fs::read(&sources[1].path).unwrap();
+    let last = bytes.windows(4).rposition(|four| four == b"moof").unwrap();
+    bytes[last - 4..last].fill(0);
+    fs::write(&sources[1].path, bytes).unwrap();
+    let out = folder.path().join("out.mp4");
+    let joined = join_chunks(&sources, &out, options(GapMode::Cut), &mut |_| {}).unwrap();
+    assert!(joined.chunks[1].fragments > 0 && joined.chunks[1].fault.is_some());
+    let cause = verify(&out, &sources).unwrap_err().to_string();
+    assert!(cause.contains("cannot be read to its end"), "{cause}");
+}
+
+#[test]
 fn plain_chunks_of_the_earlier_recorder_are_joined_by_ffmpeg() {
     let folder = TempDir::new().unwrap();
     let sources: Vec<ChunkSource> = (1..=2)

@@ -358,7 +358,7 @@ async fn a_disk_that_turns_read_only_is_told_and_recording_goes_on_when_it_is_ba
 }
 
 /// A file system of its own in the recording's folder; gone when dropped.
-struct Disk {
+pub struct Disk {
     at: PathBuf,
     image: PathBuf,
     /// The devices that the image was mounted from, the last one now.
@@ -376,7 +376,7 @@ impl Disk {
         }
     }
 
-    fn in_memory(stage: &Stage, options: &str) -> Result<Self, String> {
+    pub fn in_memory(stage: &Stage, options: &str) -> Result<Self, String> {
         let disk = Self::at(stage);
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
@@ -712,7 +712,7 @@ pub struct Stage {
     page: std::sync::Arc<Page>,
     pub folder: std::sync::Arc<tempfile::TempDir>,
     pub order: Order,
-    created_at: u64,
+    pub created_at: u64,
 }
 
 impl Stage {
@@ -803,7 +803,7 @@ impl Stage {
         }
     }
 
-    fn stop_file(&self) -> PathBuf {
+    pub fn stop_file(&self) -> PathBuf {
         self.folder.path().join(format!("{}.stop", self.order.id))
     }
 
@@ -865,7 +865,7 @@ impl Stage {
         Footage::read(&self.video())
     }
 
-    fn timeline(&self) -> Value {
+    pub fn timeline(&self) -> Value {
         let path = self.file(&format!("{}.timeline.json", self.order.id));
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }

@@ -16,9 +16,9 @@ const BASE_ENTRY_POINT: &str = "/entrypoint.sh";
 
 /// Record a page as OpenVidu orders it by the environment; the recording container runs this.
 ///
-/// Ends on `q` in the stop file or on SIGTERM, leaving one video. Exit code 0 only when the video is finished; 3 when
-/// another run of the same recording has its place. No setting ends it: what cannot be understood is left at its
-/// default and told in the log, to the controller and on its page.
+/// Ends on `q` in the stop file or on SIGTERM, leaving one video. Exit code 0 when the video is finished, or was stopped
+/// and no frame could be had; 3 when another run of the same recording has its place. No setting ends it: what cannot be
+/// understood is left at its default and reported in the log, to the controller and on its page.
 #[derive(Debug, Args)]
 pub(super) struct Record {
     /// OpenVidu's recordings folder; an `.env` file in it is read as settings.
@@ -70,7 +70,8 @@ impl Record {
         // A blocking thread that hangs on a dead disk must not hold the container.
         runtime.shutdown_background();
         match outcome {
-            Ok(Outcome::Finished(_)) => Ok(()),
+            // Starting it again would bring no frame either.
+            Ok(Outcome::Finished(_) | Outcome::Nothing) => Ok(()),
             Ok(Outcome::Superseded) => Err(Failure::with(
                 SUPERSEDED,
                 "another run of this recording has its place; the video is left to it",

@@ -1,7 +1,7 @@
 //! The last second: what OpenVidu reads when the container has gone. The video itself is finished elsewhere; here `.info`,
 //! thumbnail and timeline are laid beside it, and everything is made readable for the one who serves it.
 
-use super::{PART, info_json};
+use super::{PART, info_json, reserve};
 use crate::disk::{self, Draft, UNFINISHED};
 use crate::model::ids::RecordingId;
 use crate::model::timeline::Timeline;
@@ -92,15 +92,24 @@ impl Beside {
     /// When the file system refuses.
     pub fn begin(&self, json: Option<&Value>) -> Result<(), BesideError> {
         disk::make_folder(&self.folder).map_err(at(&self.folder))?;
-        let path = self.seal();
-        let Some(json) = json else { return Ok(()) };
-        let there = fs::read(&path).ok();
-        let there: Option<Value> = there.and_then(|text| serde_json::from_slice(&text).ok());
-        let same = |there: &Value| ["id", "createdAt"].iter().all(|m| there[m] == json[m]);
-        if there.as_ref().is_some_and(same) {
-            return Ok(());
+        match json {
+            Some(json) if self.sealed(json).is_none() => self.write_seal(json),
+            _ => Ok(()),
         }
-        self.write_seal(json)
+    }
+
+    /// Whether OpenVidu's file says that the recording of `json` is over.
+    pub fn is_over(&self, json: Option<&Value>) -> bool {
+        let there = json.and_then(|json| self.sealed(json));
+        let status = there.as_ref().and_then(|there| there["status"].as_str());
+        matches!(status, Some("stopped" | "ready" | "failed"))
+    }
+
+    /// OpenVidu's view of the recording, unless it is of another one than `json`.
+    fn sealed(&self, json: &Value) -> Option<Value> {
+        let there: Value = serde_json::from_slice(&fs::read(self.seal()).ok()?).ok()?;
+        let same = ["id", "createdAt"].iter().all(|m| there[m] == json[m]);
+        same.then_some(there)
     }
 
     /// Writes OpenVidu's view of the recording.
@@ -114,7 +123,7 @@ impl Beside {
     /// Lays everything beside the finished `video`; a timeline where one is known.
     ///
     /// # Errors
-    /// When `.info` or timeline cannot be written. A thumbnail that cannot be made is no error.
+    /// See [`Beside::complete_with`]; also when `video` cannot be read, or is not finished.
     pub async fn complete(
         &self,
         video: &Path,
@@ -124,15 +133,48 @@ impl Beside {
             path: self.info(),
             cause: cause.to_string(),
         })?;
-        if let Some(timeline) = timeline {
-            timeline_at(&self.timeline(), timeline)?;
+        self.complete_with(&info, video, timeline).await
+    }
+
+    /// The same where what `.info` is to say is known.
+    ///
+    /// # Errors
+    /// When `.info` cannot be written: without it OpenVidu takes the recording for failed. Without the rest it does not.
+    pub async fn complete_with(
+        &self,
+        info: &str,
+        video: &Path,
+        timeline: Option<&Timeline>,
+    ) -> Result<(), BesideError> {
+        reserve::release(video);
+        let path = self.info();
+        let fault = at(&path);
+        disk::make_folder(&self.folder).map_err(&fault)?;
+        // First, so that nothing else takes its room.
+        let draft = self.draft(info).map_err(&fault)?;
+        if let Some(timeline) = timeline
+            && let Err(cause) = timeline_at(&self.timeline(), timeline)
+        {
+            log::warn!("the recording has no timeline: {cause}");
         }
         self.make_thumbnail(video).await;
         // Last: where it is, everything is.
-        write_readable(&self.info(), info.as_bytes())?;
+        draft.publish(&path).map_err(&fault)?;
         make_readable(&self.folder);
         self.sweep();
         Ok(())
+    }
+
+    /// `.info` without its name. On a disk without any room the picture of the page makes some.
+    fn draft(&self, info: &str) -> io::Result<Draft> {
+        let draft = || readable(&self.folder, info.as_bytes());
+        draft().or_else(|cause| match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                fs::remove_file(self.preview())?;
+                draft()
+            }
+            _ => Err(cause),
+        })
     }
 
     /// Deletes what those left half done here who were killed in the middle of it.
@@ -149,8 +191,12 @@ impl Beside {
     }
 
     async fn make_thumbnail(&self, video: &Path) {
-        let thumbnail = self.thumbnail();
-        if fs::rename(self.preview(), &thumbnail).is_ok() || thumbnail.exists() {
+        let (preview, thumbnail) = (self.preview(), self.thumbnail());
+        let is_picture = |path: &Path| fs::metadata(path).is_ok_and(|data| data.len() > 0);
+        if is_picture(&preview) && fs::rename(&preview, &thumbnail).is_ok() {
+            return;
+        }
+        if is_picture(&thumbnail) {
             return;
         }
         let frame = tokio::process::Command::new("ffmpeg")
@@ -182,13 +228,17 @@ pub fn timeline_at(path: &Path, timeline: &Timeline) -> Result<(), BesideError> 
 
 /// All or nothing, and readable from the first moment on.
 fn write_readable(path: &Path, bytes: &[u8]) -> Result<(), BesideError> {
-    let write = || {
-        let mut draft = Draft::new(disk::parent(path))?;
-        draft.file.write_all(bytes)?;
-        draft.file.set_permissions(Permissions::from_mode(0o644))?;
-        draft.publish(path)
-    };
-    write().map_err(at(path))
+    let written = readable(disk::parent(path), bytes).and_then(|draft| draft.publish(path));
+    written.map_err(at(path))
+}
+
+/// A file for everyone to read, with its bytes on the disk and no name yet.
+fn readable(folder: &Path, bytes: &[u8]) -> io::Result<Draft> {
+    let mut draft = Draft::new(folder)?;
+    draft.file.write_all(bytes)?;
+    draft.file.set_permissions(Permissions::from_mode(0o644))?;
+    draft.file.sync_all()?;
+    Ok(draft)
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> BesideError + '_ {
@@ -235,13 +285,16 @@ mod tests {
         let started = json!({"id": "ses_A", "createdAt": 1, "status": "started"});
         beside.begin(Some(&started)).unwrap();
         assert_eq!(read(), started);
+        assert!(!beside.is_over(Some(&started)) && !beside.is_over(None));
         let stopped = json!({"id": "ses_A", "createdAt": 1, "status": "stopped"});
         fs::write(&path, stopped.to_string()).unwrap();
         beside.begin(Some(&started)).unwrap();
         assert_eq!(read(), stopped);
+        assert!(beside.is_over(Some(&started)));
         let other = json!({"id": "ses_A", "createdAt": 2, "status": "started"});
         beside.begin(Some(&other)).unwrap();
         assert_eq!(read(), other);
+        assert!(!beside.is_over(Some(&started)), "another recording's end");
     }
 
     #[test]

@@ -77,8 +77,14 @@ fn check_one(
     loop {
         let found = match chunk.next() {
             Ok(Some(found)) => found,
-            // what is broken was never taken
-            Ok(None) | Err(Trouble::Malformed(_)) => return Ok(Ok(())),
+            // half a fragment at the end was never taken
+            Ok(None) => return Ok(Ok(())),
+            Err(Trouble::Malformed(fault)) => {
+                let (run, index) = (source.run, source.index);
+                return Ok(Err(format!(
+                    "chunk {index} of run {run} cannot be read to its end: {fault}"
+                )));
+            }
             Err(Trouble::Io(cause)) => return Err(fault(cause)),
         };
         if cursor

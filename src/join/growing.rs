@@ -9,10 +9,11 @@ use super::place::{Gap, Placement, Reel, Strand};
 use super::silence::Packet;
 use super::source::{self, Chunk, Found, Trouble, Window};
 use super::table::Table;
-use super::{ChunkSource, JoinError, Malformed, Options, Origin, PART};
+use super::{ChunkSource, JoinError, Malformed, Options, Origin, PART, info, reserve};
 use crate::clock::Timestamp;
+use crate::disk;
 use crate::model::timeline::Timeline;
-use log::warn;
+use log::{error, warn};
 use mp4_atom::{Moof, Prft, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -47,6 +48,10 @@ pub struct Finished {
     pub bytes: u64,
     /// How long it plays.
     pub duration: Duration,
+    /// What OpenVidu reads of it.
+    pub info: String,
+    /// Whether it is a regular MP4. Where the disk did not take its end it is still one that grows, which plays.
+    pub regular: bool,
 }
 
 /// What [`GrowingFile::catch_up`] made of one chunk.
@@ -83,14 +88,51 @@ impl GrowingFile {
         })
     }
 
-    /// Opens the video anew: where its file system was taken away and came back, what was open leads nowhere any more.
+    /// The same for a recorder, which has to go on: a file that cannot be read is put aside, as it is, for a person to look at.
     ///
     /// # Errors
-    /// When the file system refuses; nothing can be appended before it was opened.
+    /// When it cannot be put aside either.
+    pub fn open_or_put_aside(path: &Path, options: Options) -> Result<Self, JoinError> {
+        Self::open(path, options.clone()).or_else(|cause| {
+            let aside = beside(path, &format!("unreadable-{}", options.take));
+            fs::rename(path, &aside).map_err(JoinError::io("put aside", path))?;
+            error!(
+                video:% = path.display(), aside:% = aside.display();
+                "{cause}; it was put aside, and the video begins anew with the chunks that are on this disk; make it whole with \"ov2-ha-recorder recover\""
+            );
+            Self::open(path, options)
+        })
+    }
+
+    /// Opens the video anew: where its file system was taken away and came back, what was open leads nowhere any more. One
+    /// that only lost its name gets it back.
+    ///
+    /// # Errors
+    /// When the file system refuses; what is open stays so where nothing else leads to it.
     pub fn reopen(&mut self) -> Result<(), JoinError> {
+        if self.is_nameless() {
+            return self.name_again();
+        }
         // closed first, for it holds the lock
         self.open = None;
         self.open = take_up(&self.path, &self.options)?;
+        Ok(())
+    }
+
+    /// Whether the video was deleted, moved away or replaced while it was open.
+    pub fn is_nameless(&self) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| disk::is_nameless(&self.path, &open.file))
+    }
+
+    fn name_again(&mut self) -> Result<(), JoinError> {
+        if let Some(there) = take_up(&self.path, &self.options)? {
+            self.open = Some(there);
+        } else if let Some(open) = &mut self.open {
+            let copy = disk::name_again(&open.file, &self.path);
+            open.file = copy.map_err(JoinError::io("make again", &self.path))?;
+            let _ = open.file.try_lock();
+        }
         Ok(())
     }
 
@@ -320,14 +362,48 @@ impl GrowingFile {
             path: self.path.clone(),
         };
         let open = self.open.as_mut().ok_or_else(nothing)?;
-        let bytes = open.finish(&self.path)?;
-        let timeline = open.state.ledger.timeline(&self.options, &open.state.reel);
+        let moov = open.moov(&self.path)?;
+        open.finish(&moov, &self.path)?;
+        let bytes = open.end + moov.len() as u64;
+        self.described(moov, bytes)
+    }
+
+    /// The same for a video whose end the disk does not take: it stays as it is, and is described from memory.
+    ///
+    /// # Errors
+    /// When nothing was recorded.
+    pub fn leave_unfinished(&self) -> Result<Finished, JoinError> {
+        let nothing = || JoinError::Nothing {
+            path: self.path.clone(),
+        };
+        let open = self.open.as_ref().ok_or_else(nothing)?;
+        Ok(Finished {
+            regular: false,
+            ..self.described(open.moov(&self.path)?, open.end)?
+        })
+    }
+
+    fn described(&self, moov: Vec<u8>, bytes: u64) -> Result<Finished, JoinError> {
+        let nothing = || JoinError::Nothing {
+            path: self.path.clone(),
+        };
+        let timeline = self.timeline().ok_or_else(nothing)?;
         let duration = Duration::from_secs_f64(timeline.duration_seconds.max(0.0));
         Ok(Finished {
             video: self.path.clone(),
+            info: info::info_of_moov(moov, bytes, &self.path)?,
             timeline,
             bytes,
             duration,
+            regular: true,
+        })
+    }
+
+    /// The most bytes that its end and its timeline may take.
+    pub fn bytes_to_finish(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| {
+            let state = &open.state;
+            moov::most_bytes(&state.tracks, &state.tables) + state.ledger.most_bytes()
         })
     }
 
@@ -712,26 +788,35 @@ impl Open {
         self.file.sync_data().map_err(JoinError::io("write", path))
     }
 
+    fn moov(&self, path: &Path) -> Result<Vec<u8>, JoinError> {
+        moov::finished(&self.state.tracks, &self.state.tables)
+            .map_err(JoinError::media(path.display()))
+    }
+
     /// The `moov` first and flushed, then the 16 bytes that bring it into force.
-    fn finish(&mut self, path: &Path) -> Result<u64, JoinError> {
-        let fault = JoinError::io("finish", path);
-        let state = &self.state;
-        let moov = moov::finished(&state.tracks, &state.tables)
-            .map_err(JoinError::media(path.display()))?;
-        let bytes = self.end + moov.len() as u64;
+    fn finish(&mut self, moov: &[u8], path: &Path) -> Result<(), JoinError> {
         if self.finished {
-            return Ok(bytes);
+            return Ok(());
         }
-        self.file.write_all_at(&moov, self.end).map_err(&fault)?;
-        self.file.set_len(bytes).map_err(&fault)?;
-        self.file.sync_all().map_err(&fault)?;
-        let header = moov::media_header(self.end - state.placeholder);
-        self.file
-            .write_all_at(&header, state.placeholder)
-            .map_err(&fault)?;
-        self.file.sync_all().map_err(&fault)?;
+        reserve::release(path);
+        let ended = self.write_end(moov);
+        if ended.is_err() {
+            // A part of a `moov` would only be in the way of who reads, or goes on.
+            let _ = self.file.set_len(self.end);
+        }
+        ended.map_err(JoinError::io("finish", path))?;
         self.finished = true;
-        Ok(bytes)
+        Ok(())
+    }
+
+    fn write_end(&self, moov: &[u8]) -> io::Result<()> {
+        let placeholder = self.state.placeholder;
+        self.file.write_all_at(moov, self.end)?;
+        self.file.set_len(self.end + moov.len() as u64)?;
+        self.file.sync_all()?;
+        let header = moov::media_header(self.end - placeholder);
+        self.file.write_all_at(&header, placeholder)?;
+        self.file.sync_all()
     }
 
     /// Makes a finished file one that grows again.
@@ -1099,8 +1184,14 @@ impl<'a> Scan<'a> {
         let Some((mut scan, finished)) = Self::front(file)? else {
             return Ok(None);
         };
-        // what is broken ends what is whole, and is no fault
-        while let Ok(Some(())) = scan.step() {}
+        loop {
+            match scan.step() {
+                Ok(Some(())) => {}
+                // what is broken ends what is whole, and is no fault
+                Ok(None) | Err(Trouble::Malformed(_)) => break,
+                Err(Trouble::Io(cause)) => return Err(cause.into()),
+            }
+        }
         let begun = scan.state.ledger.last().is_some();
         Ok(begun.then_some(Scanned {
             state: scan.state,
@@ -1604,6 +1695,36 @@ mod tests {
         assert_eq!(boxes::be32(&places, 4), Some(3));
         assert!(boxes::be64(&places, 16).unwrap() > skipped);
         super::super::verify(&path, &[]).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_put_aside_and_the_video_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("video.mp4");
+        fs::create_dir_all(path.join("what somebody made here")).unwrap();
+        assert!(GrowingFile::open(&path, options(GapMode::Cut)).is_err());
+        let mut file = GrowingFile::open_or_put_aside(&path, options(GapMode::Cut)).unwrap();
+        add(&mut file, &stream(), NOW);
+        assert!(file.finish().unwrap().regular);
+        let aside = folder.path().join(".video.mp4.unreadable-1");
+        assert!(aside.join("what somebody made here").is_dir());
+    }
+
+    #[test]
+    fn what_is_needed_to_finish_is_known_before_and_the_file_describes_itself_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("video.mp4");
+        let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+        (0..100).for_each(|number| add(&mut file, &stream(), NOW + number * number));
+        let (grown, needed) = (file.bytes(), file.bytes_to_finish());
+        let unfinished = file.leave_unfinished().unwrap();
+        assert_eq!((unfinished.regular, unfinished.bytes), (false, grown));
+        let finished = file.finish().unwrap();
+        let timeline = serde_json::to_vec_pretty(&finished.timeline).unwrap();
+        let took = finished.bytes - grown + timeline.len() as u64;
+        assert!((took..took * 4).contains(&needed), "{needed} for {took}");
+        assert_eq!(finished.info, super::super::info_json(&path).unwrap());
+        assert_eq!(finished.duration, unfinished.duration);
     }
 
     #[test]

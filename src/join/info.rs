@@ -17,19 +17,25 @@ use std::path::Path;
 pub fn info_json(path: &Path) -> Result<String, JoinError> {
     let fault = JoinError::io("read", path);
     let file = File::open(path).map_err(&fault)?;
-    let described = describe(&file, path).map_err(|trouble| match trouble {
-        Trouble::Io(cause) => fault(cause),
-        Trouble::Malformed(cause) => JoinError::Media {
-            what: path.display().to_string(),
-            cause,
-        },
+    let window = Window::new(&file).map_err(&fault)?;
+    let size = window.end;
+    info(window, size, path)
+}
+
+/// Describes the video at `path` by its final `moov`, which need not be in it; the whole has `size` bytes.
+pub(super) fn info_of_moov(moov: Vec<u8>, size: u64, path: &Path) -> Result<String, JoinError> {
+    info(Window::over(moov), size, path)
+}
+
+fn info(window: Window<'_>, size: u64, path: &Path) -> Result<String, JoinError> {
+    let described = describe(window, size, path).map_err(|trouble| match trouble {
+        Trouble::Io(cause) => JoinError::io("read", path)(cause),
+        Trouble::Malformed(cause) => JoinError::media(path.display())(cause),
     })?;
     Ok(format!("{described:#}\n"))
 }
 
-fn describe(file: &File, path: &Path) -> Result<Value, Trouble> {
-    let mut window = Window::new(file)?;
-    let size = window.end;
+fn describe(mut window: Window<'_>, size: u64, path: &Path) -> Result<Value, Trouble> {
     let moov = top(&mut window, b"moov")?;
     let mvhd: Mvhd = boxes::decode(&read(&mut window, moov, &[b"mvhd"])?)?;
     let duration = seconds(mvhd.duration, mvhd.timescale);

@@ -118,6 +118,13 @@ impl Ledger {
         }
     }
 
+    /// About how many bytes the timeline has as a file; rather too many than too few.
+    pub(super) fn most_bytes(&self) -> u64 {
+        let notes: usize = self.notes.iter().map(|note| 16 + 2 * note.len()).sum();
+        let causes: usize = self.gaps.iter().map(|gap| 320 + 2 * gap.cause.len()).sum();
+        (1024 + self.chunks.len() * 400 + causes + notes) as u64
+    }
+
     pub(super) fn timeline(&self, options: &Options, reel: &Reel) -> Timeline {
         let scale = reel.video.timescale;
         let mut runs: Vec<timeline::Run> = Vec::new();

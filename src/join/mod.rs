@@ -16,6 +16,8 @@
 //! ftyp │ mdat [ …all of the above… ] │ moov
 //! ```
 //!
+//! Room for that `moov` is held by a hidden file beside the video while it grows, so that a full disk takes it too.
+//!
 //! Killed between any two writes it is the one or the other, with at worst half a fragment at its end, which whoever goes
 //! on cuts off. Everything needed to go on is read from the file itself.
 
@@ -31,6 +33,7 @@ mod ledger;
 mod mark;
 mod moov;
 mod place;
+mod reserve;
 mod silence;
 mod source;
 mod table;
@@ -40,6 +43,7 @@ pub use fragment::{Fragment, Init, Piece, Splitter};
 pub use growing::{CaughtUp, Finished, GrowingFile};
 pub use info::info_json;
 pub use joined::{Joined, Progress, find_chunks, join_chunks};
+pub use reserve::Reserve;
 
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::timeline::GapMode;

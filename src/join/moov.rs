@@ -84,6 +84,16 @@ pub(super) fn finished(tracks: &[TrackOut], tables: &[Table]) -> Result<Vec<u8>,
     Ok(out)
 }
 
+/// The most bytes that the `moov` of the finished video may have.
+pub(super) fn most_bytes(tracks: &[TrackOut], tables: &[Table]) -> u64 {
+    /// What a track, or the `moov` itself, has beside its samples.
+    const HEADS: u64 = 1 << 10;
+    let entries = tracks.iter().flat_map(|track| &track.entries);
+    let entries: u64 = entries.map(|entry| entry.len() as u64).sum();
+    let tables = tables.iter().map(|table| HEADS + table.most_bytes());
+    HEADS + entries + tables.sum::<u64>()
+}
+
 /// How long a track is, in the movie's time scale.
 #[derive(Clone, Copy)]
 enum Length {

@@ -32,7 +32,8 @@ impl From<Malformed> for Trouble {
 /// Reads a file's boxes through a small window: one read a fragment.
 #[derive(Debug)]
 pub(super) struct Window<'a> {
-    file: &'a File,
+    /// Where to read more than is held; `None` where everything is.
+    file: Option<&'a File>,
     /// Nothing at or after this place is looked at.
     pub(super) end: u64,
     at: u64,
@@ -45,11 +46,21 @@ impl<'a> Window<'a> {
     pub(super) fn new(file: &'a File) -> io::Result<Self> {
         let end = file.metadata()?.len();
         Ok(Self {
-            file,
+            file: Some(file),
             end,
             at: 0,
             bytes: Vec::new(),
         })
+    }
+
+    /// The same over a file's bytes.
+    pub(super) fn over(bytes: Vec<u8>) -> Self {
+        Self {
+            file: None,
+            end: bytes.len() as u64,
+            at: 0,
+            bytes,
+        }
     }
 
     /// The header of the box at `at`; `None` when the box is not there as a whole.
@@ -94,14 +105,14 @@ impl<'a> Window<'a> {
     }
 
     fn fill(&mut self, at: u64, len: usize) -> io::Result<()> {
+        let Some(file) = self.file else {
+            return Ok(());
+        };
         self.at = at;
         self.bytes.resize(len, 0);
         let mut filled = 0;
         while filled < len {
-            match self
-                .file
-                .read_at(&mut self.bytes[filled..], at + filled as u64)
-            {
+            match file.read_at(&mut self.bytes[filled..], at + filled as u64) {
                 Ok(0) => break,
                 Ok(more) => filled += more,
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}

@@ -5,6 +5,7 @@
 use super::run::Run;
 use super::seen::Seen;
 use crate::clock::Timestamp;
+use crate::disk;
 use crate::join::{Fragment, Init, Origin, Piece};
 use crate::model::chunk::ChunkKey;
 use crate::model::wire::TroubleKind;
@@ -28,6 +29,8 @@ pub(super) trait Audience {
     fn closed(&mut self, key: ChunkKey, path: PathBuf);
     /// The chunk being written has grown by a whole fragment.
     fn grew(&mut self, key: &ChunkKey, path: &Path);
+    /// The chunk being written was deleted or moved away, and was made again.
+    fn swept(&mut self, path: &Path);
 }
 
 /// Writes one run's chunks.
@@ -152,6 +155,7 @@ impl<A: Audience> Chunks<A> {
     }
 
     fn write(&mut self, init: &Init, fragment: &Fragment) -> io::Result<Origin> {
+        self.keep_name()?;
         let full = self.open.as_ref().is_some_and(|open| {
             fragment.starts_with_keyframe()
                 && fragment.start().since(open.began) + ROUNDING >= self.length
@@ -180,7 +184,11 @@ impl<A: Audience> Chunks<A> {
     fn begin(&mut self, init: &Init, at: Timestamp) -> io::Result<Open> {
         let key = self.run.take.chunk(self.run.number, self.next);
         let path = self.run.folder.join(key.file_name());
+        if !self.run.folder.is_dir() {
+            self.run.make_folder()?;
+        }
         let mut file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .open(&path)?;
@@ -199,6 +207,19 @@ impl<A: Audience> Chunks<A> {
         })
     }
 
+    /// The chunk being written gets its name back where it was deleted or moved away, unless a later run did it.
+    fn keep_name(&mut self) -> io::Result<()> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        if disk::is_nameless(&open.path, &open.file) && !self.run.is_overtaken() {
+            self.run.make_folder()?;
+            open.file = disk::name_again(&open.file, &open.path)?;
+            self.audience.swept(&open.path);
+        }
+        Ok(())
+    }
+
     fn close(&mut self) {
         let Some(open) = self.open.take() else {
             return;
@@ -213,6 +234,8 @@ impl<A: Audience> Chunks<A> {
 
     fn there_is_room(&self) -> bool {
         let probe = self.run.folder.join(".room");
+        // Where it cannot be made, there is no room either.
+        let _ = self.run.make_folder();
         let room = fs::write(&probe, vec![0; PROBE]).is_ok();
         // It is there only when there was room for it, or for a part of it.
         let _ = fs::remove_file(&probe);

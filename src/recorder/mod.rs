@@ -49,11 +49,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use supervise::{End, Leniency, Part, Stage};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use upload::Uploader;
-use video::{Close, Video};
+use video::{Close, Folder, Video};
 use workshop::Workshop;
 
 /// Pieces that may wait for the disk.
@@ -62,6 +62,8 @@ const WAITING: usize = 100;
 const UPLOAD: Duration = Duration::from_millis(400);
 /// How long tasks may take to end.
 const TASKS: Duration = Duration::from_millis(500);
+/// How long a recording that is stopped before its first frame waits for it. OpenVidu waits 30 s for all.
+const FIRST_FRAME: Duration = Duration::from_secs(10);
 
 /// Where a recorder works.
 #[derive(Clone, Debug)]
@@ -79,6 +81,8 @@ pub enum Outcome {
     Finished(PathBuf),
     /// Another run records; the video is left to it.
     Superseded,
+    /// It was stopped, and no frame could be had before or after.
+    Nothing,
 }
 
 /// Why a recorder's life did not end with a video.
@@ -210,25 +214,67 @@ impl Recorder {
     }
 
     async fn live(mut self) -> Result<Outcome, RecorderError> {
-        if stop::is_asked_for(&self.place.stop_file) {
-            return self.finish_last().await;
+        if let Some(why) = self.stop_asked()
+            && let Some(outcome) = self.finish_last(why).await?
+        {
+            return Ok(outcome);
         }
         let scene = Scene::raise(&self.stage, &self.order, &self.settings, &self.beside);
-        let run = match self.begin().await {
-            Ok((run, registered)) => self.write(run, registered, &scene),
-            Err(End::Fault(why)) => return Err(RecorderError::GivenUp(why)),
-            Err(End::Superseded) => return Ok(Outcome::Superseded),
-            Err(End::Stop(why)) => {
-                log::info!("nothing is recorded: {why}");
-                // Another run may have been the last: what it did is for the store to say.
-                let finished = self.finish_what_is_there().await?;
-                return self.complete(&finished, None).await;
+        let mut begun = self.begin().await;
+        if let Err(End::Stop(why)) = begun {
+            match self.finish_last(why).await? {
+                Some(outcome) => return Ok(outcome),
+                None => begun = self.claim(run::last_run(&self.take_folder()).next(), None),
             }
-        }?;
+        }
+        let mut run = match begun {
+            Ok((run, registered)) => self.write(run, registered, &scene)?,
+            Err(End::Fault(why)) => return Err(RecorderError::GivenUp(why)),
+            Err(End::Superseded | End::Stop(_)) => return Ok(Outcome::Superseded),
+        };
+        let end = match self.next_end().await {
+            End::Stop(why) => self.first_frame(why, &mut run).await,
+            other => other,
+        };
+        self.end(end, scene, run).await
+    }
+
+    /// Why nothing is to be recorded any more, where OpenVidu has said so before this recorder began.
+    fn stop_asked(&self) -> Option<&'static str> {
+        if stop::is_asked_for(&self.place.stop_file) {
+            return Some("the stop file says so");
+        }
+        let over = self.beside.is_over(self.order.json.as_ref());
+        over.then_some("OpenVidu's file says that it is over")
+    }
+
+    async fn next_end(&mut self) -> End {
         // The stage keeps a sender, so that this channel cannot end.
         let end = self.ends.recv().await;
-        self.end(end.unwrap_or(End::Stop("nobody is left")), scene, run)
-            .await
+        end.unwrap_or(End::Stop("nobody is left"))
+    }
+
+    /// Waits for the first frame of a recording that is stopped before it: OpenVidu takes one without a video for failed.
+    /// Answers how the run is to end then.
+    async fn first_frame(&mut self, why: &'static str, run: &mut Writing) -> End {
+        let late = tokio::time::sleep(FIRST_FRAME);
+        tokio::pin!(late);
+        loop {
+            tokio::select! {
+                biased;
+                // An error says that nobody writes the video any more.
+                _ = &mut run.begun => return End::Stop(why),
+                end = self.next_end() => match end {
+                    End::Superseded => return end,
+                    End::Fault(cause) => {
+                        log::warn!("{cause}; the recording is stopped: {why}");
+                        return End::Stop(why);
+                    }
+                    End::Stop(_) => {}
+                },
+                () = &mut late => return End::Stop(why),
+            }
+        }
     }
 
     /// Learns or chooses the number of this run. The parts are starting meanwhile.
@@ -244,14 +290,20 @@ impl Recorder {
             Welcome::Choose => (last.next(), false),
             Welcome::No(end) => return Err(end),
         };
+        self.claim(wanted, known.then_some(wanted))
+    }
+
+    /// Takes run `wanted` or a later one, and says whether it is the one that the controller has `known` us as.
+    fn claim(&self, wanted: RunNumber, known: Option<RunNumber>) -> Result<(Run, bool), End> {
         let run = Run::claim(&self.place.recordings, self.take.clone(), wanted);
         let run = run.map_err(|cause| {
-            let path = take_folder.display();
+            let path = self.take_folder();
+            let path = path.display();
             End::Fault(format!(
                 "cannot make a folder for chunks in {path}: {cause}"
             ))
         })?;
-        let registered = known && run.number == wanted;
+        let registered = known == Some(run.number);
         log::info!(recording:% = self.order.recording, run = run.number.0; "recording begins");
         Ok((run, registered))
     }
@@ -262,11 +314,10 @@ impl Recorder {
         let uploader = self
             .uploader()
             .with_tails(self.settings.tail_upload_seconds.seconds());
-        let (video, feed, abreast) = Video::open(
+        let (video, feed, milestones) = Video::open(
             self.stage.clone(),
             run.clone(),
-            self.place.recordings.clone(),
-            self.beside.video(&self.order.video_name),
+            self.folder(),
             self.options(),
             uploader.clone(),
         )?;
@@ -295,7 +346,7 @@ impl Recorder {
         tasks.spawn(
             "manifest and chunks left behind",
             self.take_up(uploader.clone(), run.number, async {
-                abreast.await.is_ok()
+                milestones.abreast.await.is_ok()
             }),
         );
         if self.settings.debug.0 {
@@ -307,8 +358,18 @@ impl Recorder {
             run,
             uploader,
             video,
+            begun: milestones.begun,
             close,
         })
+    }
+
+    fn folder(&self) -> Folder {
+        Folder {
+            recordings: self.place.recordings.clone(),
+            video: self.beside.video(&self.order.video_name),
+            beside: self.beside.clone(),
+            json: self.order.json.clone(),
+        }
     }
 
     fn take_folder(&self) -> PathBuf {
@@ -375,6 +436,13 @@ impl Recorder {
         curtain.cancel();
         let finished = run.video.await;
         let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?;
+        if let (End::Stop(_), Err(JoinError::Nothing { path })) = (&end, &finished) {
+            log::error!(
+                "no frame could be recorded into {} before the stop; OpenVidu will say that it failed; the lines above say why",
+                path.display()
+            );
+            return Ok(Outcome::Nothing);
+        }
         match (end, finished?) {
             (End::Superseded, _) | (End::Stop(_), None) => {
                 log::info!("a later run records; the video is left to it");
@@ -401,9 +469,9 @@ impl Recorder {
                 store_the_rest(uploader, finished).await;
             }
         };
-        let laid = self
-            .beside
-            .complete(&finished.video, Some(&finished.timeline));
+        self.folder().make();
+        let (info, timeline) = (&finished.info, Some(&finished.timeline));
+        let laid = self.beside.complete_with(info, &finished.video, timeline);
         let (laid, ()) = tokio::join!(laid, stored);
         laid?;
         self.contact.last_word(Status::Completed).await;
@@ -415,15 +483,28 @@ impl Recorder {
         Ok(Outcome::Finished(finished.video.clone()))
     }
 
-    /// Started again after `q`: there is nothing to record, only a video to be finished, and what is left to be stored.
-    async fn finish_last(self) -> Result<Outcome, RecorderError> {
-        let finished = self.finish_what_is_there().await?;
+    /// Begun when all is over: there is nothing to record, only a video to be finished, and what is left to be stored.
+    /// `None` when no run has recorded anything: then a moment is recorded, and ended at its first frame.
+    async fn finish_last(&self, why: &'static str) -> Result<Option<Outcome>, RecorderError> {
+        log::info!("nothing more is recorded: {why}");
+        let folder = self.take_folder();
+        if run::is_alive(&folder, run::last_run(&folder)) {
+            return Ok(Some(Outcome::Superseded));
+        }
+        let finished = match self.finish_what_is_there().await {
+            Err(RecorderError::Join(JoinError::Nothing { .. })) => {
+                self.stage.end(End::Stop(why));
+                return Ok(None);
+            }
+            finished => finished?,
+        };
         let uploader = self.uploader();
         let run = run::last_run(&self.take_folder()).next();
         let left_behind = self.take_up(uploader.clone(), run, std::future::ready(true));
         let tasks = &self.stage.tasks;
         tasks.spawn("manifest and chunks left behind", left_behind);
-        self.complete(&finished, Some(&uploader)).await
+        let outcome = self.complete(&finished, Some(&uploader)).await?;
+        Ok(Some(outcome))
     }
 
     async fn finish_what_is_there(&self) -> Result<Finished, RecorderError> {
@@ -431,9 +512,12 @@ impl Recorder {
         let (options, take) = (self.options(), self.take.clone());
         let recordings = self.place.recordings.clone();
         let finish = move || {
-            let mut file = GrowingFile::open(path, options)?;
-            file.catch_up(&run::chunks(&recordings, &take))?;
-            file.finish()
+            let mut file = GrowingFile::open_or_put_aside(&path, options)?;
+            // What is in the video is finished all the same.
+            if let Err(cause) = file.catch_up(&run::chunks(&recordings, &take)) {
+                log::warn!("some chunks are not in the video: {cause}");
+            }
+            video::finish(&mut file)
         };
         let finished = self.stage.tasks.spawn_blocking("the video's end", finish);
         let finished = finished.await;
@@ -459,6 +543,9 @@ async fn store_the_rest(uploader: &Uploader, finished: &Finished) {
         let names = names.join(", ");
         log::info!(chunks:% = names; "not stored in time; the video holds them");
     }
+    if !finished.regular {
+        return;
+    }
     let sealed = uploader.seal(&finished.timeline);
     if let Ok(Err(cause)) = tokio::time::timeout(UPLOAD, sealed).await {
         log::warn!("the store was not told that the video is finished: {cause}");
@@ -470,6 +557,8 @@ struct Writing {
     run: Run,
     uploader: Uploader,
     video: JoinHandle<Result<Option<Finished>, JoinError>>,
+    /// Hears when the video has a frame.
+    begun: oneshot::Receiver<()>,
     close: watch::Sender<Close>,
 }
 

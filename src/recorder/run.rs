@@ -3,13 +3,14 @@
 //! is locked for as long as its maker lives: who has no controller's word for it replaces nobody that is alive, or two whom
 //! Docker keeps starting would take turns for ever.
 
+use crate::disk;
 use crate::join::ChunkSource;
 use crate::model::chunk::{ChunkKey, TakeKey};
 use crate::model::ids::RunNumber;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// One recorder's life.
@@ -19,7 +20,7 @@ pub(super) struct Run {
     pub(super) number: RunNumber,
     pub(super) folder: PathBuf,
     /// The folder, locked while we live. Some file systems cannot; recording does without.
-    _lock: Option<Arc<File>>,
+    lock: Arc<Mutex<Option<File>>>,
 }
 
 impl Run {
@@ -38,7 +39,7 @@ impl Run {
                     return Ok(Self {
                         take,
                         number,
-                        _lock: locked(&folder).map(Arc::new),
+                        lock: Arc::new(Mutex::new(locked(&folder))),
                         folder,
                     });
                 }
@@ -48,6 +49,27 @@ impl Run {
                 Err(cause) => return Err(cause),
             }
         }
+    }
+
+    /// Makes the folder again where it was swept away.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn make_folder(&self) -> io::Result<()> {
+        disk::make_folder(&self.folder)?;
+        if let Some(again) = locked(&self.folder) {
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(again);
+        }
+        Ok(())
+    }
+
+    /// Whether a later run has begun.
+    pub(super) fn is_overtaken(&self) -> bool {
+        last_run(self.take_folder()) > self.number
+    }
+
+    fn take_folder(&self) -> &Path {
+        disk::parent(&self.folder)
     }
 }
 
@@ -75,9 +97,8 @@ pub(super) struct Fence {
 impl Fence {
     /// A fence around `run`.
     pub(super) fn around(run: &Run) -> Self {
-        let take_folder = run.folder.parent().unwrap_or(&run.folder).to_owned();
         Self {
-            take_folder,
+            take_folder: run.take_folder().to_owned(),
             own: run.number,
             looked: None,
         }
@@ -162,6 +183,12 @@ mod tests {
         let same = one.clone();
         drop(one);
         assert!(is_alive(&folder, same.number));
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(!is_alive(&folder, RunNumber(1)));
+        same.make_folder().unwrap();
+        assert!(is_alive(&folder, RunNumber(1)), "swept and made again");
+        same.make_folder().unwrap();
+        assert!(is_alive(&folder, RunNumber(1)), "made twice");
         drop(same);
         assert!(!is_alive(&folder, RunNumber(1)));
     }

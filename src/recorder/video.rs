@@ -7,11 +7,14 @@ use super::run::{Fence, Run, chunks};
 use super::supervise::{End, Stage};
 use super::upload::Uploader;
 use crate::clock::Timestamp;
+use crate::join::beside::Beside;
 use crate::join::{
     CaughtUp, ChunkSource, Finished, Fragment, GrowingFile, Init, JoinError, Options, Origin,
+    Reserve,
 };
 use crate::model::chunk::ChunkKey;
 use crate::model::wire::TroubleKind;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +25,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 const WAITING: usize = 40;
 /// Stamps are rounded to milliseconds; a frame is far longer.
 const ROUNDING: Duration = Duration::from_millis(10);
+
+/// How often at most the video is copied to get its name back, and how long that is told at least.
+const SWEPT: Duration = Duration::from_secs(10);
 
 /// What the video is told.
 enum Message {
@@ -34,6 +40,10 @@ enum Message {
     Missed,
     Closed {
         key: ChunkKey,
+        path: PathBuf,
+    },
+    /// The chunk being written had to be made again.
+    Swept {
         path: PathBuf,
     },
 }
@@ -65,6 +75,13 @@ impl Audience for Feed {
 
     fn grew(&mut self, key: &ChunkKey, path: &Path) {
         self.uploader.chunk_grew(key.clone(), path.to_owned());
+    }
+
+    fn swept(&mut self, path: &Path) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.send(Message::Swept {
+            path: path.to_owned(),
+        });
     }
 }
 
@@ -98,12 +115,39 @@ enum Standing {
     },
 }
 
+/// Where the video lies, and what OpenVidu wants to find beside it.
+pub(super) struct Folder {
+    pub(super) recordings: PathBuf,
+    pub(super) video: PathBuf,
+    pub(super) beside: Beside,
+    /// OpenVidu's view of the recording when it ordered it.
+    pub(super) json: Option<Value>,
+}
+
+impl Folder {
+    /// Makes the folder and OpenVidu's file in it where they are missing.
+    pub(super) fn make(&self) {
+        if let Err(cause) = self.beside.begin(self.json.as_ref()) {
+            log::warn!("OpenVidu's own file is missing beside the video: {cause}");
+        }
+    }
+}
+
+/// Hears of the video's first moments.
+pub(super) struct Milestones {
+    /// There is a frame in it.
+    pub(super) begun: oneshot::Receiver<()>,
+    /// It holds all that earlier runs left.
+    pub(super) abreast: oneshot::Receiver<()>,
+}
+
 /// Makes the video grow.
 pub(super) struct Video {
     stage: Stage,
     run: Run,
-    recordings: PathBuf,
+    folder: Folder,
     file: GrowingFile,
+    reserve: Reserve,
     fence: Fence,
     uploader: Uploader,
     messages: mpsc::UnboundedReceiver<Message>,
@@ -115,25 +159,29 @@ pub(super) struct Video {
     init: Option<Arc<Init>>,
     /// What is before this is in the video, though it may still come as a fragment.
     caught_up: Option<Timestamp>,
+    /// Told when the video has its first frame.
+    begun: Option<oneshot::Sender<()>>,
     /// Told when the video holds, for the first time, all that earlier runs left.
     abreast: Option<oneshot::Sender<()>>,
+    /// When the recording's files were last found to be deleted or moved away, by the clock's uptime.
+    swept: Option<Duration>,
 }
 
 impl Video {
-    /// Opens the video; nothing is appended yet. The receiver hears when it holds all that earlier runs left.
+    /// Opens the video; nothing is appended yet.
     ///
     /// # Errors
     /// When the file system refuses.
     pub(super) fn open(
         stage: Stage,
         run: Run,
-        recordings: PathBuf,
-        path: PathBuf,
+        folder: Folder,
         options: Options,
         uploader: Uploader,
-    ) -> Result<(Self, Feed, oneshot::Receiver<()>), JoinError> {
-        let file = GrowingFile::open(path, options)?;
+    ) -> Result<(Self, Feed, Milestones), JoinError> {
+        let file = GrowingFile::open_or_put_aside(&folder.video, options)?;
         let (sender, messages) = mpsc::unbounded_channel();
+        let (begun, has_begun) = oneshot::channel();
         let (abreast, is_abreast) = oneshot::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let feed = Feed {
@@ -145,7 +193,8 @@ impl Video {
             stage,
             fence: Fence::around(&run),
             run,
-            recordings,
+            reserve: Reserve::of(&folder.video),
+            folder,
             file,
             uploader,
             messages,
@@ -154,9 +203,15 @@ impl Video {
             standing: Standing::Behind,
             init: None,
             caught_up: None,
+            begun: Some(begun),
             abreast: Some(abreast),
+            swept: None,
         };
-        Ok((video, feed, is_abreast))
+        let milestones = Milestones {
+            begun: has_begun,
+            abreast: is_abreast,
+        };
+        Ok((video, feed, milestones))
     }
 
     /// The number of the last chunk that is in the video; its file may be gone.
@@ -180,21 +235,32 @@ impl Video {
         }
         self.catch_up();
         self.pass_on();
+        self.note_growth();
         while let Some(message) = self.messages.blocking_recv() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
+            // Before the fence: a later run may have taken the name, and has made its folder by then.
+            let nameless = self.file.is_nameless();
             if self.fence.is_overtaken() {
                 self.stage.end(End::Superseded);
                 return Ok(None);
             }
+            if nameless && !self.was_swept_lately() {
+                self.name_again();
+            }
             self.on(message);
+            self.note_growth();
         }
+        let nameless = self.file.is_nameless();
         if *close.borrow() == Close::Leave || self.fence.is_overtaken() {
             return Ok(None);
+        }
+        if nameless {
+            self.name_again();
         }
         if self.standing != Standing::Abreast {
             self.catch_up();
         }
-        let finished = self.file.finish()?;
+        let finished = finish(&mut self.file)?;
         // What it does not hold, for want of room, is in the chunks: they are stored, or named.
         self.hand_over();
         Ok(Some(finished))
@@ -217,8 +283,53 @@ impl Video {
                 self.closed.push((key, path));
                 self.try_catch_up();
                 self.pass_on();
+                if self.swept.is_some() && !self.was_swept_lately() {
+                    self.swept = None;
+                    self.stage.seen.well(TroubleKind::Disk);
+                }
             }
+            Message::Swept { path } => self.found_swept(&path),
         }
+    }
+
+    fn note_growth(&mut self) {
+        if self.file.covers().is_none() {
+            return;
+        }
+        if let Some(begun) = self.begun.take() {
+            // Heard only where the recording is stopped before.
+            let _ = begun.send(());
+        }
+        self.reserve.hold(self.file.bytes_to_finish());
+    }
+
+    /// Whoever sweeps the folder takes names away, not what is open: the video gets its name back.
+    fn name_again(&mut self) {
+        let path = self.file.path().to_owned();
+        self.found_swept(&path);
+        match self.file.reopen() {
+            Ok(()) => {
+                self.reserve = Reserve::of(&path);
+                self.standing = Standing::Behind;
+                self.try_catch_up();
+            }
+            Err(cause) => self.failed(&cause),
+        }
+    }
+
+    fn found_swept(&mut self, path: &Path) {
+        self.swept = Some(self.stage.clock.uptime());
+        self.folder.make();
+        let message = format!(
+            "{} was deleted or moved away while it was recorded; it is made again from what was open, see who cleans up there",
+            path.display()
+        );
+        self.stage.seen.trouble(TroubleKind::Disk, message);
+    }
+
+    fn was_swept_lately(&self) -> bool {
+        let now = self.stage.clock.uptime();
+        self.swept.is_some_and(|at| now.saturating_sub(at) < SWEPT)
     }
 
     fn append(&mut self, init: &Arc<Init>, fragment: &Fragment, origin: Origin) {
@@ -296,7 +407,7 @@ impl Video {
             self.file.reopen()?;
         }
         let last = self.file.last();
-        let missed: Vec<ChunkSource> = chunks(&self.recordings, &self.run.take)
+        let missed: Vec<ChunkSource> = chunks(&self.folder.recordings, &self.run.take)
             .into_iter()
             .filter(|chunk| last.is_none_or(|last| chunk.origin() >= last))
             .collect();
@@ -328,4 +439,18 @@ impl Video {
             self.uploader.chunk_closed(key, path);
         }
     }
+}
+
+/// Finishes the video. Where the disk does not take its end it stays as it is, which plays, and is described from memory.
+///
+/// # Errors
+/// When nothing was recorded.
+pub(super) fn finish(file: &mut GrowingFile) -> Result<Finished, JoinError> {
+    file.finish().or_else(|cause| {
+        let finished = file.leave_unfinished()?;
+        log::error!(
+            "{cause}; the video plays as it is, but slowly to seek in; free some space and finish it with \"ov2-ha-recorder recover\""
+        );
+        Ok(finished)
+    })
 }
