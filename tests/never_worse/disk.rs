@@ -252,10 +252,9 @@ async fn ends_with_all_of_it(stage: &Stage, recorder: &mut Recorder) {
     let holes = frames::describe(&footage.holes());
     assert!(footage.missing() < SLACK, "{holes}");
     let span = footage.clock_span();
-    assert!(
-        (footage.duration - span).abs() < SLACK,
-        "{span} s were shown"
-    );
+    // The page may come later than the first frame.
+    let whole = footage.duration + SLACK > span;
+    assert!(whole, "{} s of {span} s", footage.duration);
     let gaps = stage.timeline()["gaps"].clone();
     assert_eq!(gaps, json!([]));
 }
