@@ -193,15 +193,6 @@ struct Tab<'a> {
     session: &'a str,
 }
 
-/// What of the page there is to be watched.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Its server has not answered: what Chrome shows is not the page.
-    Loading,
-    /// It has arrived.
-    Shown,
-}
-
 impl Tab<'_> {
     /// Loads the page and watches it until something is wrong with it.
     async fn show(
@@ -213,10 +204,10 @@ impl Tab<'_> {
         while events.try_recv().is_ok() {} // of the page before
         let loaded = tokio::select! {
             loaded = self.load(order) => loaded,
-            fault = self.watch(Phase::Loading, events, health) => Err(fault),
+            fault = self.listen(events) => Err(fault),
         };
         match loaded {
-            Ok(()) => self.watch(Phase::Shown, events, health).await,
+            Ok(()) => self.watch(events, health).await,
             Err(fault) => fault,
         }
     }
@@ -248,10 +239,19 @@ impl Tab<'_> {
         }
     }
 
-    /// Watches what Chrome shows until something is wrong with it.
+    /// Hears of what happens in Chrome until something is wrong. It is asked nothing: while a page is waited for, Chrome
+    /// keeps every question back until it is there.
+    async fn listen(&self, events: &mut mpsc::UnboundedReceiver<Event>) -> Fault {
+        loop {
+            if let Some(fault) = self.on(events.recv().await).await {
+                return fault;
+            }
+        }
+    }
+
+    /// Watches the page until something is wrong with it.
     async fn watch(
         &self,
-        phase: Phase,
         events: &mut mpsc::UnboundedReceiver<Event>,
         health: &mut Health,
     ) -> Fault {
@@ -260,7 +260,7 @@ impl Tab<'_> {
         loop {
             let fault = tokio::select! {
                 event = events.recv() => self.on(event).await,
-                _ = ping.tick() => self.ping(phase, health).await,
+                _ = ping.tick() => self.ping(health).await,
             };
             if let Some(fault) = fault {
                 return fault;
@@ -299,10 +299,7 @@ impl Tab<'_> {
     }
 
     /// Asks what Chrome shows. Only an answer that comes from the page itself says that the page is well.
-    async fn ping(&self, phase: Phase, health: &mut Health) -> Option<Fault> {
-        if phase == Phase::Loading && health.crashes > 0 {
-            return None; // nothing is left that could answer before the page is there
-        }
+    async fn ping(&self, health: &mut Health) -> Option<Fault> {
         let patience = self.ground.leniency.stretch(PATIENCE);
         let ask = json!({"expression": STATE, "returnByValue": true});
         let answer = match self.call("Runtime.evaluate", ask, patience).await {
@@ -316,9 +313,6 @@ impl Tab<'_> {
                 return Some(Fault::Hanging("the page does not answer".into()));
             }
         };
-        if phase == Phase::Loading {
-            return None;
-        }
         let state = &answer["result"]["value"];
         match (state["protocol"].as_str(), state["status"].as_u64()) {
             (Some("chrome-error:"), _) => Some(Fault::NotLoaded(
