@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub(crate) struct House {
-    pub(crate) folder: TempDir,
+    _folder: TempDir,
     recordings: PathBuf,
     pub(crate) controller: Controller,
 }
@@ -38,7 +38,7 @@ impl House {
         let controller =
             Controller::start(binary, &state, &recordings, &[&relay, more].concat()).await;
         Self {
-            folder,
+            _folder: folder,
             recordings,
             controller,
         }
