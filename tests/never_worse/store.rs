@@ -176,7 +176,6 @@ async fn a_store_that_wants_the_bucket_in_the_hosts_name_is_used_so_or_says_what
 fn a_store_that_cannot_be_opened_says_in_a_sentence_what_to_change() {
     let numeric = "http://192.0.2.1:9000";
     let name = "http://store.invalid";
-    let header = |text| ("HA_AWS_S3_HEADERS", text);
     for (endpoint, setting, words) in [
         (
             numeric,
@@ -184,9 +183,11 @@ fn a_store_that_cannot_be_opened_says_in_a_sentence_what_to_change() {
             "HA_S3_ADDRESSING=path",
         ),
         (name, ("HA_AWS_S3_BUCKET", "Bad_Bucket"), "HA_AWS_S3_BUCKET"),
-        (name, header(r#"{"host":"a"}"#), "leave it out"),
-        (name, header(r#"{"a b":"c"}"#), "HA_AWS_S3_HEADERS"),
-        (name, header(r#"{"a":"b\nc"}"#), "HA_AWS_S3_HEADERS"),
+        (
+            name,
+            ("HA_AWS_S3_HEADERS", r#"{"host":"a"}"#),
+            "leave it out",
+        ),
     ] {
         let settings = settings(endpoint, &[setting]);
         let refused = store::open(&settings, Path::new("/nowhere")).err();
