@@ -95,7 +95,7 @@ async fn an_event_that_is_not_taken_holds_its_session_for_half_a_minute_and_foll
 }
 
 /// A certificate and its key, made as the manuals say; `more` are further arguments.
-fn certificate(folder: &Path, more: &[&str]) -> (PathBuf, PathBuf) {
+pub(super) fn certificate(folder: &Path, more: &[&str]) -> (PathBuf, PathBuf) {
     let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-nodes"])

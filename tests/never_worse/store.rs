@@ -1,5 +1,6 @@
 //! Never worse: stores that are odd.
 
+use super::relay::certificate;
 use crate::record::Stage;
 use crate::recover::record;
 use crate::support::frames::Footage;
@@ -172,11 +173,24 @@ async fn a_store_that_wants_the_bucket_in_the_hosts_name_is_used_so_or_says_what
     assert!(odd.requests(&format!("http://{BUCKET}.store.invalid/")) > 5);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stores_own_certificate_is_trusted_where_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(folder.path(), &["-subj", "/CN=store"]);
+    let odd = OddStore::start(&[]).await;
+    let endpoint = odd.secured(&certificate, &key).await;
+    let refused = client(&endpoint, &[]).list("rec").await.unwrap_err();
+    assert!(refused.to_string().contains("certificate"), "{refused}");
+    let named = [("HA_CA_FILE", certificate.to_str().unwrap())];
+    let tried = run(&endpoint, &["test-s3"], &named);
+    assert!(tried.status.success(), "{}", said(&tried));
+    assert!(odd.requests("PUT") > 0);
+}
+
 #[test]
 fn a_store_that_cannot_be_opened_says_in_a_sentence_what_to_change() {
     let numeric = "http://192.0.2.1:9000";
     let name = "http://store.invalid";
-    let header = |text| ("HA_AWS_S3_HEADERS", text);
     for (endpoint, setting, words) in [
         (
             numeric,
@@ -184,9 +198,12 @@ fn a_store_that_cannot_be_opened_says_in_a_sentence_what_to_change() {
             "HA_S3_ADDRESSING=path",
         ),
         (name, ("HA_AWS_S3_BUCKET", "Bad_Bucket"), "HA_AWS_S3_BUCKET"),
-        (name, header(r#"{"host":"a"}"#), "leave it out"),
-        (name, header(r#"{"a b":"c"}"#), "HA_AWS_S3_HEADERS"),
-        (name, header(r#"{"a":"b\nc"}"#), "HA_AWS_S3_HEADERS"),
+        (name, ("HA_CA_FILE", "/nowhere/ca.pem"), "HA_CA_FILE"),
+        (
+            name,
+            ("HA_AWS_S3_HEADERS", r#"{"host":"a"}"#),
+            "leave it out",
+        ),
     ] {
         let settings = settings(endpoint, &[setting]);
         let refused = store::open(&settings, Path::new("/nowhere")).err();

@@ -9,8 +9,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 use md5::{Digest, Md5};
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 /// What is odd about a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,28 @@ impl OddStore {
             shelf,
             task,
         }
+    }
+
+    /// The same behind TLS, with these files in PEM form: its `https://` endpoint.
+    pub async fn secured(&self, certificate: &Path, key: &Path) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("https://{}", listener.local_addr().unwrap());
+        let acceptor = target::acceptor(certificate, key);
+        let plain = self.endpoint.trim_start_matches("http://").to_owned();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // Whoever does not trust the certificate goes away.
+                let Ok(mut client) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let plain = plain.clone();
+                tokio::spawn(async move {
+                    let mut store = TcpStream::connect(plain).await?;
+                    copy_bidirectional(&mut client, &mut store).await
+                });
+            }
+        });
+        endpoint
     }
 
     /// The keys of what it has.

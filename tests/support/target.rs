@@ -161,7 +161,8 @@ pub struct Told {
     pub event: Value,
 }
 
-fn acceptor(certificate: &Path, key: &Path) -> TlsAcceptor {
+/// What makes TLS of a connection, by files in PEM form.
+pub fn acceptor(certificate: &Path, key: &Path) -> TlsAcceptor {
     ov2_ha_recorder::outbound::install_tls();
     let chain = CertificateDer::pem_file_iter(certificate).unwrap();
     let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
