@@ -7,11 +7,10 @@ use crate::model::session::Status;
 use crate::model::wire::{
     ErrorBody, ErrorCode, Heartbeat, RecordingPath, Registered, Registration, StatusChange,
 };
-use crate::outbound::{self, OutboundError};
-use reqwest::{Certificate, Method, StatusCode};
+use crate::outbound::{self, OutboundError, Trust};
+use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
-use std::path::Path;
 use std::time::Duration;
 
 /// How long connecting may take.
@@ -25,14 +24,6 @@ pub enum ClientError {
     /// The client cannot be set up.
     #[error(transparent)]
     Setup(#[from] OutboundError),
-    /// The authority's certificate cannot be used.
-    #[error("cannot use the authorities in {path} for the controller: {cause}")]
-    Authority {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        cause: String,
-    },
     /// No answer came.
     #[error("cannot reach the controller at {address}: {cause}")]
     Unreachable {
@@ -86,12 +77,11 @@ impl Client {
     /// # Errors
     /// When a file of authorities cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
-        let files = [&settings.controller_ca, &settings.ca_file];
-        let mut trusted = Vec::new();
-        for path in files.into_iter().flatten() {
-            trusted.extend(authorities(path)?);
+        let mut trust = Trust::of(settings)?;
+        if let Some(path) = &settings.controller_ca {
+            trust = trust.and_file("HA_CONTROLLER_CA", path)?;
         }
-        Self::trusting(settings, trusted)
+        Self::trusting(settings, &trust)
     }
 
     /// A client that trusts only whom every client trusts, for a recorder whose file of authorities cannot be used.
@@ -99,14 +89,12 @@ impl Client {
     /// # Errors
     /// When the TLS set-up fails.
     pub fn without_authorities(settings: &Settings) -> Result<Self, ClientError> {
-        Self::trusting(settings, Vec::new())
+        Self::trusting(settings, &Trust::default())
     }
 
-    fn trusting(settings: &Settings, trusted: Vec<Certificate>) -> Result<Self, ClientError> {
-        let builder = outbound::builder(CONNECT).timeout(WHOLE).no_proxy();
-        let builder = trusted
-            .into_iter()
-            .fold(builder, reqwest::ClientBuilder::add_root_certificate);
+    fn trusting(settings: &Settings, trust: &Trust) -> Result<Self, ClientError> {
+        let builder = outbound::builder_trusting(CONNECT, trust)?;
+        let builder = builder.timeout(WHOLE).no_proxy();
         let secure = settings.controller_ca.is_some() || settings.tls_cert.is_some();
         let scheme = if secure { "https" } else { "http" };
         let (host, port) = (&settings.controller_host, settings.controller_port.0);
@@ -213,15 +201,6 @@ impl Client {
         }
         Err(refusal(status, &text))
     }
-}
-
-fn authorities(path: &Path) -> Result<Vec<Certificate>, ClientError> {
-    let fault = |cause: String| ClientError::Authority {
-        path: path.display().to_string(),
-        cause,
-    };
-    let pem = std::fs::read(path).map_err(|cause| fault(cause.to_string()))?;
-    Certificate::from_pem_bundle(&pem).map_err(|cause| fault(cause.to_string()))
 }
 
 fn refusal(status: StatusCode, text: &[u8]) -> ClientError {

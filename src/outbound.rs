@@ -68,6 +68,18 @@ impl Trust {
         }
     }
 
+    /// Whom the webhook relay accepts: those authorities too, or everybody where `HA_WEBHOOK_TLS_VERIFY` is false.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no certificate, also where nothing is verified.
+    pub fn of_targets(settings: &Settings) -> Result<Self, OutboundError> {
+        let authorities = Self::of(settings)?;
+        Ok(match settings.webhook_tls_verify.0 {
+            true => authorities,
+            false => Self::Anyone,
+        })
+    }
+
     /// With the certificates of the PEM file at `path`, which `setting` names, too.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use super::{Failure, exit};
 use crate::config::{Secret, Settings};
-use crate::outbound;
+use crate::outbound::{self, Trust};
 use reqwest::{Client, Method};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,26 +34,22 @@ impl Api {
     /// When the certificate it uses cannot be read.
     pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
         let near = near(settings);
-        let mut builder = outbound::builder(CONNECT).timeout(WHOLE);
-        let base = match settings
-            .controller_ca
-            .as_ref()
-            .or(settings.tls_cert.as_ref())
-        {
+        let certificate = match (&settings.controller_ca, &settings.tls_cert) {
+            (Some(path), _) => Some(("HA_CONTROLLER_CA", path)),
+            (None, Some(path)) => Some(("HA_TLS_CERT", path)),
+            (None, None) => None,
+        };
+        let unusable = |cause| Failure::with(exit::CONFIG, cause);
+        let mut trust = Trust::of(settings).map_err(unusable)?;
+        if let Some((setting, path)) = certificate {
+            trust = trust.and_file(setting, path).map_err(unusable)?;
+        }
+        let builder = outbound::builder_trusting(CONNECT, &trust).map_err(unusable)?;
+        // The account's password goes to the controller and to no proxy.
+        let mut builder = builder.timeout(WHOLE).no_proxy();
+        let base = match certificate {
             None => format!("http://{near}"),
-            Some(path) => {
-                let unreadable = |cause: String| {
-                    Failure::with(
-                        exit::CONFIG,
-                        format!("cannot read the certificate {}: {cause}", path.display()),
-                    )
-                };
-                let pem = std::fs::read(path).map_err(|cause| unreadable(cause.to_string()))?;
-                let roots = reqwest::Certificate::from_pem_bundle(&pem)
-                    .map_err(|cause| unreadable(cause.to_string()))?;
-                for root in roots {
-                    builder = builder.add_root_certificate(root);
-                }
+            Some(_) => {
                 // The certificate names the host that recorders use; the connection still goes to this machine.
                 builder = builder.resolve(&settings.controller_host, near);
                 format!("https://{}:{}", settings.controller_host, near.port())

@@ -6,7 +6,8 @@ use super::report::{Check, Form, Report};
 use super::system::{Call, find, image_is_ours};
 use super::{Failure, SettingsFile};
 use crate::config::{Port, RuntimeKind, Settings, Storage, Url};
-use crate::{outbound, store};
+use crate::outbound::{self, OutboundError, Trust};
+use crate::store;
 use clap::Args;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -66,7 +67,7 @@ async fn look_at_everything(settings: &Settings, report: &mut Report) {
     report.add(chunk_store(settings, running).await);
     if settings.relay_on() {
         for target in &settings.relay_endpoints.0 {
-            report.add(webhook_target(target).await);
+            report.add(webhook_target(settings, target).await);
         }
     }
 }
@@ -215,9 +216,9 @@ async fn chunk_store(settings: &Settings, running: bool) -> Check {
 }
 
 /// Any answer over HTTP will do: the target knows which events it takes.
-async fn webhook_target(target: &Url) -> Check {
+async fn webhook_target(settings: &Settings, target: &Url) -> Check {
     let shown = target.origin();
-    let client = match outbound::client(Duration::from_secs(5), Duration::from_secs(10)) {
+    let client = match client_for_targets(settings) {
         Ok(client) => client,
         Err(cause) => return Check::skipped("webhook", cause),
     };
@@ -237,6 +238,13 @@ async fn webhook_target(target: &Url) -> Check {
             )
         }
     }
+}
+
+/// Accepts the certificates that the relay accepts.
+fn client_for_targets(settings: &Settings) -> Result<reqwest::Client, OutboundError> {
+    let trust = Trust::of_targets(settings)?;
+    let builder = outbound::builder_trusting(Duration::from_secs(5), &trust)?;
+    Ok(builder.timeout(Duration::from_secs(10)).build()?)
 }
 
 #[cfg(test)]

@@ -180,11 +180,16 @@ impl Db {
         }
         std::fs::create_dir_all(&path).map_err(folder)?;
         remove_unfinished_snapshots(&path)?;
+        let held_bytes = std::fs::metadata(path.join("db")).is_ok_and(|file| file.len() > 0);
         let sled = guarded(|| {
             let config = sled::Config::new().path(&path).cache_capacity(CACHE);
             let opened = config.flush_every_ms(Some(1_000)).open();
             opened.map_err(|cause| not_opened(&path, &cause))
         })?;
+        // sled takes a file that it cannot read from its first page on for an empty one.
+        if held_bytes && !sled.was_recovered() {
+            return Err(failed("open")("its file holds bytes and no record"));
+        }
         check_version(&sled, &path)?;
         let flushes = Flushes {
             file: File::open(path.join("db")).map_err(folder)?,

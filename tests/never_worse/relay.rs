@@ -5,6 +5,8 @@ use crate::support::secrets::said;
 use crate::support::target::{Came, Target};
 use crate::support::wait::until;
 use crate::webhook::{House, client, event, number};
+use ov2_ha_recorder::client::{Client, ClientError};
+use ov2_ha_recorder::config::Variables;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -109,6 +111,34 @@ pub(super) fn certificate(folder: &Path, more: &[&str]) -> (PathBuf, PathBuf) {
         .unwrap();
     assert!(made.status.success(), "{}", said(&made));
     (certificate, key)
+}
+
+#[tokio::test]
+async fn a_recorder_reaches_a_controller_whose_certificate_is_in_the_file_of_authorities() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(folder.path(), &["-subj", "/CN=controller"]);
+    let door = Target::secure(&certificate, &key).await;
+    let (port, file) = (door.port.to_string(), certificate.to_str().unwrap());
+    let answer = |name: &'static str| {
+        let settings = Variables::of([
+            ("HA_CONTROLLER_HOST", "127.0.0.1"),
+            ("HA_CONTROLLER_PORT", &port),
+            ("HA_TLS_CERT", file),
+            ("HA_TLS_KEY", file),
+            (name, file),
+        ]);
+        let client = Client::new(&settings.settings().unwrap()).unwrap();
+        async move { client.read("/actuator/health").await }
+    };
+    for name in ["HA_CA_FILE", "HA_CONTROLLER_CA"] {
+        let answered = answer(name).await;
+        assert!(
+            !matches!(answered, Err(ClientError::Unreachable { .. })),
+            "{name}: {answered:?}"
+        );
+    }
+    let strict = answer("HA_AWS_REGION").await;
+    assert!(matches!(strict, Err(ClientError::Unreachable { .. })));
 }
 
 fn secure(target: &Target) -> String {
