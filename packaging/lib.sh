@@ -122,6 +122,7 @@ need_docker() {
   may_use_docker || return
   mount_cgroups
   start_dockerd && return
+  may_use_docker || return # it runs, and this user may not speak to it
   start_dockerd --bridge=none --iptables=false && return
   start_dockerd --bridge=none --iptables=false --storage-driver=vfs && return
   say "no Docker daemon can be started here; the end of its log:" >&2
@@ -139,7 +140,8 @@ may_use_docker() {
 # The daemon outlives the script: in a session of its own, and holding nothing of the caller's. A pipe that it kept open would
 # make whoever reads this script's output wait for ever.
 start_dockerd() {
-  as_root rm -f /var/run/docker.pid
+  # A daemon that runs needs it: it keeps a second one away from the same images.
+  pgrep -x dockerd >/dev/null || as_root rm -f /var/run/docker.pid
   as_root env -u OV2_LOGS sh -c 'log=$1; shift; setsid dockerd "$@" >"$log" 2>&1 </dev/null &' - "$LOGS/dockerd.log" "$@"
   wait_for_docker 30
 }

@@ -84,12 +84,13 @@ impl Client {
         Self::trusting(settings, &trust)
     }
 
-    /// A client that trusts only whom every client trusts, for a recorder whose file of authorities cannot be used.
+    /// A client without `HA_CONTROLLER_CA`, for a recorder that cannot use that file; of the further authorities it keeps what
+    /// can be used.
     ///
     /// # Errors
     /// When the TLS set-up fails.
     pub fn without_authorities(settings: &Settings) -> Result<Self, ClientError> {
-        Self::trusting(settings, &Trust::default())
+        Self::trusting(settings, &Trust::of(settings).unwrap_or_default())
     }
 
     fn trusting(settings: &Settings, trust: &Trust) -> Result<Self, ClientError> {

@@ -386,7 +386,10 @@ fn relay(env: &mut EnvText, old: &Variables, openvidu: &Deployment) {
     if let Some(headers) = &openvidu.webhook_headers {
         env.set("OPENVIDU_WEBHOOK_HEADERS", headers);
     }
-    if target.starts_with("https:") && is_refused_for_its_certificate(target) {
+    // Whoever has said whom to trust is not overruled by a probe.
+    let is_set = |name: &str| old.get(name).is_some();
+    let is_decided = is_set("HA_WEBHOOK_TLS_VERIFY") || is_set("HA_CA_FILE");
+    if target.starts_with("https:") && !is_decided && is_refused_for_its_certificate(target) {
         env.set("HA_WEBHOOK_TLS_VERIFY", "false");
     }
 }
@@ -400,7 +403,9 @@ fn is_refused_for_its_certificate(target: &str) -> bool {
     };
     let probed = super::wait(async {
         let refused = answers(Trust::default()).await.is_none();
-        match refused && answers(Trust::Anyone).await.is_some() {
+        let open = refused && answers(Trust::Anyone).await.is_some();
+        // A target that was only slow at first answers by now.
+        match open && answers(Trust::default()).await.is_none() {
             true => Ok(()),
             false => Err(Failure::new("it is trusted, or does not answer at all")),
         }

@@ -194,6 +194,12 @@ fn value_from(rest: &str, following: &[&str]) -> Option<(Vec<Piece>, usize)> {
 }
 
 fn sets_a_variable(line: &str) -> bool {
+    // The last line of a certificate or key ends like an assignment of nothing.
+    let text = line.trim();
+    let is_padding = text.ends_with('=') && text.len().is_multiple_of(4);
+    if is_padding && !text.trim_end_matches('=').contains(['=', '_', ' ']) {
+        return false;
+    }
     let name = line.split_once('=').map(|(name, _)| name.trim());
     name.is_some_and(|name| is_name(name.trim_start_matches("export ").trim()))
 }

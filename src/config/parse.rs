@@ -94,7 +94,14 @@ impl Parse for Url {
         match Self::parse(text) {
             Some(url) => url.origin(),
             None if text.contains('@') => "***".to_owned(),
-            None => text.to_owned(),
+            // Path and query may hold a token.
+            None => {
+                let host = text.find("://").map_or(0, |at| at + 3);
+                match text[host..].find(['/', '?', '#']) {
+                    Some(end) => format!("{}/…", &text[..host + end]),
+                    None => text.to_owned(),
+                }
+            }
         }
     }
 }

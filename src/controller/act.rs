@@ -91,6 +91,8 @@ impl Controller {
                 entry.session.state,
                 State::TakingOver { started_at: None, not_before, .. } if not_before <= now
             );
+            // The controller may be finishing the video still: two must not write it. The watcher asks again.
+            let waits = waits && !entry.concluding;
             let begins = waits && !std::mem::replace(&mut entry.replacing, waits);
             begins.then(|| (entry.session.clone(), entry.seen))
         });

@@ -43,7 +43,7 @@ impl Controller {
     /// Does what OpenVidu's own file says about a recording's end, and what came of it; `None` where it does not say that
     /// the recording has ended, or cannot be read.
     pub(super) fn believe_file(&self, id: &RecordingId) -> Option<Result<(), ControllerError>> {
-        let event = match tasks::block(|| self.sealed_status(id))?.as_str() {
+        let event = match self.sealed_status(id)?.as_str() {
             "stopped" => Event::StopAsked,
             "ready" => Event::Sealed,
             "failed" => Event::Failed("OpenVidu's file says that the recording failed".into()),
@@ -54,7 +54,7 @@ impl Controller {
 
     /// Whether OpenVidu's own file says that the recording has ended.
     pub(super) fn has_ended(&self, id: &RecordingId) -> bool {
-        let status = tasks::block(|| self.sealed_status(id));
+        let status = self.sealed_status(id);
         status.is_some_and(|status| matches!(status.as_str(), "stopped" | "ready" | "failed"))
     }
 
@@ -71,7 +71,8 @@ impl Controller {
 
     /// OpenVidu's `.recording.<id>`, unless it is an earlier recording's of the same id.
     fn seal_of(&self, id: &RecordingId) -> Option<Map<String, Value>> {
-        let text = std::fs::read(self.beside(id).seal()).ok()?;
+        let file = self.beside(id).seal();
+        let text = tasks::block(|| std::fs::read(file)).ok()?;
         let seal: Map<String, Value> = serde_json::from_slice(&text).ok()?;
         let made = seal.get("createdAt").and_then(Value::as_i64);
         let take = self.session(id).and_then(|session| session.take);

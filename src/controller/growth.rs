@@ -9,10 +9,17 @@ use crate::model::session::{Contact, Event, Session};
 use log::{debug, error, warn};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far below a recording's folder chunks lie: chunk folder, take, run.
 const DEPTH: usize = 3;
+
+/// A file is written to this soon after its recorder was heard to go on; an older stamp is another clock's.
+const SKEW: Duration = Duration::from_secs(10);
+
+/// How many looks may wait for folders that do not answer.
+pub(super) const MOST_LOOKS: usize = 32;
 
 /// A folder that does not answer within this shows nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,12 +63,15 @@ impl Look {
         }
     }
 
-    /// When the files grew last, as far as the two looks tell. A stamp alone is believed at the first look only: the file
-    /// system's clock may be ahead of ours.
-    fn grown_at(&self, before: Option<&Self>) -> Option<Timestamp> {
+    /// When the files of a recorder that was last heard to go on at `advanced_at` grew last, as far as the two looks tell. The
+    /// file system's clock may be ahead of ours, or behind.
+    fn grown_at(&self, before: Option<&Self>, advanced_at: Timestamp) -> Option<Timestamp> {
         let written_at = self.written_at.min(self.at);
         match before {
+            // The file system's clock is behind: this look proves nothing, the next one compares bytes.
+            None if written_at.plus(SKEW) < advanced_at => Some(self.at),
             None => Some(written_at),
+            Some(before) if self.bytes > before.bytes && written_at < before.at => Some(self.at),
             Some(before) if self.bytes > before.bytes || self.written_at > before.written_at => {
                 Some(written_at.max(before.at).min(self.at))
             }
@@ -100,7 +110,12 @@ impl Controller {
             self.0.settings.recording_path.join(id.as_str()),
             self.0.clock.now(),
         );
-        let work = move || Look::at(&folder, now);
+        // A thread that a dead mount holds is not given back: only so many are spent on it.
+        let permit = Arc::clone(&self.0.looks).try_acquire_owned().ok()?;
+        let work = move || {
+            let _permit = permit;
+            Look::at(&folder, now)
+        };
         let looked = self.0.tasks.spawn_blocking("look at a recording", work);
         match tokio::time::timeout(PATIENCE, looked).await {
             Ok(look) => look.ok().flatten(),
@@ -117,7 +132,8 @@ impl Controller {
             entry.looking = false;
             let Some(look) = look else { return };
             let before = entry.looked.replace(look);
-            if let Some(at) = look.grown_at(before.as_ref()) {
+            let advanced_at = entry.session.advanced_at;
+            if let Some(at) = look.grown_at(before.as_ref(), advanced_at) {
                 entry.dirty = true;
                 // Refused where no recorder is expected any more.
                 let _ = entry.session.on(Event::Grown(at), now);
@@ -198,11 +214,11 @@ mod tests {
         assert_eq!(Look::at(folder.path(), at(9)), None);
         written(&folder.path().join("a.mp4"), 10, 3);
         let first = Look::at(folder.path(), at(9)).unwrap();
-        assert_eq!(first.grown_at(None), Some(at(3)));
-        assert_eq!(first.grown_at(Some(&first)), None);
+        assert_eq!(first.grown_at(None, at(0)), Some(at(3)));
+        assert_eq!(first.grown_at(Some(&first), at(0)), None);
         written(&folder.path().join("chunks/1/r1/0001.mp4"), 10, 7);
         let chunk = Look::at(folder.path(), at(9)).unwrap();
-        assert_eq!(chunk.grown_at(None), Some(at(7)));
+        assert_eq!(chunk.grown_at(None, at(0)), Some(at(7)));
     }
 
     #[test]
@@ -211,19 +227,30 @@ mod tests {
         let video = folder.path().join("a.mp4");
         written(&video, 10, 1_000);
         let first = Look::at(folder.path(), at(30)).unwrap();
-        assert_eq!(first.grown_at(None), Some(at(30)), "never later than now");
+        assert_eq!(
+            first.grown_at(None, at(0)),
+            Some(at(30)),
+            "never later than now"
+        );
         let idle = Look::at(folder.path(), at(60)).unwrap();
         assert_eq!(
-            idle.grown_at(Some(&first)),
+            idle.grown_at(Some(&first), at(0)),
             None,
             "nothing more was written"
         );
         written(&video, 11, 10);
         let behind = Look::at(folder.path(), at(90)).unwrap();
         assert_eq!(
-            behind.grown_at(Some(&idle)),
-            Some(at(60)),
-            "since the last look"
+            behind.grown_at(Some(&idle), at(0)),
+            Some(at(90)),
+            "its bytes say so, whatever their stamp"
+        );
+        written(&video, 12, 3);
+        let late = Look::at(folder.path(), at(1_100)).unwrap();
+        assert_eq!(
+            late.grown_at(None, at(1_090)),
+            Some(at(1_100)),
+            "a first look at an old stamp of a recorder that was just heard proves nothing"
         );
     }
 }

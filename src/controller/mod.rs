@@ -28,7 +28,7 @@ use crate::config::Settings;
 use crate::db::outbox::Outbox;
 use crate::db::sessions::Sessions;
 use crate::db::{Db, DbError};
-use crate::model::failover::{Fault, Policy, Reason};
+use crate::model::failover::{self, Fault, Policy, Reason};
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::session::{Event, Holder, Particulars, Refusal, Session, State, Status};
 use crate::model::wire::{
@@ -43,7 +43,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::{Entry, Table};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use watch::Known;
 
 /// How much longer a recorder may take that has just been started: Chrome must come up first.
@@ -99,6 +99,8 @@ struct Inner {
     changes: broadcast::Sender<Change>,
     /// Something may have become due earlier than the watcher thinks.
     wake: Notify,
+    /// Looks at recordings' folders that may wait at the same time.
+    looks: Arc<Semaphore>,
     /// When the watcher was last seen awake, while it has something to watch.
     awake_at: Mutex<Option<Timestamp>>,
 }
@@ -133,6 +135,7 @@ impl Controller {
             probed: Mutex::default(),
             changes: broadcast::channel(CHANGES_KEPT).0,
             wake: Notify::new(),
+            looks: Arc::new(Semaphore::new(growth::MOST_LOOKS)),
             awake_at: Mutex::default(),
         })))
     }
@@ -406,8 +409,9 @@ impl Controller {
             }
             None => {
                 warn!(session:% = news.id, status = news.status.as_str();
-                    "a webhook reports the end of a recording, and OpenVidu's own file does not; the recording goes on, \
-                     and the file is read again at the next check");
+                    "a webhook reports the end of a recording, and OpenVidu's own file does not, or cannot be read; the \
+                     recording goes on, and the file is read again at the next check; if OpenVidu did end it, check \
+                     OPENVIDU_RECORDING_PATH and that this user can read .recording.{}", news.id);
             }
         }
     }
@@ -534,7 +538,7 @@ impl Controller {
         }
         let well = session.state.status().active()
             && !matches!(session.state, State::TakingOver { .. })
-            && now.since(session.heartbeat_at) < self.0.policy.heartbeat_timeout;
+            && now.since(failover::alive_at(session)) < self.0.policy.heartbeat_timeout;
         let holder = session.container.as_ref().map(|holder| &holder.id);
         match &wanted.identity {
             Some(recorder) => {
@@ -729,7 +733,7 @@ fn replaces(session: &Session, wanted: &Wanted, now: Timestamp, silent: Duration
         (Ok(old), Ok(new)) => new > old,
         _ => true,
     };
-    let idle = !session.state.status().active() || now.since(session.heartbeat_at) >= silent;
+    let idle = !session.state.status().active() || now.since(failover::alive_at(session)) >= silent;
     later && (idle || wanted.identity.is_some())
 }
 

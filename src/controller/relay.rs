@@ -3,7 +3,7 @@
 //! half a minute at most: a target that answers every event it does not know with an error must still hear of the recording.
 //! The controller is a target like the others: what OpenVidu reports is acted on from the same queue.
 //!
-//! No answer at all holds the lane: the order is kept while a target is down. An answer that is no success holds it for
+//! No answer at all holds the lane: the order is kept while a target is down, that is, takes no other event either. An answer that is no success holds it for
 //! [`HOLD`], all its events together; then the event leaves its lane, later ones go on, and it follows marked as late.
 
 use super::Controller;
@@ -559,7 +559,8 @@ impl Queue {
         };
         let woken = std::mem::take(&mut lane.woken);
         let mut wait = wait_of(due.tries.step);
-        if failure.answered && !due.tries.late {
+        // A target that took another event just now is not down: it does not answer this one.
+        if (failure.answered || woken) && !due.tries.late {
             let hold = *lane.held_until.get_or_insert(now + HOLD);
             let hold = hold.saturating_sub(now);
             due.tries.late = hold.is_zero() || asked > hold;
@@ -826,8 +827,12 @@ mod tests {
         assert_eq!(woken.sequence, Sequence::nth(1));
         assert_eq!(next(&mut queue, 1), None);
         let (again, wait) = queue.retry(woken, &failure(false, None), at(1));
-        assert_eq!(again.tries.step, 1, "a try before its time costs no step");
-        assert_eq!(wait, SCHEDULE[1]);
+        assert_eq!(again.tries.step, 0, "a try before its time costs no step");
+        assert_eq!(
+            wait, SCHEDULE[0],
+            "the target is up: it holds its lane no longer than an answer would"
+        );
+        assert_eq!(next(&mut queue, 6), Some(Sequence::nth(1)));
         assert_eq!(next(&mut queue, 20), Some(Sequence::nth(2)));
     }
 

@@ -237,6 +237,12 @@ fn set_aside(db: &Db, path: &Path, cause: &str, how: &Aside) -> Result<(), DbErr
         Aside::Moved => std::fs::rename(path, &aside),
         Aside::Copied => std::fs::copy(path, &aside).map(drop),
     };
+    if let (Err(cause), Aside::Copied) = (&kept, how) {
+        db.tell_set_aside(format!(
+            "cannot read all of the journal of webhooks, and cannot keep a copy of it: {cause}; what could be read is used"
+        ));
+        return Ok(());
+    }
     kept.map_err(failed("set the journal aside"))?;
     db.tell_set_aside(format!(
         "cannot read all of the journal of webhooks: {cause}; it was set aside as {}, and what could be read is used",
@@ -247,6 +253,10 @@ fn set_aside(db: &Db, path: &Path, cause: &str, how: &Aside) -> Result<(), DbErr
 
 /// Whether this is the beginning of a record that the file's end cuts off, or nothing.
 fn is_cut_off(rest: &[u8]) -> bool {
+    // A file system may have made the file longer before a loss of power, and not filled it.
+    if rest.iter().all(|byte| *byte == 0) {
+        return true;
+    }
     let length = rest
         .first_chunk()
         .map(|length| u32::from_be_bytes(*length) as usize);

@@ -349,12 +349,19 @@ impl Outbox {
             return Err(cause);
         }
         self.announce(sequence);
+        // The event is kept and on its way: what fails here must not have it brought again.
+        if let Err(cause) = self.keep_bounds(event.received_at).await {
+            log::error!("cannot forget old webhooks: {cause}; free space in the data directory");
+        }
+        Ok(event.id)
+    }
+
+    async fn keep_bounds(&self, now: Timestamp) -> Result<(), DbError> {
         if self.counts().bytes > self.0.bounds.bytes {
             // What is about to be forgotten must not come back from the journal, in the place of what waits.
             self.checkpoint().await?;
         }
-        self.tidy(event.received_at)?;
-        Ok(event.id)
+        self.tidy(now)
     }
 
     /// Delivers an event that the disk does not take, from memory and in its lane's order. Answers when every target has

@@ -198,7 +198,9 @@ impl Doorkeeper {
         if guesses.len() >= REMEMBERED && !guesses.contains_key(&guesser) {
             guesses.retain(|_, it| !is_old(it));
             if guesses.len() >= REMEMBERED {
-                guesses.clear();
+                let oldest = guesses.iter().min_by_key(|(_, it)| it.since);
+                let oldest = oldest.map(|(guesser, _)| *guesser);
+                oldest.and_then(|guesser| guesses.remove(&guesser));
             }
         }
         let entry = guesses.entry(guesser).or_default();

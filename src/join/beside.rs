@@ -170,7 +170,8 @@ impl Beside {
         let draft = || readable(&self.folder, info.as_bytes());
         draft().or_else(|cause| match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                fs::remove_file(self.preview())?;
+                // Where there is none, the second attempt says again that there is no room.
+                let _ = fs::remove_file(self.preview());
                 draft()
             }
             _ => Err(cause),

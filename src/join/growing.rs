@@ -91,10 +91,16 @@ impl GrowingFile {
     /// The same for a recorder, which has to go on: a file that cannot be read is put aside, as it is, for a person to look at.
     ///
     /// # Errors
-    /// When it cannot be put aside either.
+    /// When it cannot be put aside either, or there is only no room to go on with it: another run may have some.
     pub fn open_or_put_aside(path: &Path, options: Options) -> Result<Self, JoinError> {
-        Self::open(path, options.clone()).or_else(|cause| {
-            let aside = beside(path, &format!("unreadable-{}", options.take));
+        let opened = Self::open(path, options.clone());
+        // A network file system may refuse once and answer the second time.
+        let opened = opened.or_else(|_| Self::open(path, options.clone()));
+        opened.or_else(|cause| {
+            if cause.is_for_want_of_room() {
+                return Err(cause);
+            }
+            let aside = unused_name(path, &format!("unreadable-{}", options.take));
             fs::rename(path, &aside).map_err(JoinError::io("put aside", path))?;
             error!(
                 video:% = path.display(), aside:% = aside.display();
@@ -498,7 +504,19 @@ fn own(file: File, path: &Path) -> Result<File, JoinError> {
         Ok(new)
     };
     warn!(video:% = path.display(); "another process holds the video, going on in a copy of it");
-    copy().map_err(JoinError::io("copy", path))
+    copy().map_err(|cause| {
+        // Half a copy only takes room.
+        let _ = fs::remove_file(&part);
+        JoinError::io("copy", path)(cause)
+    })
+}
+
+/// A name beside `path` that nothing has yet: what was put aside before may be the only copy.
+fn unused_name(path: &Path, suffix: &str) -> PathBuf {
+    let numbered = (2u32..).map(|number| beside(path, &format!("{suffix}-{number}")));
+    let mut names = std::iter::once(beside(path, suffix)).chain(numbered);
+    let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
+    names.find(is_free).unwrap_or_else(|| beside(path, suffix))
 }
 
 /// Media that is to be copied.
@@ -801,8 +819,14 @@ impl Open {
         reserve::release(path);
         let ended = self.write_end(moov);
         if ended.is_err() {
-            // A part of a `moov` would only be in the way of who reads, or goes on.
-            let _ = self.file.set_len(self.end);
+            // The header first: in force without its `moov` it would make the whole file unreadable. Where it cannot be
+            // taken back, the `moov` stays.
+            let growing = moov::free(PLACEHOLDER);
+            let taken_back = self.file.write_all_at(&growing, self.state.placeholder);
+            if taken_back.is_ok() {
+                // A part of a `moov` would only be in the way of who reads, or goes on.
+                let _ = self.file.set_len(self.end);
+            }
         }
         ended.map_err(JoinError::io("finish", path))?;
         self.finished = true;

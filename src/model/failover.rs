@@ -276,7 +276,7 @@ const fn tries(session: &Session) -> u32 {
 }
 
 /// When the recorder last gave a sign of life: a heartbeat, or a file that grew.
-fn alive_at(session: &Session) -> Timestamp {
+pub fn alive_at(session: &Session) -> Timestamp {
     session.heartbeat_at.max(session.advanced_at)
 }
 

@@ -535,7 +535,8 @@ impl Session {
     }
 
     fn given_up(&mut self, why: String, now: Timestamp) -> Result<Option<Action>, Refusal> {
-        if self.over() {
+        // A stop that came meanwhile sees to the end, and whoever put the session aside does not want it back.
+        if self.over() || self.stopping() {
             return Err(Refusal::Over);
         }
         if self.given_up_at().is_none() {
@@ -585,6 +586,10 @@ impl Session {
     }
 
     fn salvaged(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        // A recorder is at work again, or about to be: there is more to come.
+        if self.state.status().active() || matches!(self.state, State::Paused { .. }) {
+            return Err(Refusal::Superseded);
+        }
         self.finished_at = Some(now);
         if matches!(self.state, State::Stopping { .. }) {
             self.state = State::Completed { at: now };
@@ -873,16 +878,16 @@ pub(crate) mod tests {
     /// Every state (rows) and every event (columns, in the order of `events`): the state afterwards, with what is to be
     /// done; or why nothing changed.
     const TABLE: &str = "
-starting  starting  replaced !superseded starting  recording starting      replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed starting  completed recording paused    inactive
-recording recording replaced !superseded recording recording recording     replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed recording completed recording paused    inactive
-replacing replacing replaced !superseded replacing replacing !notrecording !notrecording     replaced    replacing+replace givenup+salvage failed+salvage stopping+stop completed replacing completed replacing replacing inactive
-replaced  replaced  replaced !superseded replaced  replaced  replaced      replacing+replace replaced    !notrecording     givenup+salvage failed+salvage stopping+stop completed replaced  completed replaced  replaced  inactive
-paused    paused    paused   !superseded paused    paused    paused        replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed paused    completed recording paused    inactive
-stopping  !over     !over    !over       stopping  stopping  !notrecording stopping+stop     !over       !notrecording     givenup+salvage failed+salvage stopping      completed completed completed !over     !over     inactive
-completed !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          completed     !over     completed completed !over     !over     inactive
-failed    !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          failed        !over     failed    failed    !over     !over     inactive
-inactive  starting  starting !superseded inactive  inactive  !notrecording !notrecording     !over       !notrecording     givenup+salvage failed+salvage inactive      completed inactive  completed recording paused    inactive
-givenup   starting  starting !superseded recording recording !notrecording replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed givenup   completed recording paused    inactive
+starting  starting  replaced !superseded starting  recording starting      replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed recording paused    inactive
+recording recording replaced !superseded recording recording recording     replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed recording paused    inactive
+replacing replacing replaced !superseded replacing replacing !notrecording !notrecording     replaced    replacing+replace givenup+salvage failed+salvage stopping+stop completed !superseded completed replacing replacing inactive
+replaced  replaced  replaced !superseded replaced  replaced  replaced      replacing+replace replaced    !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed replaced  replaced  inactive
+paused    paused    paused   !superseded paused    paused    paused        replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed recording paused    inactive
+stopping  !over     !over    !over       stopping  stopping  !notrecording stopping+stop     !over       !notrecording     !over           failed+salvage stopping      completed completed   completed !over     !over     inactive
+completed !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          completed     !over     completed   completed !over     !over     inactive
+failed    !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          failed        !over     failed      failed    !over     !over     inactive
+inactive  starting  starting !superseded inactive  inactive  !notrecording !notrecording     !over       !notrecording     !over           failed+salvage inactive      completed inactive    completed recording paused    inactive
+givenup   starting  starting !superseded recording recording !notrecording replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed givenup     completed recording paused    inactive
 ";
 
     #[test]

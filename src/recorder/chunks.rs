@@ -155,7 +155,13 @@ impl<A: Audience> Chunks<A> {
     }
 
     fn write(&mut self, init: &Init, fragment: &Fragment) -> io::Result<Origin> {
-        self.keep_name()?;
+        if let Err(cause) = self.keep_name() {
+            // What is open still takes what comes, and the video gets it; the name is tried for again with the next fragment.
+            log::debug!("a chunk that was deleted cannot be made again: {cause}");
+            if let Some(open) = &self.open {
+                self.audience.swept(&open.path);
+            }
+        }
         let full = self.open.as_ref().is_some_and(|open| {
             fragment.starts_with_keyframe()
                 && fragment.start().since(open.began) + ROUNDING >= self.length

@@ -108,7 +108,11 @@ impl DevTools {
         }
         let (answer, answered) = oneshot::channel();
         match lock(&self.waiting).as_mut() {
-            Some(waiting) => waiting.insert(id, answer),
+            Some(waiting) => {
+                // Those whose questions were given up are not answered any more.
+                waiting.retain(|_, asked| !asked.is_closed());
+                waiting.insert(id, answer)
+            }
             None => return Err(DevToolsError::Closed),
         };
         // When nobody takes it, the other pipe ends too, and with it the wait.

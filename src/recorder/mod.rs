@@ -63,7 +63,7 @@ const UPLOAD: Duration = Duration::from_millis(400);
 /// How long tasks may take to end.
 const TASKS: Duration = Duration::from_millis(500);
 /// How long a recording that is stopped before its first frame waits for it. OpenVidu waits 30 s for all.
-const FIRST_FRAME: Duration = Duration::from_secs(10);
+const FIRST_FRAME: Duration = Duration::from_secs(8);
 
 /// Where a recorder works.
 #[derive(Clone, Debug)]
@@ -436,7 +436,10 @@ impl Recorder {
         curtain.cancel();
         let finished = run.video.await;
         let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?;
-        if let (End::Stop(_), Err(JoinError::Nothing { path })) = (&end, &finished) {
+        // After a signal alone another container may go on; only OpenVidu's word makes it useless.
+        if let (End::Stop(why), Err(JoinError::Nothing { path })) = (&end, &finished)
+            && (*why != stop::SIGNAL || self.stop_asked().is_some())
+        {
             log::error!(
                 "no frame could be recorded into {} before the stop; OpenVidu will say that it failed; the lines above say why",
                 path.display()

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Why a recording ends that a signal ends. OpenVidu never sends one.
+pub(super) const SIGNAL: &str = "a signal says so";
 /// How often the stop file is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -37,7 +39,7 @@ pub(super) fn watch(stage: &Stage, stop_file: &Path) {
             Ok(mut signals) => {
                 stage.tasks.spawn("signals", async move {
                     tokio::select! {
-                        _ = signals.recv() => on.end(End::Stop("a signal says so")),
+                        _ = signals.recv() => on.end(End::Stop(SIGNAL)),
                         () = token.cancelled() => {}
                     }
                 });

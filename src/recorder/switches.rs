@@ -110,4 +110,37 @@ mod tests {
         assert!(all.contains("--window-size=1280,720"), "{all}");
         assert_eq!(all.matches("-features=").count(), 1, "{all}");
     }
+
+    #[test]
+    fn chrome_has_every_switch_of_openvidus_own_recorder() {
+        let variables = Variables::of([("VIDEO_ID", "a"), ("URL", "https://h/")]);
+        let Ok(Assignment::Compose(order, _)) = Assignment::read(&variables) else {
+            panic!("no order");
+        };
+        let all = arguments(&order, Path::new("/tmp/p")).join(" ");
+        for theirs in [
+            "--kiosk",
+            "--start-maximized",
+            "--test-type",
+            "--no-sandbox",
+            "--disable-infobars",
+            "--disable-gpu",
+            "--disable-popup-blocking",
+            "--window-position=0,0",
+            "--no-first-run",
+            "--ignore-certificate-errors",
+            "--disable-dev-shm-usage",
+            "--autoplay-policy=no-user-gesture-required",
+            "--simulate-outdated-no-au=",
+            "--disable-sync",
+            "--no-default-browser-check",
+            "--disable-component-update",
+            "--disable-background-networking",
+            "--disable-default-apps",
+            "Translate",
+            "WebRtcHideLocalIpsWithMdns",
+        ] {
+            assert!(all.contains(theirs), "{theirs}: {all}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use crate::backoff::Backoff;
 use crate::model::wire::TroubleKind;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(2);
 /// Without an answer of the page's server for so long, that is told.
 const SLOW: Duration = Duration::from_secs(10);
+/// See [`SLOW`].
+const WAITED_FOR: &str = "the page's server has not answered yet; it is waited for";
 /// The longest time until a page that cannot be had is tried again.
 const RELOAD: Duration = Duration::from_secs(5);
 /// How long the page must have been well until its trouble is over.
@@ -41,8 +44,8 @@ pub(super) async fn watch(
     devtools: &DevTools,
     events: &mut mpsc::UnboundedReceiver<Event>,
 ) -> String {
-    let session = match attach(devtools, ground.leniency.stretch(START)).await {
-        Ok(session) => session,
+    let (session, frame) = match attach(devtools, ground.leniency.stretch(START)).await {
+        Ok(attached) => attached,
         Err(cause) => {
             if matches!(cause, DevToolsError::TimedOut { .. }) {
                 ground.leniency.lost_patience();
@@ -55,6 +58,8 @@ pub(super) async fn watch(
         ground,
         devtools,
         session: &session,
+        frame: &frame,
+        navigating: AtomicBool::new(false),
     };
     let mut health = Health::new();
     loop {
@@ -152,8 +157,11 @@ impl Health {
     }
 }
 
-/// Finds the one page and listens to it.
-async fn attach(devtools: &DevTools, patience: Duration) -> Result<String, DevToolsError> {
+/// Finds the one page and listens to it. Answers its session, and its main frame, which has the page's own id.
+async fn attach(
+    devtools: &DevTools,
+    patience: Duration,
+) -> Result<(String, String), DevToolsError> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let ask = async |session: Option<&str>, method: &'static str, params: Value| {
         devtools.call(session, method, params, patience).await
@@ -176,13 +184,13 @@ async fn attach(devtools: &DevTools, patience: Duration) -> Result<String, DevTo
             text(&made["targetId"])
         }
     };
-    let to = json!({"targetId": page, "flatten": true});
+    let to = json!({"targetId": &page, "flatten": true});
     let attached = ask(None, "Target.attachToTarget", to).await?;
     let session = text(&attached["sessionId"]);
     for method in ["Page.enable", "Inspector.enable"] {
         ask(Some(&session), method, json!({})).await?;
     }
-    Ok(session)
+    Ok((session, page))
 }
 
 /// The one page of a Chrome.
@@ -191,6 +199,9 @@ struct Tab<'a> {
     ground: &'a Ground,
     devtools: &'a DevTools,
     session: &'a str,
+    frame: &'a str,
+    /// The page has gone for another document by itself. Chrome keeps every question back until that is there.
+    navigating: AtomicBool,
 }
 
 impl Tab<'_> {
@@ -202,9 +213,11 @@ impl Tab<'_> {
         health: &mut Health,
     ) -> Fault {
         while events.try_recv().is_ok() {} // of the page before
+        self.navigating.store(false, Ordering::Relaxed);
         let loaded = tokio::select! {
             loaded = self.load(order) => loaded,
             fault = self.listen(events) => Err(fault),
+            fault = self.chrome_hangs() => Err(fault),
         };
         match loaded {
             Ok(()) => self.watch(events, health).await,
@@ -221,8 +234,7 @@ impl Tab<'_> {
         let answer = match tokio::time::timeout(SLOW, &mut answer).await {
             Ok(answer) => answer,
             Err(_) => {
-                let message = "the page's server has not answered yet; it is waited for";
-                self.stage.seen.trouble(TroubleKind::Page, message);
+                self.stage.seen.trouble(TroubleKind::Page, WAITED_FOR);
                 answer.await
             }
         };
@@ -236,6 +248,21 @@ impl Tab<'_> {
             false => Err(Fault::NotLoaded(format!(
                 "the page cannot be loaded: {fault}; it is tried again"
             ))),
+        }
+    }
+
+    /// Answers when Chrome itself, not the page, does not answer. A page that is waited for keeps back no answer of its own.
+    async fn chrome_hangs(&self) -> Fault {
+        loop {
+            tokio::time::sleep(PING).await;
+            let patience = self.ground.leniency.stretch(START);
+            let asked = self
+                .devtools
+                .call(None, "Browser.getVersion", json!({}), patience);
+            if let Err(DevToolsError::TimedOut { .. }) = asked.await {
+                self.ground.leniency.lost_patience();
+                return Fault::Hanging("Chrome does not answer".into());
+            }
         }
     }
 
@@ -260,7 +287,11 @@ impl Tab<'_> {
         loop {
             let fault = tokio::select! {
                 event = events.recv() => self.on(event).await,
-                _ = ping.tick() => self.ping(health).await,
+                // What happens meanwhile is heard: a dialog that nobody accepts would keep the answer back.
+                _ = ping.tick() => tokio::select! {
+                    fault = self.ping(health) => fault,
+                    fault = self.listen(events) => Some(fault),
+                },
             };
             if let Some(fault) = fault {
                 return fault;
@@ -275,6 +306,20 @@ impl Tab<'_> {
         match event.method.as_str() {
             "Page.loadEventFired" => {
                 self.ground.page.send_replace(Page::Shown);
+                None
+            }
+            "Page.frameRequestedNavigation" | "Page.frameStartedNavigating"
+                if event.params["frameId"] == self.frame =>
+            {
+                self.navigating.store(true, Ordering::Relaxed);
+                None
+            }
+            "Page.frameNavigated" if event.params["frame"]["id"] == self.frame => {
+                self.navigating.store(false, Ordering::Relaxed);
+                None
+            }
+            "Page.frameStoppedLoading" if event.params["frameId"] == self.frame => {
+                self.navigating.store(false, Ordering::Relaxed);
                 None
             }
             "Page.javascriptDialogOpening" => {
@@ -307,6 +352,11 @@ impl Tab<'_> {
             Err(DevToolsError::Closed) => return Some(Fault::Closed),
             // Between two documents there is nothing to ask.
             Err(DevToolsError::Refused { .. }) => return None,
+            Err(DevToolsError::TimedOut { .. }) if self.navigating.load(Ordering::Relaxed) => {
+                health.note_fault();
+                self.stage.seen.trouble(TroubleKind::Page, WAITED_FOR);
+                return None;
+            }
             Err(DevToolsError::TimedOut { .. }) => {
                 self.ground.leniency.lost_patience();
                 // A page that hangs would hang the next one in its process too.

@@ -7,6 +7,7 @@ use super::run::{Fence, Run, chunks};
 use super::supervise::{End, Stage};
 use super::upload::Uploader;
 use crate::clock::Timestamp;
+use crate::disk;
 use crate::join::beside::Beside;
 use crate::join::{
     CaughtUp, ChunkSource, Finished, Fragment, GrowingFile, Init, JoinError, Options, Origin,
@@ -254,8 +255,10 @@ impl Video {
         if *close.borrow() == Close::Leave || self.fence.is_overtaken() {
             return Ok(None);
         }
-        if nameless {
-            self.name_again();
+        if nameless && let Err(cause) = self.reopen() {
+            // Without its name the video is gone with this process: nobody may hear that it is finished.
+            self.hand_over();
+            return Err(cause);
         }
         if self.standing != Standing::Abreast {
             self.catch_up();
@@ -283,7 +286,8 @@ impl Video {
                 self.closed.push((key, path));
                 self.try_catch_up();
                 self.pass_on();
-                if self.swept.is_some() && !self.was_swept_lately() {
+                let is_over = self.swept.is_some() && !self.was_swept_lately();
+                if is_over && self.standing == Standing::Abreast {
                     self.swept = None;
                     self.stage.seen.well(TroubleKind::Disk);
                 }
@@ -305,16 +309,32 @@ impl Video {
 
     /// Whoever sweeps the folder takes names away, not what is open: the video gets its name back.
     fn name_again(&mut self) {
-        let path = self.file.path().to_owned();
-        self.found_swept(&path);
-        match self.file.reopen() {
-            Ok(()) => {
-                self.reserve = Reserve::of(&path);
-                self.standing = Standing::Behind;
-                self.try_catch_up();
-            }
+        // A copy that does not fit would fill the disk for every recording on it, again and again.
+        let free = disk::free_bytes(&self.folder.recordings).unwrap_or(u64::MAX);
+        let needed = self.file.bytes();
+        if free < needed {
+            let path = self.file.path().to_owned();
+            self.found_swept(&path);
+            let message = format!(
+                "{} was deleted or moved away, and there is no room to make it again; free {needed} bytes before the recording stops",
+                path.display()
+            );
+            self.stage.seen.trouble(TroubleKind::Disk, message);
+            return;
+        }
+        match self.reopen() {
+            Ok(()) => self.try_catch_up(),
             Err(cause) => self.failed(&cause),
         }
+    }
+
+    fn reopen(&mut self) -> Result<(), JoinError> {
+        let path = self.file.path().to_owned();
+        self.found_swept(&path);
+        self.file.reopen()?;
+        self.reserve = Reserve::of(&path);
+        self.standing = Standing::Behind;
+        Ok(())
     }
 
     fn found_swept(&mut self, path: &Path) {
@@ -448,8 +468,12 @@ impl Video {
 pub(super) fn finish(file: &mut GrowingFile) -> Result<Finished, JoinError> {
     file.finish().or_else(|cause| {
         let finished = file.leave_unfinished()?;
+        let help = match cause.is_for_want_of_room() {
+            true => "free some space",
+            false => "check the disk",
+        };
         log::error!(
-            "{cause}; the video plays as it is, but slowly to seek in; free some space and finish it with \"ov2-ha-recorder recover\""
+            "{cause}; the video plays as it is, but seeking in it is slow; {help} and finish it with \"ov2-ha-recorder recover\""
         );
         Ok(finished)
     })

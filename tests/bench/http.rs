@@ -134,13 +134,13 @@ impl House {
             .sum()
     }
 
-    /// Starts it anew; how long until a connection is taken.
+    /// Starts it anew; how long until a request is answered.
     async fn restart(&mut self) -> Duration {
         self.controller.stop().await;
         let port = self.controller.port;
         let begin = Instant::now();
         let listening = tokio::spawn(async move {
-            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            while !answers(port).await {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             begin.elapsed()
@@ -254,6 +254,16 @@ fn client() -> reqwest::Client {
     ov2_ha_recorder::outbound::client(second, 60 * second).unwrap()
 }
 
+/// Whether a request is answered. A connection alone waits in the listener's queue while the database is being opened.
+async fn answers(port: u16) -> bool {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else {
+        return false;
+    };
+    let request = b"GET /actuator/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).await.is_ok() && stream.read_u8().await.is_ok()
+}
+
 async fn start() -> Vec<Figure> {
     let mut house = House::with(&[]).await;
     let mut times = Vec::new();
@@ -262,7 +272,7 @@ async fn start() -> Vec<Figure> {
     }
     let median = median(&times);
     let figure = Figure {
-        name: "start to listening",
+        name: "start to the first answer",
         required: "<= 150 ms",
         measured: format!("{} ms (median of 5)", median.as_millis()),
         reached: median <= Duration::from_millis(150),
@@ -493,7 +503,7 @@ wrk.headers["Authorization"] = "{}""#,
     };
     let start = Figure {
         name: "start with 100,000 sessions",
-        required: "<= 150 ms to listening",
+        required: "<= 150 ms to the first answer",
         measured: format!("{} ms", took.as_millis()),
         reached: took <= Duration::from_millis(150),
     };

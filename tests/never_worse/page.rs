@@ -70,6 +70,7 @@ async fn a_recording_without_sound_needs_no_sound_server_and_the_page_plays_on()
     shows_the_page(&stage);
     let played = page.said().iter().any(|it| it == "audio-15");
     assert!(played, "the page's sound stood still: {:?}", page.said());
+    stock_records(&stage, Duration::from_secs(4)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,9 +141,14 @@ async fn is_shown_once(status: u16) {
     shows_the_page(&stage);
     let footage = stage.footage();
     assert!(footage.missing() < 0.5, "{} s", footage.missing());
-    match stock::records(&page.url(), Duration::from_secs(4)).await {
+    stock_records(&stage, Duration::from_secs(4)).await;
+}
+
+/// OpenVidu's own recorder shows the page of `stage` within `length`: so ours has to.
+async fn stock_records(stage: &Stage, length: Duration) {
+    match stock::records(&stage.order, length).await {
         Ok(stock) => assert!(stock.first_clock() > 0.0),
-        Err(why) => leave_out("what OpenVidu's own recorder makes of an error page", &why),
+        Err(why) => leave_out("what OpenVidu's own recorder makes of this page", &why),
     }
 }
 
@@ -168,6 +174,38 @@ async fn a_page_whose_first_answer_takes_35_seconds_is_loaded_once_and_recorded(
     nothing_was_started_again(&watch.report().await);
     ends_well(&mut recorder, &stage).await;
     assert_eq!(page.loads().len(), 1);
+    shows_the_page(&stage);
+    stock_records(&stage, Duration::from_secs(40)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_goes_to_a_slow_address_by_itself_is_waited_for() {
+    let slow = OddPage::serve(Answer {
+        delay: Duration::from_secs(25),
+        body: format!("{CLOCK}<script>fetch('/said/shown')</script>"),
+        ..Answer::default()
+    })
+    .await;
+    let leaves = format!(
+        "{CLOCK}<script>setTimeout(() => location.href = '{}', 3000)</script>",
+        slow.url()
+    );
+    let page = OddPage::serve(Answer {
+        body: leaves,
+        ..Answer::default()
+    })
+    .await;
+    let mut stage = stage("ses_leaves", &page).await;
+    let watch = stage.watched().await;
+    let mut recorder = stage.start().await;
+    wait::until_true("the slow address", Duration::from_secs(45), || {
+        slow.said() == ["shown"]
+    })
+    .await;
+    is_well(&watch).await;
+    nothing_was_started_again(&watch.report().await);
+    ends_well(&mut recorder, &stage).await;
+    assert_eq!((page.loads().len(), slow.loads().len()), (1, 1));
     shows_the_page(&stage);
 }
 
@@ -281,6 +319,30 @@ async fn a_page_that_blocks_for_long_whenever_it_is_loaded_is_shown_in_the_end()
     watch.sees("the page that blocks", is_told).await;
     is_well(&watch).await;
     assert_eq!(watch.report().await["restarts"]["browser"], 1);
+    ends_well(&mut recorder, &stage).await;
+    shows_the_page(&stage);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_busy_and_then_opens_a_dialog_goes_on() {
+    let body = format!(
+        "{CLOCK}<script>setTimeout(() => {{
+        const end = Date.now() + 3000; while (Date.now() < end); alert('any'); fetch('/said/went-on');
+        }}, 3000)</script>"
+    );
+    let page = OddPage::serve(Answer {
+        body,
+        ..Answer::default()
+    })
+    .await;
+    let mut stage = stage("ses_dialog", &page).await;
+    let watch = stage.watched().await;
+    let mut recorder = stage.start().await;
+    wait::until_true("the page after its dialog", Duration::from_secs(12), || {
+        page.said() == ["went-on"]
+    })
+    .await;
+    nothing_was_started_again(&watch.report().await);
     ends_well(&mut recorder, &stage).await;
     shows_the_page(&stage);
 }

@@ -28,11 +28,14 @@ with_display "$browser" --kiosk --start-maximized --test-type --no-sandbox --dis
   --disable-popup-blocking --window-size="${RESOLUTION/x/,}" --window-position=0,0 --no-first-run \
   --ignore-certificate-errors --disable-dev-shm-usage --autoplay-policy=no-user-gesture-required \
   --disable-sync --no-default-browser-check --disable-component-update --disable-background-networking \
-  --disable-default-apps --disable-features=Translate,WebRtcHideLocalIpsWithMdns "$URL" &> /xvfb.log &
+  --disable-default-apps --simulate-outdated-no-au='Thu, 31 Dec 2099 23:59:59 GMT' \
+  --disable-features=Translate,WebRtcHideLocalIpsWithMdns "$URL" &> /xvfb.log &
 until pidof Xvfb > /dev/null; do sleep 0.1; done
 touch /stop
-exec ffmpeg -y -f alsa -i pulse -f x11grab -draw_mouse 0 -framerate "$FRAMERATE" -video_size "$RESOLUTION" \
-  -i ":$DISPLAY_NUMBER" -c:a aac -c:v libx264 -preset veryfast -crf 28 -refs 4 -qmin 4 -pix_fmt yuv420p \
+sound=(-f alsa -i pulse)
+[ "$ONLY_VIDEO" = true ] && sound=()
+exec ffmpeg -y "${sound[@]}" -f x11grab -draw_mouse 0 -framerate "$FRAMERATE" -video_size "$RESOLUTION" \
+  -i ":$DISPLAY_NUMBER" -c:a aac -c:v libx264 -preset ultrafast -crf 28 -refs 4 -qmin 4 -pix_fmt yuv420p \
   -filter:v "fps=$FRAMERATE" "/recordings/$VIDEO_ID/$VIDEO_NAME.mp4" < /stop
 "#;
 
@@ -73,14 +76,18 @@ pub fn create(image: &str, order: &Order, recordings: &Path, who: Plays<'_>) -> 
     Container(docker(&create).unwrap())
 }
 
-/// What the stand-in records of a page in `length`.
+/// What the stand-in records of `order` in `length`.
 ///
 /// # Errors
 /// Where there is no Docker or no recording image.
-pub async fn records(url: &str, length: Duration) -> Result<Footage, String> {
+pub async fn records(order: &Order, length: Duration) -> Result<Footage, String> {
     let image = recording_image()?;
     let folder = tempfile::tempdir().unwrap();
-    let order = Order::of("stock", url);
+    let order = Order {
+        id: "stock".into(),
+        name: "stock".into(),
+        ..order.clone()
+    };
     let container = Removed(create(&image, &order, folder.path(), Plays::Stock));
     docker(&["start", &container.0.0])?;
     let video = folder.path().join("stock/stock.mp4");
