@@ -277,9 +277,8 @@ fn fill(stage: &Stage) {
     let mut filler = fs::File::create(stage.file("filler")).unwrap();
     let mut len = 1 << 20;
     while len > 0 {
-        match filler.write(&vec![1; len]) {
-            Ok(_) => {}
-            Err(_) => len /= 2,
+        if filler.write_all(&vec![1; len]).is_err() {
+            len /= 2;
         }
     }
 }
