@@ -49,6 +49,15 @@ pub enum Storage {
     S3,
 }
 
+/// How often the display refreshes; `HA_DISPLAY_RATE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisplayRate {
+    /// As often as frames are taken.
+    Match,
+    /// 60 times a second, as Chromium draws where the display has no rate.
+    Sixty,
+}
+
 /// How a bucket is named in a request; `HA_S3_ADDRESSING`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addressing {
@@ -130,6 +139,8 @@ settings! {
     storage: Storage = "HA_RECORDING_STORAGE" or "local", "where chunks are kept: local or s3";
     chunk_folder: Folder = "CHUNK_FOLDER" or "/chunks", "folder of the chunks below a recording's folder or key prefix";
     chunk_seconds: Whole<1, 300> = "CHUNK_TIME_SIZE" or "10", "seconds a chunk";
+    keyframe_seconds: Whole<1, 60> = "HA_KEYFRAME_SECONDS" or "2", "seconds between keyframes";
+    display_rate: DisplayRate = "HA_DISPLAY_RATE" or "match", "how often the display refreshes: match (as often as FRAMERATE), or 60 times a second";
     gap_mode: crate::model::timeline::GapMode = "HA_GAP_MODE" or "cut", "what becomes of a gap in the video: cut it out, or hold the last frame";
     s3_endpoint: Option<Url> = "HA_AWS_S3_SERVICE_ENDPOINT", "URL of an S3-compatible store; without it AWS";
     s3_addressing: Addressing = "HA_S3_ADDRESSING" or "auto", "how a bucket is named in requests: path, host, or auto (path where an endpoint is set, host on AWS)";

@@ -1,8 +1,8 @@
 //! How the types of settings are read from text.
 
 use super::{
-    Addressing, Folder, Headers, LogFormat, Parse, Port, Profile, RuntimeKind, Secret, Several,
-    Storage, Switch, Url, Whole,
+    Addressing, DisplayRate, Folder, Headers, LogFormat, Parse, Port, Profile, RuntimeKind, Secret,
+    Several, Storage, Switch, Url, Whole,
 };
 use serde_json::Value;
 use std::path::PathBuf;
@@ -45,6 +45,11 @@ parse! {
     Storage: "local or s3", |text| match text.to_ascii_lowercase().as_str() {
         "local" => Some(Self::Local),
         "s3" => Some(Self::S3),
+        _ => None,
+    };
+    DisplayRate: "match or 60", |text| match text.to_ascii_lowercase().as_str() {
+        "match" => Some(Self::Match),
+        "60" => Some(Self::Sixty),
         _ => None,
     };
     Addressing: "path, host or auto", |text| match text.to_ascii_lowercase().as_str() {

@@ -57,6 +57,7 @@ pub(super) struct Ground {
     /// Capture drains and ends when this is cancelled.
     pub(super) stop: CancellationToken,
     pub(super) chunk: Duration,
+    pub(super) keyframe: Duration,
     pub(super) syntax: Syntax,
     /// Whether a life has begun to capture before.
     pub(super) begun: AtomicBool,
@@ -192,8 +193,8 @@ fn start(
 fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
     let rate = order.frame_rate.to_string();
     let size = order.resolution.even().to_string();
-    let chunk = ground.chunk.as_secs_f64();
-    let key = format!("expr:if(isnan(prev_forced_t),1,gte(t,prev_forced_t+{chunk}-0.001))");
+    let apart = keyframes_apart(ground.chunk, ground.keyframe).as_secs_f64();
+    let key = format!("expr:if(isnan(prev_forced_t),1,gte(t,prev_forced_t+{apart}-0.001))");
     let mut all: Vec<String> = Vec::new();
     let mut add = |part: &[&str]| all.extend(part.iter().map(|text| (*text).to_owned()));
     add(&["-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"]);
@@ -233,6 +234,9 @@ fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
         "libx264",
         "-preset",
         "ultrafast",
+        // Else it holds back a frame for each of its threads, of which a large machine has many.
+        "-tune",
+        "zerolatency",
         "-crf",
         "28",
     ]);
@@ -254,6 +258,12 @@ fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
     ]);
     add(&["-flush_packets", "1", "pipe:1"]);
     all
+}
+
+/// How far keyframes are apart: at most `wanted`, and so that a chunk, which begins with one, ends at one.
+fn keyframes_apart(chunk: Duration, wanted: Duration) -> Duration {
+    let parts = chunk.as_millis().div_ceil(wanted.as_millis().max(1));
+    chunk / u32::try_from(parts).unwrap_or(1).max(1)
 }
 
 /// What becomes of a frame before it is encoded.
@@ -403,6 +413,17 @@ impl<'a> Flow<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_ends_at_a_keyframe_whatever_its_length() {
+        let apart = |chunk: u64, wanted: u64| {
+            keyframes_apart(Duration::from_secs(chunk), Duration::from_secs(wanted)).as_millis()
+        };
+        assert_eq!(
+            [apart(10, 2), apart(5, 2), apart(1, 2), apart(300, 60)],
+            [2000, 1666, 1000, 60_000]
+        );
+    }
 
     #[test]
     fn each_ffmpeg_is_spoken_to_in_its_own_words() {

@@ -2,6 +2,7 @@
 //! host share, and prints it when it is ready.
 
 use super::order::Resolution;
+use super::refresh;
 use super::supervise::{Ended, Stage};
 use crate::child::Child;
 use std::process::Stdio;
@@ -27,10 +28,18 @@ impl Display {
 }
 
 /// Starts Xvfb, says where it is, and watches it to its end.
-pub(super) async fn live(stage: &Stage, size: Resolution, up: &Up) -> Ended {
+pub(super) async fn live(stage: &Stage, size: Resolution, rate: Option<u32>, up: &Up) -> Ended {
     let (mut xvfb, display) = match start(stage, size).await {
         Ok(started) => started,
         Err(why) => return Ended::Died(why),
+    };
+    // Before Chromium starts, which reads the rate once. The mode is held for as long as the display lives.
+    let _mode = match rate {
+        Some(rate) => refresh::set(display, size, rate)
+            .await
+            .inspect_err(|cause| log::warn!("{cause}; it is recorded all the same"))
+            .ok(),
+        None => None,
     };
     up.send_replace(Some(display));
     let ended = tokio::select! {

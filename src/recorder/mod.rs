@@ -18,6 +18,7 @@ mod display;
 pub mod order;
 mod phase;
 mod preview;
+mod refresh;
 mod run;
 mod seen;
 mod stop;
@@ -30,7 +31,7 @@ mod workshop;
 
 use crate::child;
 use crate::clock::SystemClock;
-use crate::config::{Settings, Storage};
+use crate::config::{DisplayRate, Settings, Storage};
 use crate::disk;
 use crate::join::beside::{Beside, BesideError};
 use crate::join::{Finished, GrowingFile, JoinError, Options, Piece};
@@ -584,8 +585,12 @@ impl Scene {
         let tasks = stage.tasks.clone();
 
         let (on, size) = (stage.clone(), order.resolution);
+        let rate = match settings.display_rate {
+            DisplayRate::Match => Some(refresh::rate_for(order.frame_rate)),
+            DisplayRate::Sixty => None,
+        };
         tasks.spawn("display", async move {
-            on.keep(Part::Display, || display::live(&on, size, &display))
+            on.keep(Part::Display, || display::live(&on, size, rate, &display))
                 .await;
         });
         // Where no sound is ordered nobody takes any, and the sender's end says that none will come.
@@ -616,6 +621,7 @@ impl Scene {
         let (on, ordered) = (stage.clone(), order.clone());
         let (asked, told) = (Arc::clone(&refresh), stop.clone());
         let chunk = settings.chunk_seconds.seconds();
+        let keyframe = settings.keyframe_seconds.seconds();
         let capture = tasks.spawn("capture", async move {
             let ground = capture::Ground {
                 display: on_display,
@@ -625,6 +631,7 @@ impl Scene {
                 refresh: asked,
                 stop: told,
                 chunk,
+                keyframe,
                 syntax: capture::Syntax::of_installed().await,
                 begun: false.into(),
                 leniency: Leniency::new(Arc::clone(&on.clock)),
