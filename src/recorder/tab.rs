@@ -348,7 +348,11 @@ impl Tab<'_> {
         let patience = self.ground.leniency.stretch(PATIENCE);
         let ask = json!({"expression": STATE, "returnByValue": true});
         let answer = match self.call("Runtime.evaluate", ask, patience).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                // Nothing keeps questions back: what began was no way to another document, or has ended without one.
+                self.navigating.store(false, Ordering::Relaxed);
+                answer
+            }
             Err(DevToolsError::Closed) => return Some(Fault::Closed),
             // Between two documents there is nothing to ask.
             Err(DevToolsError::Refused { .. }) => return None,
