@@ -226,7 +226,7 @@ fn reconfigure_writes_its_lines_into_openvidu_s_env_and_uninstall_takes_them_out
         .lines()
         .find_map(|line| line.strip_prefix("HA_WEBHOOK_TOKEN="));
     let token = token.unwrap_or_else(|| panic!("install made no token: {ours}"));
-    let header = format!("OPENVIDU_WEBHOOK_HEADERS=[\"X-Webhook-Token: {token}\"]\n");
+    let header = format!("OPENVIDU_WEBHOOK_HEADERS='[\"X-Webhook-Token: {token}\"]'\n");
     assert!(
         env.contains(&header),
         "OpenVidu does not send the token: {env}"
@@ -240,6 +240,41 @@ fn reconfigure_writes_its_lines_into_openvidu_s_env_and_uninstall_takes_them_out
     assert_eq!(
         fs::read_to_string(machine.openvidu.join(".env")).unwrap(),
         before
+    );
+}
+
+#[test]
+fn recorders_find_the_further_authorities_in_the_recordings_folder() {
+    let machine = Machine::new(SHAPES[0]);
+    let authority = machine.folder.path().join("authority.pem");
+    let key = machine.folder.path().join("authority.key");
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=any",
+        ])
+        .arg("-out")
+        .arg(&authority)
+        .arg("-keyout")
+        .arg(&key)
+        .output();
+    assert!(made.unwrap().status.success());
+    fs::create_dir_all(machine.env_file().parent().unwrap()).unwrap();
+    fs::write(
+        machine.env_file(),
+        format!("HA_CA_FILE={}\n", authority.display()),
+    )
+    .unwrap();
+    let done = machine.install(&[]);
+    assert!(done.status.success(), "{}", text(&done));
+    let theirs = fs::read_to_string(machine.recorders_copy()).unwrap();
+    let named = theirs
+        .lines()
+        .find_map(|line| line.strip_prefix("HA_CA_FILE=/recordings/"));
+    let named = named.unwrap_or_else(|| panic!("no file of authorities: {theirs}"));
+    let copy = machine.recorders_copy().with_file_name(named);
+    assert_eq!(
+        fs::read_to_string(copy).unwrap(),
+        fs::read_to_string(&authority).unwrap()
     );
 }
 

@@ -24,6 +24,8 @@ const USUAL_RECORDINGS: &str = "/opt/openvidu/recordings";
 const DROP_IN: &str = "/etc/systemd/system/ov2-ha-recorder.service.d/recordings.conf";
 /// How long a webhook's target may take when its certificate is tried.
 const PROBE: Duration = Duration::from_secs(5);
+/// The recordings folder in a recorder's container.
+const RECORDINGS_OF_RECORDERS: &str = "/recordings";
 const BUILD_RECORDER: &str = "/usr/share/ov2-ha-recorder/packaging/docker/build-recorder";
 
 /// Set the service up beside the OpenVidu in a folder.
@@ -105,7 +107,7 @@ impl Install {
             text: env.as_str().to_owned(),
             mode: 0o640,
         })?;
-        steps.change(recorders_copy(&env, &settings))?;
+        steps.recorders(&env, &settings)?;
         let managed = !self.without_service;
         if managed
             && settings.recording_path != Path::new(USUAL_RECORDINGS)
@@ -134,9 +136,15 @@ impl Install {
                     .into(),
             );
         }
+        // A dry run's token is made for it alone: the one that is written later is another.
+        let token = settings.webhook_token.as_ref().filter(|_| self.dry_run);
+        let shown = |value: String| match token {
+            Some(token) => value.replace(token.expose(), "TOKEN"),
+            None => value,
+        };
         let lines = openvidu_lines(&settings)
             .into_iter()
-            .map(|(name, value)| format!("{name}={value}"))
+            .map(|(name, value)| format!("{name}={}", quoted(&shown(value))))
             .collect();
         steps.conclude(self.form, openvidu, lines, notes)
     }
@@ -223,7 +231,7 @@ impl Reconfigure {
             dry_run: self.dry_run,
             done: Vec::new(),
         };
-        steps.change(recorders_copy(&env, &settings))?;
+        steps.recorders(&env, &settings)?;
         for (name, value) in openvidu_lines(&settings) {
             steps.change(Change::Line {
                 path: openvidu.env_file(),
@@ -265,6 +273,22 @@ impl Steps<'_> {
         };
         self.done.push(Step { what, changed });
         Ok(())
+    }
+
+    /// What recorders read.
+    fn recorders(&mut self, env: &EnvText, settings: &Settings) -> Result<(), Failure> {
+        for (setting, file, path) in authorities(settings) {
+            let text = std::fs::read_to_string(path).map_err(|cause| {
+                let message = format!("cannot read {setting}={}: {cause}", path.display());
+                Failure::with(exit::CONFIG, message)
+            })?;
+            self.change(Change::File {
+                path: settings.recording_path.join(file),
+                text,
+                mode: 0o644,
+            })?;
+        }
+        self.change(recorders_copy(env, settings))
     }
 
     fn image(&mut self, settings: &Settings) -> Result<(), Failure> {
@@ -438,11 +462,17 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
     let mut text = String::from(
         "# Written by \"ov2-ha-recorder install\" for the recorders; change the service's own file instead.\n",
     );
+    let authorities = authorities(settings);
     for setting in TABLE
         .iter()
         .filter(|row| !not_theirs.iter().any(|prefix| row.name.starts_with(prefix)))
     {
-        if let Some(value) = variables.get(setting.name) {
+        let copy = authorities.iter().find(|(name, ..)| *name == setting.name);
+        let value = match copy {
+            Some((_, file, _)) => Some(format!("{RECORDINGS_OF_RECORDERS}/{file}")),
+            None => variables.get(setting.name),
+        };
+        if let Some(value) = value {
             text.push_str(&format!("{}={}\n", setting.name, quoted(&value)));
         }
     }
@@ -451,6 +481,29 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
         text,
         mode: 0o600,
     }
+}
+
+/// The files of authorities of which recorders get a copy in the recordings folder, for a path of this machine leads nowhere in
+/// their containers: the setting, the copy's name, and the file here. They speak TLS to the controller only where
+/// `HA_CONTROLLER_CA` is set.
+fn authorities(settings: &Settings) -> Vec<(&'static str, &'static str, &Path)> {
+    let further = settings.ca_file.as_deref();
+    let controller = settings.controller_ca.as_deref();
+    let controller = controller.or(further.filter(|_| settings.tls_cert.is_some()));
+    let both = [
+        further.map(|path| ("HA_CA_FILE", ".ov2-ha-recorder-ca.pem", path)),
+        controller.map(|path| {
+            (
+                "HA_CONTROLLER_CA",
+                ".ov2-ha-recorder-controller-ca.pem",
+                path,
+            )
+        }),
+    ];
+    // One that is named as recorders know it lies there already.
+    let is_theirs = |path: &Path| path.starts_with(RECORDINGS_OF_RECORDERS);
+    let both = both.into_iter().flatten();
+    both.filter(|(.., path)| !is_theirs(path)).collect()
 }
 
 fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {

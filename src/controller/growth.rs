@@ -106,19 +106,20 @@ impl Controller {
 
     /// What the recording's folder shows now. On a thread of its own: the folder may be on another machine.
     async fn look(&self, id: &RecordingId) -> Option<Look> {
-        let (folder, now) = (
-            self.0.settings.recording_path.join(id.as_str()),
-            self.0.clock.now(),
-        );
-        // A thread that a dead mount holds is not given back: only so many are spent on it.
-        let permit = Arc::clone(&self.0.looks).try_acquire_owned().ok()?;
-        let work = move || {
-            let _permit = permit;
-            Look::at(&folder, now)
+        let folder = self.0.settings.recording_path.join(id.as_str());
+        let looking = async {
+            // A thread that a dead mount holds is not given back: only so many are spent on it, and the others wait.
+            let permit = Arc::clone(&self.0.looks).acquire_owned().await.ok()?;
+            let now = self.0.clock.now();
+            let work = move || {
+                let _permit = permit;
+                Look::at(&folder, now)
+            };
+            let looked = self.0.tasks.spawn_blocking("look at a recording", work);
+            looked.await.ok().flatten()
         };
-        let looked = self.0.tasks.spawn_blocking("look at a recording", work);
-        match tokio::time::timeout(PATIENCE, looked).await {
-            Ok(look) => look.ok().flatten(),
+        match tokio::time::timeout(PATIENCE, looking).await {
+            Ok(look) => look,
             Err(_) => {
                 warn!(session:% = id; "the recording's folder does not answer: growth cannot be seen");
                 None

@@ -194,15 +194,20 @@ impl Table {
     ) -> Option<T> {
         let entry = self.entries.get_mut(id)?;
         let before = Place::of(&entry.session);
+        let due = self.policy.due(&entry.session, self.watched_since);
         let measured = Measure::of(&entry.session);
         let answer = change(entry);
         measured.count(&entry.session);
+        let is_moved = self.policy.due(&entry.session, self.watched_since) != due;
         if before != Place::of(&entry.session) {
             let after = entry.session.clone();
             self.unindex_place(id, &before);
             self.index(&after);
         }
-        self.schedule(id, Timestamp::default());
+        // A change that moves nothing must not bring back a time that has come and was seen to.
+        if is_moved {
+            self.schedule(id, Timestamp::default());
+        }
         Some(answer)
     }
 

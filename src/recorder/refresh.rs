@@ -48,6 +48,10 @@ pub(super) async fn set(display: Display, size: Resolution, rate: u32) -> Result
 }
 
 fn set_mode(display: &str, size: Resolution, rate: u32) -> Result<Mode, String> {
+    let clock = size.width.checked_mul(size.height);
+    if clock.and_then(|pixels| pixels.checked_mul(rate)).is_none() {
+        return Err(format!("no mode of {size} can have that rate"));
+    }
     let (connection, screen) =
         RustConnection::connect(Some(display)).map_err(|cause| cause.to_string())?;
     let root = connection.setup().roots[screen].root;

@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::model::wire::TroubleKind;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -60,6 +60,7 @@ pub(super) async fn watch(
         session: &session,
         frame: &frame,
         navigating: AtomicBool::new(false),
+        departures: AtomicU32::new(0),
     };
     let mut health = Health::new();
     loop {
@@ -202,6 +203,8 @@ struct Tab<'a> {
     frame: &'a str,
     /// The page has gone for another document by itself. Chrome keeps every question back until that is there.
     navigating: AtomicBool,
+    /// How often it has gone.
+    departures: AtomicU32,
 }
 
 impl Tab<'_> {
@@ -309,8 +312,9 @@ impl Tab<'_> {
                 None
             }
             "Page.frameRequestedNavigation" | "Page.frameStartedNavigating"
-                if event.params["frameId"] == self.frame =>
+                if event.params["frameId"] == self.frame && leads_away(&event.params) =>
             {
+                self.departures.fetch_add(1, Ordering::Relaxed);
                 self.navigating.store(true, Ordering::Relaxed);
                 None
             }
@@ -346,11 +350,15 @@ impl Tab<'_> {
     /// Asks what Chrome shows. Only an answer that comes from the page itself says that the page is well.
     async fn ping(&self, health: &mut Health) -> Option<Fault> {
         let patience = self.ground.leniency.stretch(PATIENCE);
+        let departures = self.departures.load(Ordering::Relaxed);
         let ask = json!({"expression": STATE, "returnByValue": true});
         let answer = match self.call("Runtime.evaluate", ask, patience).await {
             Ok(answer) => {
-                // Nothing keeps questions back: what began was no way to another document, or has ended without one.
-                self.navigating.store(false, Ordering::Relaxed);
+                // Nothing keeps questions back: what began was no way to another document, or has ended without one. What
+                // began since the question says nothing yet.
+                if self.departures.load(Ordering::Relaxed) == departures {
+                    self.navigating.store(false, Ordering::Relaxed);
+                }
                 answer
             }
             Err(DevToolsError::Closed) => return Some(Fault::Closed),
@@ -400,6 +408,14 @@ impl Tab<'_> {
     }
 }
 
+/// Whether a navigation leads to another document in the same tab.
+fn leads_away(navigation: &Value) -> bool {
+    let within = ["sameDocument", "historySameDocument"];
+    let kind = navigation["navigationType"].as_str();
+    let place = navigation["disposition"].as_str();
+    !kind.is_some_and(|kind| within.contains(&kind)) && place.is_none_or(|it| it == "currentTab")
+}
+
 /// `url` with a scheme, as Chrome's command line, by which OpenVidu's own recorder gives it, would add one.
 fn address(url: &str) -> Cow<'_, str> {
     let has_scheme = url.contains("://")
@@ -415,6 +431,21 @@ fn address(url: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_leads_to_another_document_is_waited_for() {
+        for (navigation, leads) in [
+            (json!({"navigationType": "differentDocument"}), true),
+            (json!({"navigationType": "reload"}), true),
+            (json!({"navigationType": "sameDocument"}), false),
+            (json!({"navigationType": "historySameDocument"}), false),
+            (json!({"disposition": "currentTab"}), true),
+            (json!({"disposition": "newTab"}), false),
+            (json!({"disposition": "download"}), false),
+        ] {
+            assert_eq!(leads_away(&navigation), leads, "{navigation}");
+        }
+    }
 
     #[test]
     fn an_address_without_a_scheme_is_taken_as_chromes_command_line_takes_it() {

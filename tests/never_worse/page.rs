@@ -338,7 +338,7 @@ async fn a_page_that_is_busy_and_then_opens_a_dialog_goes_on() {
     let mut stage = stage("ses_dialog", &page).await;
     let watch = stage.watched().await;
     let mut recorder = stage.start().await;
-    wait::until_true("the page after its dialog", Duration::from_secs(12), || {
+    wait::until_true("the page after its dialog", Duration::from_secs(45), || {
         page.said() == ["went-on"]
     })
     .await;
