@@ -59,6 +59,8 @@ use workshop::Workshop;
 
 /// Pieces that may wait for the disk.
 const WAITING: usize = 100;
+/// How long after the end OpenVidu's `q` is waited for; 45 s after its file said so the controller takes its place.
+const LATE_Q: Duration = Duration::from_secs(40);
 /// How long stored chunks are waited for at the end: the video is whole without them.
 const UPLOAD: Duration = Duration::from_millis(400);
 /// How long tasks may take to end.
@@ -218,13 +220,17 @@ impl Recorder {
         if let Some(why) = self.stop_asked()
             && let Some(outcome) = self.finish_last(why).await?
         {
+            self.await_q(why).await;
             return Ok(outcome);
         }
         let scene = Scene::raise(&self.stage, &self.order, &self.settings, &self.beside);
         let mut begun = self.begin().await;
         if let Err(End::Stop(why)) = begun {
             match self.finish_last(why).await? {
-                Some(outcome) => return Ok(outcome),
+                Some(outcome) => {
+                    self.await_q(why).await;
+                    return Ok(outcome);
+                }
                 None => begun = self.claim(run::last_run(&self.take_folder()).next(), None),
             }
         }
@@ -426,7 +432,7 @@ impl Recorder {
     }
 
     /// Ends the parts in the order in which the last frames are safe, then does what `end` asks for.
-    async fn end(self, end: End, scene: Scene, run: Writing) -> Result<Outcome, RecorderError> {
+    async fn end(mut self, end: End, scene: Scene, run: Writing) -> Result<Outcome, RecorderError> {
         if let End::Stop(why) = &end {
             log::info!("recording stops: {why}");
             // Nobody looks when the video's thread has already ended.
@@ -459,7 +465,34 @@ impl Recorder {
                     .await;
                 Err(RecorderError::GivenUp(why))
             }
-            (End::Stop(_), Some(finished)) => self.complete(&finished, Some(&run.uploader)).await,
+            (End::Stop(why), Some(finished)) => {
+                let outcome = self.complete(&finished, Some(&run.uploader)).await?;
+                self.await_q(why).await;
+                Ok(outcome)
+            }
+        }
+    }
+
+    /// OpenVidu writes into its file that a recording is over, and says `q` to this container a moment later; its stop fails
+    /// where the container has ended before that. Who was ended by the file is there to hear it.
+    async fn await_q(&mut self, why: &'static str) {
+        let is_told = |stop_file: &Path| stop::is_asked_for(stop_file);
+        if why == stop::SIGNAL || is_told(&self.place.stop_file) {
+            return;
+        }
+        if !self.beside.is_over(self.order.json.as_ref()) {
+            return;
+        }
+        let late = tokio::time::sleep(LATE_Q);
+        tokio::pin!(late);
+        while !is_told(&self.place.stop_file) {
+            tokio::select! {
+                end = self.next_end() => match end {
+                    End::Stop(stop::SIGNAL) | End::Superseded | End::Fault(_) => return,
+                    End::Stop(_) => {}
+                },
+                () = &mut late => return log::warn!("OpenVidu did not stop this container; the video is finished"),
+            }
         }
     }
 
