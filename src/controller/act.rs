@@ -8,6 +8,7 @@ use crate::model::ids::RecordingId;
 use crate::model::session::{Action, Event, Holder, Session, State};
 use crate::model::wire::RecorderIdentity;
 use crate::runtime::{BackupSpec, Blueprint, ContainerStatus, RuntimeError, Stop};
+use crate::tasks;
 use log::{debug, info, warn};
 use metrics::{counter, histogram};
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ impl Controller {
 
     /// What has to be seen to once a recorder has registered.
     pub(super) fn attend(&self, session: &Session) {
+        // Here and now: a thread for each of many that register at once would cost far more memory than the look is worth.
         self.learn_of_stop(&session.id);
         let Some(held) = session.container.clone() else {
             return;
@@ -70,7 +72,7 @@ impl Controller {
 
     /// Takes up what was in flight when the controller last ended.
     pub(super) fn take_up(&self, id: &RecordingId) {
-        self.learn_of_stop(id);
+        tasks::block(|| self.learn_of_stop(id));
         let Some(session) = self.session(id) else {
             return;
         };

@@ -54,13 +54,13 @@ impl Controller {
 
     /// Whether OpenVidu's own file says that the recording has ended.
     pub(super) fn has_ended(&self, id: &RecordingId) -> bool {
-        let status = self.sealed_status(id);
+        let status = tasks::block(|| self.sealed_status(id));
         status.is_some_and(|status| matches!(status.as_str(), "stopped" | "ready" | "failed"))
     }
 
     /// Whether OpenVidu's own file says that it records: the status that it gave to the recorder, or has set since.
     pub(super) fn records_on(&self, id: &RecordingId) -> bool {
-        let status = self.sealed_status(id);
+        let status = tasks::block(|| self.sealed_status(id));
         status.is_some_and(|status| matches!(status.as_str(), "starting" | "started"))
     }
 
@@ -72,7 +72,7 @@ impl Controller {
     /// OpenVidu's `.recording.<id>`, unless it is an earlier recording's of the same id.
     fn seal_of(&self, id: &RecordingId) -> Option<Map<String, Value>> {
         let file = self.beside(id).seal();
-        let text = tasks::block(|| std::fs::read(file)).ok()?;
+        let text = std::fs::read(file).ok()?;
         let seal: Map<String, Value> = serde_json::from_slice(&text).ok()?;
         let made = seal.get("createdAt").and_then(Value::as_i64);
         let take = self.session(id).and_then(|session| session.take);

@@ -36,7 +36,7 @@ use crate::model::wire::{
 };
 use crate::runtime::{Blueprint, Runtime};
 use crate::store::ChunkStore;
-use crate::tasks::Tasks;
+use crate::tasks::{self, Tasks};
 use log::{error, info, warn};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
@@ -402,7 +402,7 @@ impl Controller {
         if !matches!(news.status.as_str(), "stopped" | "ready" | "failed") {
             return;
         }
-        match self.believe_file(&news.id) {
+        match tasks::block(|| self.believe_file(&news.id)) {
             Some(Ok(())) => {}
             Some(Err(refused)) => {
                 info!(session:% = news.id, status = news.status.as_str(); "OpenVidu's report changes nothing: {refused}");

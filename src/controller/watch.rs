@@ -108,9 +108,11 @@ impl Controller {
     /// A check of everything, as a person or the scheduler asks for it.
     pub async fn check(&self) {
         self.excuse_absence();
-        for id in self.ids(Which::Any) {
-            self.learn_of_stop(&id);
-        }
+        tasks::block(|| {
+            for id in self.ids(Which::Any) {
+                self.learn_of_stop(&id);
+            }
+        });
         self.reconcile().await;
         self.pass();
         tasks::block(|| self.save());
@@ -200,7 +202,7 @@ impl Controller {
             };
         }
         if calls.replacement {
-            self.learn_of_stop(id);
+            tasks::block(|| self.learn_of_stop(id));
             self.begin_replacement(id);
         }
         if calls.seal {
@@ -210,7 +212,7 @@ impl Controller {
 
     /// A recorder is lost: the policy says whether it is replaced or the recording given up.
     pub(super) fn fault(&self, id: &RecordingId, fault: Fault) {
-        self.learn_of_stop(id);
+        tasks::block(|| self.learn_of_stop(id));
         let now = self.0.clock.now();
         let Some(session) = self.session(id) else {
             return;
