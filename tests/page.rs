@@ -443,8 +443,12 @@ async fn a_real_recording_is_seen_playing_and_finished() {
         return;
     };
     let watch = async {
+        // The recorder is killed at twelve seconds.
+        let killed = std::time::Duration::from_secs(12);
         browser
-            .sees("#rows .mark > span", |text| text.ends_with(" s"))
+            .sees_within(killed + SOON, "#rows .mark > span", |text| {
+                text.ends_with(" s")
+            })
             .await;
         browser
             .sees("#verdict", |text| text == "All is well.")

@@ -142,12 +142,22 @@ impl Browser {
 
     /// Waits until the text at `selector` is as `wanted` says.
     pub async fn sees(&self, selector: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.sees_within(SOON, selector, wanted).await
+    }
+
+    /// The same where it takes longer.
+    pub async fn sees_within(
+        &self,
+        bound: Duration,
+        selector: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> String {
         let what = format!("what is waited for at {selector}");
         let see = || async {
             let text = self.text(selector).await?;
             wanted(&text).then_some(text)
         };
-        until(&what, SOON, see).await.1
+        until(&what, bound, see).await.1
     }
 
     pub async fn click(&self, selector: &str) {
