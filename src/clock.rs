@@ -1,6 +1,7 @@
 //! Time comes through here: wall-clock stamps as they appear in records and on the wire, and the clocks that give
 //! them. Work that judges how long something took holds a [`Clock`], so that a test can let a week pass at once.
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -44,6 +45,14 @@ impl Timestamp {
         let at = OffsetDateTime::parse(text, &Rfc3339)?;
         Ok(Self((at.unix_timestamp_nanos() / 1_000_000) as i64))
     }
+}
+
+/// By how many microseconds the wall clock is ahead of `CLOCK_MONOTONIC`; a step of it is a change of the wall clock.
+pub fn wall_ahead_of_monotonic() -> i64 {
+    let micros = |clock: ClockId| {
+        clock_gettime(clock).map_or(0, |at| at.tv_sec() * 1_000_000 + at.tv_nsec() / 1_000)
+    };
+    micros(ClockId::CLOCK_REALTIME) - micros(ClockId::CLOCK_MONOTONIC)
 }
 
 impl fmt::Display for Timestamp {

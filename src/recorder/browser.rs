@@ -11,7 +11,9 @@ use crate::child::Child;
 use command_fds::{CommandFdExt, FdMapping};
 use std::io;
 use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Where the program may be, the first that is there is taken.
 const PROGRAMS: &[&str] = &[
@@ -22,13 +24,21 @@ const PROGRAMS: &[&str] = &[
 ];
 
 /// How far the page is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Page {
-    /// There is nothing to see yet.
-    #[default]
-    Absent,
-    /// It has loaded.
-    Shown,
+    /// There is nothing to see of it yet.
+    Loading,
+    /// Since then it is to be seen: it has loaded; where it was lost before, it has also drawn, and its media play.
+    Shown(Instant),
+    /// It was shown, and went away at this moment with its browser or its process. It is being put back.
+    Lost(Instant),
+}
+
+impl Page {
+    /// Whether there is a page to see.
+    pub(super) fn is_shown(&self) -> bool {
+        matches!(self, Self::Shown(_))
+    }
 }
 
 /// What Chrome stands on, and whom it tells.
@@ -36,6 +46,8 @@ pub(super) struct Ground {
     pub(super) display: watch::Receiver<Option<Display>>,
     pub(super) audio: watch::Receiver<Option<()>>,
     pub(super) page: watch::Sender<Page>,
+    /// Whether media of the page played when it was last asked.
+    pub(super) had_media: AtomicBool,
     /// With a Chrome or a page that does not answer.
     pub(super) leniency: Leniency,
 }
@@ -60,16 +72,32 @@ pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended
     };
     tokio::pin!(below);
     let ended = tokio::select! {
-        how = chrome.child.ended() => blame(how, &mut below).await,
+        how = chrome.child.ended() => {
+            ground.lost();
+            blame(how, &mut below).await
+        }
         why = tab::watch(stage, order, ground, &chrome.devtools, &mut chrome.events) => {
             Ended::Died(why)
         }
         why = &mut below => Ended::Anew(why),
         () = stage.curtain.cancelled() => Ended::Told,
     };
-    ground.page.send_replace(Page::Absent);
+    ground.lost();
     chrome.child.kill().await;
     ended
+}
+
+impl Ground {
+    /// The page is gone. What is shown until it is back is no footage.
+    pub(super) fn lost(&self) {
+        self.page.send_if_modified(|page| {
+            let was_shown = page.is_shown();
+            if was_shown {
+                *page = Page::Lost(Instant::now());
+            }
+            was_shown
+        });
+    }
 }
 
 /// Waits until the sound server that is there, or the one that comes first, is gone.

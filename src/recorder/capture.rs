@@ -9,6 +9,7 @@ use super::order::{Order, Sound};
 use super::phase;
 use super::supervise::{Ended, Leniency, Stage, blame, gone, there};
 use crate::child::Child;
+use crate::clock::wall_ahead_of_monotonic;
 use crate::join::{Fragment, Piece, Splitter};
 use crate::model::wire::TroubleKind;
 use command_fds::{CommandFdExt, FdMapping};
@@ -38,11 +39,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_millis(1500);
 /// Without sound for so long, something is wrong; silence is sound too.
 const SILENT: Duration = Duration::from_secs(2);
-/// How much later what a page draws reaches the screen than what it plays reaches the sink, in seconds: Chromium's
-/// software compositing in Xvfb, measured with a page that shows and beeps the wall clock.
-const SHOWN_LATE: &str = "0.044";
 /// What ffmpeg can write ahead of us, in bytes.
 const PIPE: i32 = 1 << 20;
+/// A page that was lost is waited for so long; then what is shown is recorded as it is.
+const PUT_BACK: Duration = Duration::from_secs(10);
 /// How much video one fragment holds, in microseconds: what a kill may cost.
 const FRAGMENT: u32 = 200_000;
 
@@ -108,8 +108,34 @@ impl Syntax {
     }
 }
 
-/// Starts ffmpeg when there is something to capture, hands on what it writes, and watches it to its end.
+/// Starts ffmpeg when there is something to capture, hands on what it writes, and watches it to its end. When the page is
+/// lost another ffmpeg begins at once, of which nothing is handed on until the page is back.
 pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
+    loop {
+        tokio::select! {
+            ended = stream(stage, order, ground) => return ended,
+            () = page_lost(ground) => stage.seen.explain("the page went away and was put back"),
+        }
+    }
+}
+
+/// Waits until a page that is shown, or will be, goes away.
+async fn page_lost(ground: &Ground) {
+    let mut page = ground.page.clone();
+    let lost = async {
+        page.wait_for(Page::is_shown).await?;
+        page.wait_for(|page| matches!(page, Page::Lost(_)))
+            .await
+            .map(drop)
+    };
+    if lost.await.is_err() {
+        // Its browser's keeper has ended: no page will be lost any more.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// One ffmpeg from its start to its end.
+async fn stream(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
     let (mut display, mut audio) = (ground.display.clone(), ground.audio.clone());
     let ready = async {
         let on = there(&mut display, &stage.curtain).await?;
@@ -119,7 +145,7 @@ pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended
         let mut page = ground.page.clone();
         // The first page is waited for, within bounds; later ones are not, as capture goes on without them.
         if !ground.begun.swap(true, Ordering::Relaxed) {
-            let shown = page.wait_for(|page| *page == Page::Shown);
+            let shown = page.wait_for(Page::is_shown);
             let _ = tokio::time::timeout(PAGE, shown).await;
         }
         Some(on)
@@ -148,7 +174,7 @@ pub(super) async fn live(stage: &Stage, order: &Order, ground: &Ground) -> Ended
     let mut flow = Flow::new(stage, order, ground);
     let flowing = async {
         if order.sound == Sound::Recorded && ground.syntax.print_first.is_some() {
-            flow.keep_sound_with_picture(printed, order.frame_rate)
+            flow.keep_sound_with_picture(printed, order.frame_rate, on)
                 .await;
         }
         flow.run(stdout, &mut ffmpeg).await
@@ -194,6 +220,13 @@ fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
     let rate = order.frame_rate.to_string();
     let size = order.resolution.even().to_string();
     let apart = keyframes_apart(ground.chunk, ground.keyframe).as_secs_f64();
+    // A stream that waits for its page can be taken from any of its fragments.
+    let waiting = PUT_BACK.as_secs() + 1;
+    let fragment = f64::from(FRAGMENT) / 1e6;
+    let apart = match *ground.page.borrow() {
+        Page::Lost(_) => format!("if(lt(t,{waiting}),{fragment},{apart})"),
+        Page::Loading | Page::Shown(_) => apart.to_string(),
+    };
     let key = format!("expr:if(isnan(prev_forced_t),1,gte(t,prev_forced_t+{apart}-0.001))");
     let mut all: Vec<String> = Vec::new();
     let mut add = |part: &[&str]| all.extend(part.iter().map(|text| (*text).to_owned()));
@@ -201,11 +234,12 @@ fn arguments(order: &Order, ground: &Ground, on: Display) -> Vec<String> {
     // The stamps are the wall clock's; looking ahead to guess what is known would only cost time.
     let at_once = ["-probesize", "32", "-analyzeduration", "0"];
     if order.sound == Sound::Recorded {
+        let late = phase::shown_late(on.refreshes()).as_secs_f64();
         // Sound is opened first, so that it is there before the first frame.
         add(&at_once);
         add(&[
             "-itsoffset",
-            SHOWN_LATE,
+            &late.to_string(),
             "-thread_queue_size",
             "512",
             "-f",
@@ -289,6 +323,8 @@ struct Flow<'a> {
     frame: Duration,
     /// When sound came last; `None` when none is ordered.
     heard: Option<Instant>,
+    /// The start of a stream of which nothing has been handed on yet.
+    held: Option<Piece>,
 }
 
 impl<'a> Flow<'a> {
@@ -302,18 +338,23 @@ impl<'a> Flow<'a> {
             fragments: 0,
             frame: Duration::from_secs(1) / order.frame_rate,
             heard: (order.sound == Sound::Recorded).then(Instant::now),
+            held: None,
         }
     }
 
     /// Waits for the first frame, and has sound moved as the frames were.
-    async fn keep_sound_with_picture(&mut self, printed: OwnedFd, rate: u32) {
-        let known = tokio::select! {
-            known = phase::delay(printed, rate) => known.unwrap_or_default(),
+    async fn keep_sound_with_picture(&mut self, printed: OwnedFd, rate: u32, on: Display) {
+        let taken = tokio::select! {
+            taken = phase::first_taken(printed) => taken.unwrap_or_default(),
             () = tokio::time::sleep_until(self.last + self.patience) => None,
             () = self.ground.stop.cancelled() => None,
         };
-        match known {
-            Some(delay) => self.splitter.delay_sound(delay),
+        match taken {
+            Some(at) => {
+                let on_show = phase::on_show(at - wall_ahead_of_monotonic(), rate, on.refreshes());
+                self.splitter
+                    .delay_sound(phase::way_to_grid(at, rate) + on_show);
+            }
             // Half a frame is what it may cost.
             None => log::debug!("ffmpeg does not say when it took its first frame"),
         }
@@ -364,13 +405,35 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// Hands on what comes from the first fragment that begins with a keyframe and shows a page.
     async fn hand_on(&mut self, piece: Piece) {
-        if let Piece::Fragment(fragment) = &piece {
-            self.judge(fragment);
+        match &piece {
+            Piece::Init(_) => self.held = Some(piece),
+            Piece::Fragment(fragment) => {
+                self.judge(fragment);
+                if self.held.is_none() || self.can_begin_with(fragment) {
+                    for piece in self.held.take().into_iter().chain([piece]) {
+                        // A disk that is slow for a while holds ffmpeg up, which then makes good for it; nothing is thrown
+                        // away.
+                        let _ = self.ground.pieces.send(piece).await;
+                    }
+                }
+            }
         }
-        // A disk that is slow for a while holds ffmpeg up, which then makes good for it; nothing is thrown away.
-        let _ = self.ground.pieces.send(piece).await;
         self.last = Instant::now();
+    }
+
+    /// Whether a page is to be seen in all of `fragment`, or has been waited for long enough, and no frame before it is
+    /// needed.
+    fn can_begin_with(&self, fragment: &Fragment) -> bool {
+        let age = self.stage.clock.now().since(fragment.start());
+        let page = *self.ground.page.borrow();
+        let shows = match page {
+            Page::Loading => true,
+            Page::Shown(since) => age <= since.elapsed(),
+            Page::Lost(since) => age + PUT_BACK <= since.elapsed(),
+        };
+        shows && fragment.starts_with_keyframe()
     }
 
     fn judge(&mut self, fragment: &Fragment) {

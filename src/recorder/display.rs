@@ -18,29 +18,39 @@ pub(super) type Up = watch::Sender<Option<Display>>;
 
 /// A display that is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Display(u32);
+pub(super) struct Display {
+    number: u32,
+    /// How often it refreshes, in Hz, where that was set.
+    refreshes: Option<u32>,
+}
 
 impl Display {
     /// As `DISPLAY` has it.
     pub(super) fn name(self) -> String {
-        format!(":{}", self.0)
+        format!(":{}", self.number)
+    }
+
+    /// How often it refreshes, in Hz.
+    pub(super) fn refreshes(self) -> u32 {
+        self.refreshes.unwrap_or(refresh::UNSET)
     }
 }
 
 /// Starts Xvfb, says where it is, and watches it to its end.
 pub(super) async fn live(stage: &Stage, size: Resolution, rate: Option<u32>, up: &Up) -> Ended {
-    let (mut xvfb, display) = match start(stage, size).await {
+    let (mut xvfb, mut display) = match start(stage, size).await {
         Ok(started) => started,
         Err(why) => return Ended::Died(why),
     };
     // Before Chromium starts, which reads the rate once. The mode is held for as long as the display lives.
-    let _mode = match rate {
+    let mode = match rate {
         Some(rate) => refresh::set(display, size, rate)
             .await
             .inspect_err(|cause| log::warn!("{cause}; it is recorded all the same"))
             .ok(),
         None => None,
     };
+    display.refreshes = rate.filter(|_| mode.is_some());
     up.send_replace(Some(display));
     let ended = tokio::select! {
         how = xvfb.ended() => Ended::Died(how),
@@ -69,7 +79,8 @@ async fn start(stage: &Stage, size: Resolution) -> Result<(Child, Display), Stri
         Ok(Ok(Some(line))) => {
             let number = line.trim().parse();
             let number = number.map_err(|_| format!("Xvfb gave no display number but {line:?}"))?;
-            Ok((xvfb, Display(number)))
+            let refreshes = None;
+            Ok((xvfb, Display { number, refreshes }))
         }
         Ok(_) => Err(xvfb.ended().await),
         Err(_) => Err("Xvfb was not ready in time".into()),

@@ -612,7 +612,7 @@ impl Scene {
     fn raise(stage: &Stage, order: &Order, settings: &Settings, beside: &Beside) -> Self {
         let (display, on_display) = watch::channel(None);
         let (audio, on_audio) = watch::channel(None);
-        let (page, on_page) = watch::channel(browser::Page::Absent);
+        let (page, on_page) = watch::channel(browser::Page::Loading);
         let (pieces, pieces_out) = mpsc::channel(WAITING);
         let (refresh, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let tasks = stage.tasks.clone();
@@ -640,6 +640,7 @@ impl Scene {
             display: on_display.clone(),
             audio: on_audio.clone(),
             page,
+            had_media: false.into(),
             leniency: Leniency::new(Arc::clone(&stage.clock)),
         };
         tasks.spawn("browser", async move {

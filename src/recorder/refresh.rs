@@ -14,6 +14,8 @@ use x11rb::rust_connection::RustConnection;
 
 /// How long the server may take to set a mode; it answers within a few milliseconds.
 const SET: Duration = Duration::from_secs(2);
+/// How often Chromium draws, in Hz, where a display says nothing.
+pub(super) const UNSET: u32 = 60;
 /// Chromium itself draws at this rate at least, whatever the display says.
 const LEAST: u32 = 20;
 

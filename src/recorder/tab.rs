@@ -10,9 +10,10 @@ use crate::backoff::Backoff;
 use crate::model::wire::TroubleKind;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 /// How long Chrome may take to answer its first commands.
@@ -32,9 +33,29 @@ const WELL: Duration = Duration::from_secs(5);
 /// Crashes of the page in a row that the same Chrome is kept for.
 const MOST_CRASHES: u32 = 5;
 
-/// What is asked to see whether the page lives: what is shown, and the status of its document where it came over HTTP.
-const STATE: &str = "({protocol: location.protocol, \
-    status: (performance.getEntriesByType('navigation')[0] || {}).responseStatus || 0})";
+/// How long a page that was lost may take, from its load, until its media play again.
+const MEDIA: Duration = Duration::from_secs(3);
+
+/// Whether any of the page's media play, in the page's own terms.
+const PLAYS: &str = "[...document.querySelectorAll('video, audio')].some((it) => !it.paused && it.readyState > 2 \
+    && (!it.videoWidth || it.getVideoPlaybackQuality().totalVideoFrames > 0))";
+
+/// What is asked to see whether the page lives: what is shown, the status of its document where it came over HTTP, and
+/// whether media play.
+fn state() -> String {
+    let status = "(performance.getEntriesByType('navigation')[0] || {}).responseStatus || 0";
+    format!("({{protocol: location.protocol, status: {status}, media: {PLAYS}}})")
+}
+
+/// Answered three draws after `ready`: what is drawn reaches the display one to three draws later, as Chromium's pipeline
+/// falls out.
+fn drawn_when(ready: &str) -> String {
+    format!(
+        "new Promise((done) => {{ let left = 3; \
+        const draw = () => left-- ? requestAnimationFrame(draw) : done(); \
+        const look = () => {ready} ? draw() : setTimeout(look, 40); look(); }})"
+    )
+}
 
 /// Shows the page, again and again as it fails. Answers only when Chrome itself is of no use.
 pub(super) async fn watch(
@@ -59,6 +80,7 @@ pub(super) async fn watch(
         devtools,
         session: &session,
         frame: &frame,
+        loaded: Notify::new(),
         navigating: AtomicBool::new(false),
         departures: AtomicU32::new(0),
     };
@@ -67,6 +89,9 @@ pub(super) async fn watch(
         let fault = tab.show(order, events, &mut health).await;
         if let Fault::Closed = fault {
             return DevToolsError::Closed.to_string();
+        }
+        if let Fault::Crashed(_) = fault {
+            ground.lost();
         }
         // What a page says of its failure may name its address.
         let message = stage.hidden.clean(fault.message());
@@ -201,6 +226,8 @@ struct Tab<'a> {
     devtools: &'a DevTools,
     session: &'a str,
     frame: &'a str,
+    /// The page's load event came.
+    loaded: Notify,
     /// The page has gone for another document by itself. Chrome keeps every question back until that is there.
     navigating: AtomicBool,
     /// How often it has gone.
@@ -223,8 +250,28 @@ impl Tab<'_> {
             fault = self.chrome_hangs() => Err(fault),
         };
         match loaded {
-            Ok(()) => self.watch(events, health).await,
+            Ok(()) => tokio::select! {
+                fault = self.watch(events, health) => fault,
+                never = self.tell_when_shown() => match never {},
+            },
             Err(fault) => fault,
+        }
+    }
+
+    /// After each load of the page, tells that it is shown: at once the first time, and when it had been lost as soon as it
+    /// has drawn and its media play, if they did before.
+    async fn tell_when_shown(&self) -> Infallible {
+        loop {
+            self.loaded.notified().await;
+            let page = *self.ground.page.borrow();
+            if let Page::Lost(_) = page {
+                let media = self.ground.had_media.load(Ordering::Relaxed);
+                let when = drawn_when(if media { PLAYS } else { "true" });
+                let ask = json!({"expression": when, "awaitPromise": true});
+                // In the end it is taken as it is.
+                let _ = self.call("Runtime.evaluate", ask, MEDIA).await;
+            }
+            self.ground.page.send_replace(Page::Shown(Instant::now()));
         }
     }
 
@@ -308,7 +355,7 @@ impl Tab<'_> {
         };
         match event.method.as_str() {
             "Page.loadEventFired" => {
-                self.ground.page.send_replace(Page::Shown);
+                self.loaded.notify_one();
                 None
             }
             "Page.frameRequestedNavigation" | "Page.frameStartedNavigating"
@@ -351,7 +398,7 @@ impl Tab<'_> {
     async fn ping(&self, health: &mut Health) -> Option<Fault> {
         let patience = self.ground.leniency.stretch(PATIENCE);
         let departures = self.departures.load(Ordering::Relaxed);
-        let ask = json!({"expression": STATE, "returnByValue": true});
+        let ask = json!({"expression": state(), "returnByValue": true});
         let answer = match self.call("Runtime.evaluate", ask, patience).await {
             Ok(answer) => {
                 // Nothing keeps questions back: what began was no way to another document, or has ended without one. What
@@ -376,6 +423,9 @@ impl Tab<'_> {
             }
         };
         let state = &answer["result"]["value"];
+        if let Some(plays) = state["media"].as_bool() {
+            self.ground.had_media.store(plays, Ordering::Relaxed);
+        }
         match (state["protocol"].as_str(), state["status"].as_u64()) {
             (Some("chrome-error:"), _) => Some(Fault::NotLoaded(
                 "Chrome shows an error page in place of the page; the page is loaded again".into(),

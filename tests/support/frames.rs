@@ -112,6 +112,15 @@ impl Footage {
         self.holes().iter().map(|hole| hole.seconds).sum()
     }
 
+    /// Frames between the first and the last that show a clock, that show none.
+    pub fn blank(&self) -> usize {
+        let clocks = || self.frames.iter().map(|frame| frame.clock);
+        let first = clocks().position(|clock| clock.is_some()).unwrap_or(0);
+        let last = clocks().rposition(|clock| clock.is_some()).unwrap_or(0);
+        let shown = self.frames.get(first..last).unwrap_or_default();
+        shown.iter().filter(|frame| frame.clock.is_none()).count()
+    }
+
     /// Frames that show an earlier time than the frame before them.
     pub fn repeated(&self) -> usize {
         let moments = self.moments();

@@ -55,6 +55,12 @@ impl Page {
     pub fn url(&self) -> String {
         format!("http://{}/clock.html?secret={SECRET}", self.address)
     }
+
+    /// The address of the same clock, shown through a `<video>` as WebRTC media are, so many milliseconds after the page is
+    /// there.
+    pub fn media_url(&self, after: u32) -> String {
+        format!("{}&media={after}", self.url())
+    }
 }
 
 /// What must never be found in logs and files.
