@@ -96,6 +96,47 @@ pub trait Clock: Send + Sync + 'static {
     fn uptime(&self) -> Duration;
 }
 
+/// Notices that the wall clock was set, by a person, a time server, or because the machine was suspended: the time that
+/// passed says how far it should have come.
+pub struct StepWatch {
+    clock: Arc<dyn Clock>,
+    /// Milliseconds by which the wall clock was ahead of the time that passed.
+    ahead: i64,
+}
+
+impl StepWatch {
+    /// A smaller step is a correction that nobody sees.
+    const LEAST: i64 = 200;
+
+    /// Watches from now on.
+    pub fn begin(clock: Arc<dyn Clock>) -> Self {
+        let ahead = Self::ahead(&*clock);
+        Self { clock, ahead }
+    }
+
+    /// By how much it was set since the watch began; `None` when it was not.
+    pub fn step(&self) -> Option<Step> {
+        let by = Self::ahead(&*self.clock) - self.ahead;
+        (by.abs() > Self::LEAST).then_some(Step(by))
+    }
+
+    fn ahead(clock: &dyn Clock) -> i64 {
+        clock.now().0 - i64::try_from(clock.uptime().as_millis()).unwrap_or(0)
+    }
+}
+
+/// Milliseconds by which the wall clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step(i64);
+
+impl fmt::Display for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.0 > 0 { "forward" } else { "back" };
+        let seconds = self.0.unsigned_abs() as f64 / 1000.0;
+        write!(out, "the clock was set {way} by {seconds:.1} s")
+    }
+}
+
 /// The machine's own clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
@@ -114,21 +155,28 @@ impl Clock for SystemClock {
 /// A clock that moves only when it is told to.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
-    begin: i64,
     now: Arc<AtomicI64>,
+    passed: Arc<AtomicI64>,
 }
 
 impl ManualClock {
     /// A clock that stands at `now`.
     pub fn at(now: Timestamp) -> Self {
         Self {
-            begin: now.0,
             now: Arc::new(AtomicI64::new(now.0)),
+            passed: Arc::default(),
         }
     }
 
     /// Lets `step` pass.
     pub fn advance(&self, step: Duration) {
+        self.set_forward(step);
+        let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
+        self.passed.fetch_add(step, Ordering::SeqCst);
+    }
+
+    /// Sets it forward, as a time server does, or a machine that is resumed.
+    pub fn set_forward(&self, step: Duration) {
         let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
         self.now.fetch_add(step, Ordering::SeqCst);
     }
@@ -146,7 +194,7 @@ impl Clock for ManualClock {
     }
 
     fn uptime(&self) -> Duration {
-        self.now().since(Timestamp(self.begin))
+        Duration::from_millis(u64::try_from(self.passed.load(Ordering::SeqCst)).unwrap_or(0))
     }
 }
 
@@ -172,6 +220,29 @@ mod tests {
         let clock = ManualClock::at(Timestamp::from_millis(1_000));
         clock.advance(Duration::from_secs(7));
         assert_eq!(clock.now().millis(), 8_000);
+        clock.set_back(Duration::from_secs(5));
+        assert_eq!(clock.now().millis(), 3_000);
         assert_eq!(clock.uptime(), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_seen_and_time_that_passes_is_none() {
+        let manual = ManualClock::at(Timestamp::from_millis(1_000_000));
+        let watch = StepWatch::begin(Arc::new(manual.clone()));
+        for seconds in [1, 60, 86_400] {
+            manual.advance(Duration::from_secs(seconds));
+            manual.set_forward(Duration::from_millis(20));
+            assert_eq!(
+                watch.step(),
+                None,
+                "slewed by no more than a time server does"
+            );
+        }
+        manual.set_forward(Duration::from_secs(3600));
+        let forward = watch.step().unwrap().to_string();
+        assert_eq!(forward, "the clock was set forward by 3600.1 s");
+        manual.set_back(Duration::from_secs(7200));
+        let back = watch.step().unwrap().to_string();
+        assert_eq!(back, "the clock was set back by 3599.9 s");
     }
 }

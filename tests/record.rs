@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
@@ -95,6 +95,54 @@ async fn a_page_that_is_put_back_is_no_footage() {
     let cause = gaps[0]["cause"].as_str().unwrap();
     assert!(cause.contains("the page went away"), "{gaps}");
     assert_eq!(watch.report().await["restarts"]["capture"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_forward_costs_a_second_and_is_named() {
+    let mut stage = Stage::set("ses_forward").await;
+    let clock = stage.folder.path().join("clock");
+    fs::write(&clock, "+0").unwrap();
+    stage.settings.extend([
+        ("LD_PRELOAD", faketime()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ("PATH", browser_of_true_time(stage.folder.path())),
+    ]);
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(5)).await;
+    let ahead = stage.folder.path().join("ahead");
+    fs::write(&ahead, "+3600").unwrap();
+    fs::rename(ahead, clock).unwrap();
+    recorder.grows_for(Duration::from_secs(5)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+
+    let footage = stage.footage();
+    let holes = frames::describe(&footage.holes());
+    println!("the clock was set: {:.2} s missing", footage.missing());
+    assert!(footage.missing() < 1.0 + SLACK, "{holes}");
+    assert!(footage.longest_stall() < 0.5, "frames stand still");
+    let gaps = stage.timeline()["gaps"].clone();
+    let cause = gaps[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("set forward by 3600"), "{gaps}");
+}
+
+/// The library that gives a process another clock.
+fn faketime() -> String {
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    format!("/usr/lib/{triple}/faketime/libfaketime.so.1")
+}
+
+/// A `PATH` whose browser keeps the machine's own clock, so that the page shows what really passes.
+fn browser_of_true_time(folder: &Path) -> String {
+    let bin = folder.join("bin");
+    fs::create_dir(&bin).unwrap();
+    let script = bin.join("google-chrome-stable");
+    let text = "#!/bin/sh\nunset LD_PRELOAD\nexec chromium \"$@\"\n";
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use super::order::{Order, Sound};
 use super::phase;
 use super::supervise::{Ended, Leniency, Stage, blame, gone, there};
 use crate::child::Child;
-use crate::clock::wall_ahead_of_monotonic;
+use crate::clock::{StepWatch, wall_ahead_of_monotonic};
 use crate::join::{Fragment, Piece, Splitter};
 use crate::model::wire::TroubleKind;
 use command_fds::{CommandFdExt, FdMapping};
@@ -37,6 +37,8 @@ const FIRST: Duration = Duration::from_secs(6);
 const DRAIN: Duration = Duration::from_secs(2);
 /// Fragments later than this mean that the machine is too slow.
 const LATE: Duration = Duration::from_millis(1500);
+/// How often it is looked whether the clock was set, beside each fragment.
+const CLOCK: Duration = Duration::from_millis(500);
 /// Without sound for so long, something is wrong; silence is sound too.
 const SILENT: Duration = Duration::from_secs(2);
 /// What ffmpeg can write ahead of us, in bytes.
@@ -155,6 +157,7 @@ async fn stream(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
         () = ground.stop.cancelled() => None,
     };
     let Some(on) = on else { return Ended::Told };
+    let steps = StepWatch::begin(Arc::clone(&stage.clock));
     let (mut ffmpeg, printed) = match start(stage, order, ground, on) {
         Ok(started) => started,
         Err(why) => return Ended::Died(why),
@@ -171,7 +174,7 @@ async fn stream(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
         }
     };
     tokio::pin!(below);
-    let mut flow = Flow::new(stage, order, ground);
+    let mut flow = Flow::new(stage, order, ground, &steps);
     let flowing = async {
         if order.sound == Sound::Recorded && ground.syntax.print_first.is_some() {
             flow.keep_sound_with_picture(printed, order.frame_rate, on)
@@ -182,12 +185,25 @@ async fn stream(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
     let ended = tokio::select! {
         how = flowing => how,
         why = &mut below => Ended::Anew(why),
+        why = clock_set(&steps) => Ended::Anew(why),
         () = ground.refresh.notified() => Ended::Anew("a new stream was asked for".into()),
     };
     ffmpeg.kill().await;
     match ended {
         Ended::Died(how) => blame(how, below).await,
         other => other,
+    }
+}
+
+/// Waits until the clock was set. The stream's stamps would stand still or leap, and frames be left out or repeated with
+/// them: another one begins, and what lies between is a gap with a name.
+async fn clock_set(steps: &StepWatch) -> String {
+    let mut look = tokio::time::interval(CLOCK);
+    loop {
+        look.tick().await;
+        if let Some(step) = steps.step() {
+            return step.to_string();
+        }
     }
 }
 
@@ -314,6 +330,7 @@ fn filters(order: &Order, syntax: Syntax) -> String {
 struct Flow<'a> {
     stage: &'a Stage,
     ground: &'a Ground,
+    steps: &'a StepWatch,
     splitter: Splitter,
     /// When the last fragment came, and how long the next may take.
     last: Instant,
@@ -328,10 +345,11 @@ struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    fn new(stage: &'a Stage, order: &Order, ground: &'a Ground) -> Self {
+    fn new(stage: &'a Stage, order: &Order, ground: &'a Ground, steps: &'a StepWatch) -> Self {
         Self {
             stage,
             ground,
+            steps,
             splitter: Splitter::new(),
             last: Instant::now(),
             patience: ground.leniency.stretch(FIRST),
@@ -390,6 +408,10 @@ impl<'a> Flow<'a> {
                     return Ended::Died(message.into());
                 }
             };
+            // What was stamped by another clock is not handed on.
+            if let Some(step) = self.steps.step().filter(|_| !told) {
+                return Ended::Anew(step.to_string());
+            }
             match read {
                 Ok(0) | Err(_) if told => return Ended::Told,
                 Ok(0) | Err(_) => return Ended::Died(ffmpeg.ended().await),
