@@ -476,8 +476,7 @@ impl Recorder {
     /// OpenVidu writes into its file that a recording is over, and says `q` to this container a moment later; its stop fails
     /// where the container has ended before that. Who was ended by the file is there to hear it.
     async fn await_q(&mut self, why: &'static str) {
-        let is_told = |stop_file: &Path| stop::is_asked_for(stop_file);
-        if why == stop::SIGNAL || is_told(&self.place.stop_file) {
+        if why == stop::SIGNAL || stop::is_asked_for(&self.place.stop_file) {
             return;
         }
         if !self.beside.is_over(self.order.json.as_ref()) {
@@ -485,7 +484,7 @@ impl Recorder {
         }
         let late = tokio::time::sleep(LATE_Q);
         tokio::pin!(late);
-        while !is_told(&self.place.stop_file) {
+        while !stop::is_asked_for(&self.place.stop_file) {
             tokio::select! {
                 end = self.next_end() => match end {
                     End::Stop(stop::SIGNAL) | End::Superseded | End::Fault(_) => return,
