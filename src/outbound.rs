@@ -1,10 +1,9 @@
 //! The one way out over HTTP: every request this program makes (relay, object store, recorder to controller) leaves
 //! through a client built here, with the same TLS, roots and habits.
 
-use crate::config::Settings;
+use crate::config::{Settings, authorities};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -90,12 +89,7 @@ impl Trust {
             path: path.to_owned(),
             cause,
         };
-        let pem = std::fs::read(path).map_err(|cause| wrong(cause.to_string()))?;
-        let read = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-        let read = read.map_err(|cause| wrong(cause.to_string()))?;
-        if read.is_empty() {
-            return Err(wrong("it holds no certificate".into()));
-        }
+        let read = authorities::read(path).map_err(wrong)?;
         Ok(match self {
             Self::Authorities(mut known) => {
                 known.extend(read);

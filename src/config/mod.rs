@@ -6,6 +6,7 @@
 //! setting: it takes the default and tells the fault ([`Variables::forgiving`]). What is odd and harms nothing is a
 //! warning, the same sentence for all ([`Settings::warnings`]).
 
+pub mod authorities;
 mod env_file;
 mod parse;
 mod variables;
@@ -372,15 +373,8 @@ impl Settings {
         let Some(path) = &self.ca_file else {
             return Vec::new();
         };
-        let read = std::fs::read(path).map_err(|cause| format!("cannot be read: {cause}"));
-        let found = read.and_then(|pem| {
-            let found = reqwest::Certificate::from_pem_bundle(&pem);
-            found.map_err(|cause| format!("cannot be used: {cause}"))
-        });
-        let fault = match found {
-            Ok(found) if found.is_empty() => "contains no certificate in PEM form".to_owned(),
-            Ok(_) => return Vec::new(),
-            Err(cause) => cause,
+        let Err(fault) = authorities::read(path) else {
+            return Vec::new();
         };
         let fault = format!("HA_CA_FILE={}: {fault}", path.display());
         self.ca_file = None;
