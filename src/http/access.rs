@@ -1,5 +1,6 @@
 //! Who may do what. HTTP Basic for the account and a viewer; for OpenVidu's webhooks a token, or networks, or this machine's
-//! own addresses. Who is right is let in, whatever was counted before; wrong guesses are counted by address and account.
+//! own addresses. Who is right is let in, whatever was counted before; wrong guesses are counted by address, and apart for
+//! each account that there is.
 //! Secrets are compared as digests in constant time and never leave this file.
 
 use super::answer::Fault;
@@ -16,11 +17,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
-/// Wrong guesses that an address has for an account in [`WINDOW`].
+/// Wrong guesses that a guesser has in [`WINDOW`].
 const GUESSES: u32 = 10;
-/// After this an address may guess again.
+/// After this a guesser may guess again.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses with their accounts that are remembered at once.
+/// Guessers that are remembered at once.
 const REMEMBERED: usize = 10_000;
 
 type Digested = [u8; 32];
@@ -40,8 +41,8 @@ pub(super) enum Caller {
 
 /// The doorkeeper.
 pub(super) struct Doorkeeper {
-    account: Digested,
-    viewer: Option<Digested>,
+    account: Known,
+    viewer: Option<Known>,
     webhook_token: Option<Digested>,
     webhook_allow: Vec<IpNet>,
     proxies: Vec<IpNet>,
@@ -49,8 +50,36 @@ pub(super) struct Doorkeeper {
     guesses: Mutex<HashMap<Guesser, Guesses>>,
 }
 
-/// Whose wrong guesses are counted together: an address, and a digest of the account that it tries.
-type Guesser = (IpAddr, Digested);
+/// An account, by the digests of its name and of its name with its password.
+struct Known {
+    name: Digested,
+    pair: Digested,
+}
+
+impl Known {
+    fn new(name: &str, password: &Secret) -> Self {
+        Self {
+            name: digest(name),
+            pair: digest(&format!("{name}:{}", password.expose())),
+        }
+    }
+
+    fn is(&self, given: &Digested) -> bool {
+        given.ct_eq(&self.pair).into()
+    }
+}
+
+/// Whose wrong guesses are counted together: an address, and what it tries.
+type Guesser = (IpAddr, Tried);
+
+/// What a wrong guess is for. Names that are made up are one: else there would be guesses for each of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Tried {
+    Account,
+    Viewer,
+    NoAccount,
+    Token,
+}
 
 /// What is remembered of a guesser.
 #[derive(Clone, Copy, Default)]
@@ -71,8 +100,8 @@ impl Doorkeeper {
             .as_deref()
             .zip(settings.viewer_password.as_ref());
         Ok(Self {
-            account: pair(name, password),
-            viewer: viewer.map(|(name, password)| pair(name, password)),
+            account: Known::new(name, password),
+            viewer: viewer.map(|(name, password)| Known::new(name, password)),
             webhook_token: settings
                 .webhook_token
                 .as_ref()
@@ -135,8 +164,8 @@ impl Doorkeeper {
         };
         let text = given.to_str().ok().and_then(basic).unwrap_or_default();
         let given = digest_of(&text);
-        let is = |known: &Digested| bool::from(given.ct_eq(known));
-        let caller = match (is(&self.account), self.viewer.as_ref().is_some_and(is)) {
+        let viewer = self.viewer.as_ref().is_some_and(|known| known.is(&given));
+        let caller = match (self.account.is(&given), viewer) {
             (true, _) => Some(Caller::Account),
             (_, true) => Some(Caller::Viewer),
             _ => None,
@@ -147,9 +176,18 @@ impl Doorkeeper {
             ),
             Some(caller) => Ok(caller),
             None => {
-                let account = text.split(|byte| *byte == b':').next().unwrap_or_default();
-                Err(self.count_wrong(account, client, now))
+                let name = text.split(|byte| *byte == b':').next().unwrap_or_default();
+                Err(self.count_wrong(self.tried(name), client, now))
             }
+        }
+    }
+
+    fn tried(&self, name: &[u8]) -> Tried {
+        let name = digest_of(name);
+        match &self.viewer {
+            _ if name == self.account.name => Tried::Account,
+            Some(viewer) if name == viewer.name => Tried::Viewer,
+            _ => Tried::NoAccount,
         }
     }
 
@@ -176,7 +214,7 @@ impl Doorkeeper {
         };
         match bool::from(digest(given).ct_eq(expected)) {
             true => Ok(Caller::Webhook),
-            false => Err(self.count_wrong(b"", client, now)),
+            false => Err(self.count_wrong(Tried::Token, client, now)),
         }
     }
 
@@ -191,8 +229,8 @@ impl Doorkeeper {
     }
 
     /// Counts a wrong guess; the answer to it.
-    fn count_wrong(&self, account: &[u8], client: IpAddr, now: Duration) -> Fault {
-        let guesser = (block(client), digest_of(account));
+    fn count_wrong(&self, tried: Tried, client: IpAddr, now: Duration) -> Fault {
+        let guesser = (block(client), tried);
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         let is_old = |it: &Guesses| now.saturating_sub(it.since) >= WINDOW;
         if guesses.len() >= REMEMBERED && !guesses.contains_key(&guesser) {
@@ -335,10 +373,6 @@ fn basic(value: &str) -> Option<Vec<u8>> {
     STANDARD.decode(scheme(value, "basic")?).ok()
 }
 
-fn pair(name: &str, password: &Secret) -> Digested {
-    digest(&format!("{name}:{}", password.expose()))
-}
-
 fn digest(text: &str) -> Digested {
     digest_of(text.as_bytes())
 }
@@ -447,6 +481,19 @@ mod tests {
             Err(401),
             "another account's guesses"
         );
+    }
+
+    #[test]
+    fn names_that_are_made_up_share_their_addresss_guesses_and_take_none_from_an_account() {
+        let keeper = keeper(&[]);
+        for number in 0..10 {
+            let made_up = login(&format!("name{number}:x"));
+            assert_eq!(ask(&keeper, &Method::GET, &made_up, 0), Err(401));
+        }
+        let another = login("another:x");
+        assert_eq!(ask(&keeper, &Method::GET, &another, 0), Err(429));
+        assert_eq!(keeper.guesses.lock().unwrap().len(), 1);
+        assert_eq!(ask(&keeper, &Method::GET, &login("ha:x"), 0), Err(401));
     }
 
     #[test]
