@@ -116,3 +116,40 @@ fn hand_over(mode: &str) -> Failure {
         format!("cannot start {BASE_ENTRY_POINT} for mode {mode}: {cause}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        record: Record,
+    }
+
+    #[test]
+    fn the_images_own_settings_hold_where_nobody_says_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image.env");
+        std::fs::write(&image, "HEARTBEAT_INTERVAL=7\nCHUNK_TIME_SIZE=8\n").unwrap();
+        let recordings = folder.path().join("recordings");
+        std::fs::create_dir(&recordings).unwrap();
+        let read = |image: &Path| {
+            let folder = ["--recordings".as_ref(), recordings.as_os_str()];
+            let file = ["--image-env-file".as_ref(), image.as_os_str()];
+            let line = Line::parse_from([&["record".as_ref()], &folder[..], &file[..]].concat());
+            let (settings, faults) = line.record.variables().forgiving();
+            assert_eq!(faults, Vec::<String>::new());
+            (
+                settings.heartbeat_seconds.get(),
+                settings.chunk_seconds.get(),
+            )
+        };
+        let usual = read(&folder.path().join("none.env"));
+        assert!(usual.0 != 7 && usual.1 != 8, "{usual:?}");
+        assert_eq!(read(&image), (7, 8));
+        std::fs::write(recordings.join(".env"), "CHUNK_TIME_SIZE=9\n").unwrap();
+        assert_eq!(read(&image), (7, 9));
+    }
+}
