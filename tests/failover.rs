@@ -5,6 +5,9 @@ use crate::support::crowd::{Crowd, Watching, id, registration};
 use crate::support::desk::Desk;
 use crate::support::docker::docker;
 use crate::support::wait::until_true;
+use futures_util::FutureExt;
+use ov2_ha_recorder::controller::{Filter, Which};
+use ov2_ha_recorder::db::Db;
 use ov2_ha_recorder::model::failover::Reason;
 use ov2_ha_recorder::model::session::Status;
 use ov2_ha_recorder::model::wire::Heartbeat;
@@ -112,6 +115,43 @@ async fn a_heartbeat_costs_the_same_among_a_hundred_sessions_and_among_thousands
     println!("a heartbeat among 100: {few:?}; among 20,000: {many:?}");
     // Two hundred times the sessions; whoever looked at all of them would take about as many times as long.
     assert!(many.heartbeat <= few.heartbeat * 10, "{few:?}, {many:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_known_before_all_are_read_and_who_asks_for_all_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (desk, _) = Desk::by_hand(folder.path());
+    for number in 0..3 {
+        let registered = desk.controller.register(registration(number)).await;
+        registered.unwrap();
+    }
+    desk.close().await;
+    let data = folder.path().join("data");
+    let is_closed = || Db::open(&data).is_ok();
+    until_true("a closed database", Duration::from_secs(5), is_closed).await;
+
+    let (desk, clock) = Desk::begin_by_hand(folder.path());
+    let controller = &desk.controller;
+    clock.advance(Duration::from_secs(9));
+    controller.heartbeat(&id(0), Heartbeat::default()).unwrap();
+    let heard_at = controller.session(&id(0)).unwrap().heartbeat_at;
+    let before = controller.session(&id(1)).unwrap().run;
+    let again = controller.register(registration(1)).await.unwrap();
+    assert!(again.run > before, "it was taken for a new session");
+    controller.remove(&id(2)).await.unwrap();
+    let all = Filter {
+        which: Which::Any,
+        limit: 9,
+        offset: 0,
+    };
+    assert!(controller.page(all).now_or_never().is_none());
+    controller.load().unwrap();
+    let page = controller.page(all).await;
+    let ids = page.sessions.iter().map(|(session, _)| &session.id);
+    assert_eq!(ids.collect::<Vec<_>>(), [&id(0), &id(1)]);
+    let heard = controller.session(&id(0)).unwrap();
+    assert_eq!(heard.heartbeat_at, heard_at, "an older record came over it");
+    desk.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,7 +177,7 @@ fn exported(settings: &Settings, data_dir: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     let db = Db::open(data_dir).map_err(Failure::new)?;
     let (targets, bounds) = (relay::targets(settings), Bounds::of(settings));
-    Outbox::take_up_journal(&db, targets, bounds).map_err(Failure::new)?;
+    Outbox::take_up_journal(&db, targets, bounds, SystemClock.now()).map_err(Failure::new)?;
     db.export(&mut text).map_err(Failure::new)?;
     Ok(text)
 }

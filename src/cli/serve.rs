@@ -1,5 +1,8 @@
 //! `serve`: the controller as a service. Builds everything in the order in which it is needed, says what is wrong in one
 //! sentence, and owns the signals: the first ends in a few seconds with everything written, the second at once.
+//!
+//! Requests are answered before the sessions are read, which takes seconds where there are many: OpenVidu's webhooks and the
+//! recorders' heartbeats need one session at most.
 
 use super::reload::Reload;
 use super::{DataDir, Failure, SettingsFile, exit, logging, supervise};
@@ -15,11 +18,12 @@ use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::s3server;
 use crate::store::{self, StoreError};
-use crate::tasks::Tasks;
+use crate::tasks::{self, Tasks};
 use clap::Args;
 use log::{error, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +62,30 @@ impl Serve {
             runtime.block_on(serve(Arc::new(settings), tls, &reload, &self.data.data_dir));
         // What did not end by its deadline was named; it must not hold the process.
         runtime.shutdown_background();
-        outcome
+        match outcome? {
+            Next::End => Ok(()),
+            Next::StartAgain => Err(start_again()),
+        }
     }
+}
+
+/// What follows when the service has ended.
+enum Next {
+    End,
+    /// The database is damaged: a start with nothing of it open sets it aside.
+    StartAgain,
+}
+
+/// The same program takes this process's place; answers why it could not.
+fn start_again() -> Failure {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    // The file that runs, also where another one has its name by now.
+    let mut program = std::process::Command::new("/proc/self/exe");
+    let cause = program.arg0(name).args(words).exec();
+    Failure::new(format!(
+        "cannot start again by itself: {cause}; start the service, its database is set aside then"
+    ))
 }
 
 /// Every connection holds a file, also one that is idle: as many as the system allows.
@@ -79,25 +105,26 @@ async fn serve(
     tls: Option<Tls>,
     reload: &Reload,
     data_dir: &Path,
-) -> Result<(), Failure> {
+) -> Result<Next, Failure> {
     let mut signals = Signals::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // The address first: a second controller on this machine ends here and has touched nothing.
     let listener = listen(&settings, tls).await?;
     let tasks = Tasks::new();
     let runtime = runtime(&settings, data_dir, &tasks)?;
-    let db = Db::open_or_set_aside(data_dir, clock.now())?;
+    let db = Db::open_or_set_aside(data_dir, &*clock)?;
     if let Some((listener, objects)) = objects(&settings, data_dir).await? {
         info!(port = settings.s3_server_port.0, bucket = settings.s3_bucket; "the built-in S3 server takes requests");
         tasks.spawn("S3 server", objects.serve(listener, tasks.token()));
     }
     let store = store::open(&settings, &settings.recording_path)?;
-    let (outbox, due) = Outbox::open(
-        &db,
-        relay::targets(&settings),
-        Bounds::of(&settings),
-        clock.now(),
-    )?;
+    let (targets, bounds) = (relay::targets(&settings), Bounds::of(&settings));
+    let (outbox, due) = match Outbox::open(&db, targets, bounds, clock.now()) {
+        Err(cause) if cause.is_damage() && is_condemned(&db, || false) => {
+            return Ok(Next::StartAgain);
+        }
+        opened => opened?,
+    };
     let controller = Controller::open(Parts {
         settings: Arc::clone(&settings),
         db: db.clone(),
@@ -110,8 +137,6 @@ async fn serve(
     let relay = relay::start(&settings, &outbox, due, &controller, &clock, &tasks)
         .await
         .map_err(|cause| Failure::with(exit::CONFIG, cause))?;
-    controller.start();
-    controller.schedule().await.map_err(Failure::new)?;
     let app = App {
         settings: Arc::clone(&settings),
         controller: controller.clone(),
@@ -122,6 +147,11 @@ async fn serve(
         tasks: tasks.clone(),
     };
     let serving = tasks.spawn("http", http::serve(listener, app));
+    if let Err(cause) = tasks::block(|| controller.load()) {
+        error!("cannot read the sessions: {cause}; those that record register again");
+    }
+    controller.start();
+    controller.schedule().await.map_err(Failure::new)?;
     supervise::ready("watching recorders");
     let asked = controller.clone();
     supervise::keep_alive(&tasks, move || {
@@ -133,18 +163,25 @@ async fn serve(
     info!(port = settings.controller_port.0; "the controller is ready");
 
     let outcome = tokio::select! {
-        () = signals.end_while_reloading(reload) => Ok(()),
+        () = signals.end_while_reloading(reload) => Ok(Next::End),
+        () = damaged(&db, &tasks) => Ok(Next::StartAgain),
         ended = serving => match ended {
             Ok(Ok(())) => Err(Failure::new("the HTTP server ended by itself")),
             Ok(Err(faults)) => Err(faults.into()),
             Err(cause) => Err(Failure::new(format!("the HTTP server broke: {cause}"))),
         },
     };
-    supervise::stopping();
-    info!("the controller ends; recorders go on without it");
+    let ends = !matches!(outcome, Ok(Next::StartAgain));
+    if ends {
+        supervise::stopping();
+        info!("the controller ends; recorders go on without it");
+    }
     let ending = async {
         for name in tasks.end(LAST_WORK).await {
             warn!("{name} did not end in time");
+        }
+        if !ends {
+            return Ok(()); // the journal has what a fresh database needs
         }
         controller.save();
         db.durable().await?;
@@ -155,6 +192,34 @@ async fn serve(
         () = signals.next() => warn!("the second signal: ended at once"),
     }
     outcome
+}
+
+/// Answers once the database is known to be damaged and the next start will set it aside.
+async fn damaged(db: &Db, tasks: &Tasks) {
+    let (db, token) = (db.clone(), tasks.token());
+    let read = move || is_condemned(&db, || token.is_cancelled());
+    if !matches!(
+        tasks.spawn_blocking("read the database", read).await,
+        Ok(true)
+    ) {
+        std::future::pending().await
+    }
+}
+
+/// Reads the database through, and condemns one that is damaged. What fails otherwise, as for want of space, is no damage.
+fn is_condemned(db: &Db, ended: impl Fn() -> bool) -> bool {
+    let Err(cause) = db.read_through(ended) else {
+        return false;
+    };
+    let condemned = db.condemn(&cause);
+    match &condemned {
+        Ok(()) => error!("{cause}; the controller starts again with a fresh database"),
+        // It goes on with what it knows.
+        Err(refused) => error!(
+            "{cause}; {refused}; free space in the data directory and restart the controller"
+        ),
+    }
+    condemned.is_ok()
 }
 
 fn tls(settings: &Settings) -> Result<Option<Tls>, Failure> {

@@ -3,7 +3,7 @@
 use super::table::Which;
 use crate::db::DbError;
 use crate::model::ids::{ContainerId, RecordingId};
-use crate::model::session::{Holder, Refusal, Session};
+use crate::model::session::{Contact, Holder, Refusal, Session};
 use crate::runtime::RuntimeError;
 
 /// Which part of the list of sessions is wanted.
@@ -20,8 +20,8 @@ pub struct Filter {
 /// A part of the list of sessions.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// The sessions, oldest first.
-    pub sessions: Vec<Session>,
+    /// The sessions, oldest first, and whether their recorders are heard.
+    pub sessions: Vec<(Session, Contact)>,
     /// How many the filter takes in all.
     pub total: usize,
 }

@@ -12,6 +12,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 impl Controller {
     /// Forgets sessions that ended long enough ago, and answers how many.
     pub async fn cleanup(&self) -> usize {
+        self.loaded().await;
         let mut removed = 0;
         for id in self.ids(Which::Inactive) {
             let Some(session) = self.session(&id).filter(|it| self.is_stale(it)) else {

@@ -2,6 +2,7 @@
 //! the runs left, and where OpenVidu cannot seal the recording any more, that is done in its place.
 
 use super::act::{SealState, can_write};
+use super::table::Entry;
 use super::takes::{Take, TakeError};
 use super::{Controller, ControllerError, lock};
 use crate::db::outbox;
@@ -31,7 +32,9 @@ impl Controller {
 
     /// A stop that was not heard of, because OpenVidu told it to nobody, is seen in OpenVidu's own file.
     pub(super) fn learn_of_stop(&self, id: &RecordingId) {
-        if !self.session(id).is_some_and(|it| it.may_be_ended()) {
+        // Not by a clone of it: each check asks this of every session.
+        let may_be_ended = |entry: &Entry| entry.session.may_be_ended();
+        if !self.table().get(id).is_some_and(may_be_ended) {
             return;
         }
         // Refused when it has been heard of meanwhile.

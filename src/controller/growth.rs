@@ -132,9 +132,9 @@ impl Controller {
         self.table().change(id, |entry| {
             entry.looking = false;
             let Some(look) = look else { return };
-            let before = entry.looked.replace(look);
+            let before = entry.looked.replace(Box::new(look));
             let advanced_at = entry.session.advanced_at;
-            if let Some(at) = look.grown_at(before.as_ref(), advanced_at) {
+            if let Some(at) = look.grown_at(before.as_deref(), advanced_at) {
                 entry.dirty = true;
                 // Refused where no recorder is expected any more.
                 let _ = entry.session.on(Event::Grown(at), now);

@@ -345,6 +345,7 @@ impl Life {
             tasks: tasks.clone(),
         })
         .unwrap();
+        controller.load().unwrap();
         drop(_inside);
         Self {
             controller,

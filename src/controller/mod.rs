@@ -11,6 +11,7 @@ mod growth;
 mod jobs;
 #[cfg(test)]
 mod lives;
+mod load;
 mod measure;
 pub mod relay;
 mod sweep;
@@ -88,6 +89,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     table: Mutex<Table>,
+    /// Whether the table has every session that the database has.
+    loaded: tokio::sync::watch::Sender<bool>,
     known: Mutex<Known>,
     /// What recordings' first containers were made with, for backups; with secrets, so never on disk.
     blueprints: Mutex<HashMap<RecordingId, Blueprint>>,
@@ -106,17 +109,15 @@ struct Inner {
 }
 
 impl Controller {
-    /// A controller that knows what the database knows. Nothing is watched before [`Controller::start`].
+    /// A controller that gets to know what the database knows by [`Controller::load`]. Nothing is watched before
+    /// [`Controller::start`].
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn open(parts: Parts) -> Result<Self, DbError> {
-        let stored = parts.db.sessions()?;
+        let stored = parts.db.sessions(Arc::clone(&parts.clock))?;
         let policy = policy(&parts.settings);
-        let mut table = Table::new(policy.clone(), parts.clock.now());
-        for session in stored.all() {
-            table.insert(session?);
-        }
+        let table = Table::new(policy.clone(), parts.clock.now());
         Ok(Self(Arc::new(Inner {
             settings: parts.settings,
             policy,
@@ -128,6 +129,7 @@ impl Controller {
             clock: parts.clock,
             tasks: parts.tasks,
             table: Mutex::new(table),
+            loaded: tokio::sync::watch::Sender::new(false),
             known: Mutex::default(),
             blueprints: Mutex::default(),
             unverified: Mutex::default(),
@@ -167,7 +169,7 @@ impl Controller {
     pub fn heartbeat(&self, id: &RecordingId, heard: Heartbeat) -> Result<(), ControllerError> {
         let now = self.0.clock.now();
         let (mut dying, mut deaf) = (false, false);
-        let answer = self.table().change(id, |entry| {
+        let answer = self.table_with(id)?.change(id, |entry| {
             fence(&entry.session, &heard)?;
             if let Some(run) = heard.run {
                 entry.session.run = entry.session.run.max(run);
@@ -252,7 +254,9 @@ impl Controller {
 
     /// One session.
     pub fn session(&self, id: &RecordingId) -> Option<Session> {
-        self.table().get(id).map(|entry| entry.session.clone())
+        // What cannot be read is told by whoever reads all sessions.
+        let table = self.table_with(id).ok()?;
+        table.get(id).map(|entry| entry.session.clone())
     }
 
     /// What was said of a session beside what it is decided by. A damaged record is reported and says nothing.
@@ -265,10 +269,12 @@ impl Controller {
     }
 
     /// A part of the list of sessions, oldest first.
-    pub fn page(&self, filter: Filter) -> Page {
+    pub async fn page(&self, filter: Filter) -> Page {
+        self.loaded().await;
+        let now = self.0.clock.now();
         let table = self.table();
         Page {
-            sessions: table.page(filter.which, filter.offset, filter.limit),
+            sessions: table.page(filter.which, filter.offset, filter.limit, now),
             total: table.count(filter.which),
         }
     }
@@ -328,6 +334,7 @@ impl Controller {
 
     /// How failovers are set up and what runs because of them.
     pub async fn failover_status(&self) -> FailoverStatus {
+        self.loaded().await;
         let settings = &self.0.settings;
         let check = settings.failover_check_seconds.seconds();
         FailoverStatus {
@@ -437,7 +444,7 @@ impl Controller {
         id: &RecordingId,
         change: impl FnOnce(&mut Entry) -> T,
     ) -> Result<T, ControllerError> {
-        let mut table = self.table();
+        let mut table = self.table_with(id)?;
         let answer = table
             .change(id, change)
             .ok_or_else(|| ControllerError::unknown(id))?;
@@ -456,7 +463,7 @@ impl Controller {
         id: &RecordingId,
         change: impl FnOnce(&mut Particulars),
     ) -> Result<(), ControllerError> {
-        let table = self.table();
+        let table = self.table_with(id)?;
         table.get(id).ok_or_else(|| ControllerError::unknown(id))?;
         let mut particulars = self.0.stored.particulars(id)?;
         change(&mut particulars);
@@ -467,7 +474,7 @@ impl Controller {
     }
 
     fn forget(&self, id: &RecordingId) -> Result<Session, ControllerError> {
-        let mut table = self.table();
+        let mut table = self.table_with(id)?;
         let session = table
             .remove(id)
             .ok_or_else(|| ControllerError::unknown(id))?;
@@ -482,7 +489,7 @@ impl Controller {
     fn admit(&self, wanted: &Wanted) -> Result<Session, ControllerError> {
         let now = self.0.clock.now();
         let holder = self.holder_of(wanted);
-        let mut table = self.table();
+        let mut table = self.table_with(&wanted.id)?;
         let known = table.get(&wanted.id).filter(|entry| {
             !replaces(&entry.session, wanted, now, self.0.policy.heartbeat_timeout)
         });

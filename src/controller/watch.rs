@@ -107,6 +107,7 @@ impl Controller {
 
     /// A check of everything, as a person or the scheduler asks for it.
     pub async fn check(&self) {
+        self.loaded().await;
         self.excuse_absence();
         tasks::block(|| {
             for id in self.ids(Which::Any) {

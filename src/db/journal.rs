@@ -9,7 +9,7 @@
 //! can be found in it is used.
 
 use super::{Db, DbError, failed};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Timestamp;
 use crate::disk;
 use crate::tasks;
 use sha2::{Digest, Sha256};
@@ -68,11 +68,11 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be opened or read.
-    pub(super) fn open(db: &Db) -> Result<(Self, Vec<Record>), DbError> {
+    pub(super) fn open(db: &Db, now: Timestamp) -> Result<(Self, Vec<Record>), DbError> {
         let path = db.path().join("journal");
         let (file, bytes) = match read(&path) {
             Err(cause) if path.is_dir() => {
-                set_aside(db, &path, &cause.to_string(), &Aside::Moved)?;
+                set_aside(db, &path, &cause.to_string(), &Aside::Moved, now)?;
                 read(&path)
             }
             other => other,
@@ -83,7 +83,7 @@ impl Journal {
         if !is_cut_off(&bytes[length..]) {
             held.extend(found_in(&bytes[length..]));
             length = bytes.len();
-            set_aside(db, &path, "bytes in it are no record", &Aside::Copied)?;
+            set_aside(db, &path, "bytes in it are no record", &Aside::Copied, now)?;
         }
         let journal = Self {
             db: db.clone(),
@@ -228,8 +228,13 @@ enum Aside {
     Copied,
 }
 
-fn set_aside(db: &Db, path: &Path, cause: &str, how: &Aside) -> Result<(), DbError> {
-    let now = SystemClock.now();
+fn set_aside(
+    db: &Db,
+    path: &Path,
+    cause: &str,
+    how: &Aside,
+    now: Timestamp,
+) -> Result<(), DbError> {
     let aside = db
         .path()
         .with_file_name(format!("journal.unreadable-{now}"));
@@ -319,7 +324,7 @@ mod tests {
     use super::*;
 
     fn open(folder: &std::path::Path) -> (Journal, Vec<Record>) {
-        Journal::open(&Db::open(folder).unwrap()).unwrap()
+        Journal::open(&Db::open(folder).unwrap(), Timestamp::default()).unwrap()
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! other thread. Nobody outside this room sees sled.
 //!
 //! Losing the database costs no recording: recorders register again, and the store has what they recorded. So what cannot be
-//! read is set aside under a name with the date, told, and the service goes on without it.
+//! read is set aside under a name with the date, told, and the service goes on without it. Most damage is found when the
+//! database is opened. What is found later, when requests are answered already, condemns the database: the service starts
+//! again, and that start sets it aside.
 
 pub mod export;
 mod journal;
 pub mod outbox;
 pub mod sessions;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::disk;
 use crate::tasks;
 use nix::fcntl::{Flock, FlockArg};
@@ -31,6 +33,9 @@ const VERSION_KEY: &[u8] = b"version";
 
 /// The tree of records that could not be read.
 const UNREADABLE: &str = "unreadable";
+
+/// The file in the database's folder that says why the next start sets it aside.
+const CONDEMNED: &str = "condemned";
 
 /// Bytes that sled keeps of its files; the kernel keeps them too.
 const CACHE: u64 = 4 << 20;
@@ -205,17 +210,19 @@ impl Db {
         })
     }
 
-    /// The same for a service that must go on: a database that cannot be opened or read is set aside, and a fresh one takes
-    /// its place. The journal beside it is taken over.
+    /// The same for a service that must go on: a database that cannot be opened or was condemned is set aside, and a fresh
+    /// one takes its place. The journal beside it is taken over.
     ///
     /// # Errors
     /// When the folder cannot be written or another process has the database open.
-    pub fn open_or_set_aside(data_dir: &Path, now: Timestamp) -> Result<Self, DbError> {
-        let cause = match Self::open(data_dir).and_then(Self::read_through) {
-            Err(cause) if cause.is_damage() => cause,
-            other => return other,
+    pub fn open_or_set_aside(data_dir: &Path, clock: &dyn Clock) -> Result<Self, DbError> {
+        let condemned = std::fs::read_to_string(data_dir.join("db").join(CONDEMNED));
+        let cause = match (Self::open(data_dir), condemned) {
+            (Err(cause), _) if cause.is_damage() => cause.to_string(),
+            (Ok(_), Ok(cause)) => cause,
+            (other, _) => return other,
         };
-        let aside = set_aside(data_dir, &data_dir.join("db"), now)?;
+        let aside = set_aside(data_dir, &data_dir.join("db"), clock.now())?;
         let folder = |cause: std::io::Error| DbError::Folder {
             path: data_dir.to_owned(),
             cause: cause.to_string(),
@@ -234,18 +241,30 @@ impl Db {
         Ok(db)
     }
 
-    /// Reads every record, so that damage is known before anything relies on it.
-    fn read_through(self) -> Result<Self, DbError> {
+    /// Reads every record until `ended` says that nobody waits for the answer, so that damage is known before anything
+    /// needs what is damaged. Blocks for seconds where there is much.
+    ///
+    /// # Errors
+    /// When there is damage.
+    pub fn read_through(&self, ended: impl Fn() -> bool) -> Result<(), DbError> {
         guarded(|| {
             for name in self.sled.tree_names() {
                 let tree = self.sled.open_tree(name).map_err(failed("open a tree"))?;
-                for entry in tree.iter() {
+                for entry in tree.iter().take_while(|_| !ended()) {
                     entry.map_err(failed("read a record"))?;
                 }
             }
             Ok(())
-        })?;
-        Ok(self)
+        })
+    }
+
+    /// Has the next [`Db::open_or_set_aside`] set this database aside.
+    ///
+    /// # Errors
+    /// When the disk does not take that note.
+    pub fn condemn(&self, cause: &DbError) -> Result<(), DbError> {
+        let note = disk::write(&self.path.join(CONDEMNED), cause.to_string().as_bytes());
+        note.map_err(failed("condemn the damaged one"))
     }
 
     /// What was set aside since the database was opened, a sentence each.
@@ -266,8 +285,8 @@ impl Db {
         from: &str,
         (key, value): (&[u8], &[u8]),
         cause: &DbError,
+        now: Timestamp,
     ) -> Result<(), DbError> {
-        let now = crate::clock::Clock::now(&crate::clock::SystemClock);
         let name = format!("{now} {from} {}", key.escape_ascii());
         let tree = self.tree(UNREADABLE)?;
         tree.insert(&name, value)

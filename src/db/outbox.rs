@@ -8,7 +8,7 @@
 //! Nor is the tree waited for: an event is on disk when the [`journal`](super::journal) has it.
 
 use super::journal::{Journal, Record};
-use super::{Db, DbError};
+use super::{Db, DbError, guarded};
 use crate::clock::Timestamp;
 use crate::config::Settings;
 use crate::random;
@@ -286,9 +286,11 @@ impl Outbox {
         bounds: Bounds,
         now: Timestamp,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Due>), DbError> {
-        let (outbox, receiver) = Self::assemble(db, targets, bounds)?;
-        outbox.resume(now)?;
-        Ok((outbox, receiver))
+        guarded(|| {
+            let (outbox, receiver) = Self::assemble(db, targets, bounds, now)?;
+            outbox.resume(now)?;
+            Ok((outbox, receiver))
+        })
     }
 
     /// Takes what only the journal has into the database, and delivers nothing: for whoever needs the database whole while
@@ -300,20 +302,22 @@ impl Outbox {
         db: &Db,
         targets: BTreeMap<TargetId, String>,
         bounds: Bounds,
+        now: Timestamp,
     ) -> Result<(), DbError> {
-        Self::assemble(db, targets, bounds).map(drop)
+        Self::assemble(db, targets, bounds, now).map(drop)
     }
 
     fn assemble(
         db: &Db,
         targets: BTreeMap<TargetId, String>,
         bounds: Bounds,
+        now: Timestamp,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Due>), DbError> {
         let tree = db
             .sled
             .open_tree("outbox")
             .map_err(fault("open the outbox"))?;
-        let (journal, held) = Journal::open(db)?;
+        let (journal, held) = Journal::open(db, now)?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let outbox = Self(Arc::new(Inner {
             db: db.clone(),
@@ -328,10 +332,8 @@ impl Outbox {
             }),
             due: sender,
         }));
-        outbox.set_unreadable_aside()?;
-        outbox.repair()?;
-        outbox.take_back(held)?;
-        outbox.count()?;
+        outbox.take_back(held, now)?;
+        outbox.take_stock(now)?;
         outbox.0.journal.begin_afresh()?;
         Ok((outbox, receiver))
     }
@@ -657,25 +659,29 @@ impl Outbox {
     }
 
     /// Takes into the tree what only the journal has, in whole or in part: a crash came before sled wrote it.
-    fn take_back(&self, held: Vec<Record>) -> Result<(), DbError> {
+    fn take_back(&self, held: Vec<Record>, now: Timestamp) -> Result<(), DbError> {
         for (number, value) in held {
             let sequence = Sequence(number);
             let event = match decode(sequence, &value) {
                 Ok(event) => event,
                 Err(cause) => {
                     let record = (&event_key(sequence)[..], &value[..]);
-                    self.0.db.set_record_aside("journal", record, &cause)?;
+                    self.0.db.set_record_aside("journal", record, &cause, now)?;
                     continue;
                 }
             };
             self.put(event_key(sequence), value)?;
             for target in self.0.targets.keys() {
-                match self.delivery(sequence, *target)? {
+                match self.delivery(sequence, *target) {
                     // A loss of power may take one of two keys that were written together.
-                    Some(known) => {
-                        self.put(index_key(known.state, sequence, *target), Vec::new())?
+                    Ok(Some(known)) => {
+                        self.put(index_key(known.state, sequence, *target), Vec::new())?;
                     }
-                    None => self.insert_delivery(sequence, *target, &event)?,
+                    // One that cannot be read is made again.
+                    Ok(None) | Err(DbError::Record { .. }) => {
+                        self.insert_delivery(sequence, *target, &event)?;
+                    }
+                    Err(cause) => return Err(cause),
                 }
             }
         }
@@ -756,25 +762,6 @@ impl Outbox {
     fn send(&self, due: Due) {
         // Without a receiver the program is ending; what is pending is taken up at the next start.
         let _ = self.0.due.send(due);
-    }
-
-    /// Counts what is there. New events come after the last one.
-    fn count(&self) -> Result<(), DbError> {
-        let mut front = self.front();
-        for entry in self.0.tree.scan_prefix("e") {
-            let (key, value) = entry.map_err(fault("read the outbox"))?;
-            front.counts.bytes += value.len() as u64;
-            front.next = number(&key[1..]).map_or(1, |last| last + 1);
-        }
-        for state in DeliveryState::ALL {
-            for key in self.0.tree.scan_prefix([b'x', state.letter()]).keys() {
-                let key = key.map_err(fault("read the outbox"))?;
-                if let Some((_, target)) = place(&key[2..]) {
-                    front.add(state, target);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Takes up what an earlier life left pending.
@@ -914,67 +901,92 @@ impl Outbox {
         self.0.tree.scan_prefix(prefix).keys().next().is_some()
     }
 
-    /// Takes events and deliveries out that cannot be read, so that the others are delivered and listed.
-    fn set_unreadable_aside(&self) -> Result<(), DbError> {
-        let tree = &self.0.tree;
-        for entry in tree.iter() {
+    /// Reads everything once, and counts it. What cannot be read is set aside, so that the others are delivered and listed;
+    /// what a crash left half done is removed: nothing of it was answered as kept, or it was about to be forgotten.
+    fn take_stock(&self, now: Timestamp) -> Result<(), DbError> {
+        let mut front = self.front();
+        let mut stock = Stock::default();
+        for entry in self.0.tree.iter() {
             let (key, value) = entry.map_err(fault("read the outbox"))?;
-            let read = match key.split_first() {
-                Some((b'e', rest)) => match number(rest).map(Sequence) {
-                    Some(sequence) => decode(sequence, &value).map(drop),
-                    None => Err(broken(Sequence(0), "its key is none")),
-                },
-                Some((b'd', rest)) => match place(rest) {
-                    Some((sequence, _)) => read_delivery(sequence, &value).map(drop),
-                    None => Err(broken(Sequence(0), "its key is none")),
-                },
-                _ => Ok(()),
-            };
-            if let Err(cause) = read {
-                let record = (&key[..], &value[..]);
-                self.0.db.set_record_aside("outbox", record, &cause)?;
-                self.drop(key.to_vec())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Tidies up what a crash left half done. Nothing of it was answered as kept, or it was about to be forgotten.
-    fn repair(&self) -> Result<(), DbError> {
-        for key in self.0.tree.scan_prefix("e").keys() {
-            let key = key.map_err(fault("read the outbox"))?;
-            let sequence = number(&key[1..]).map(Sequence);
-            if sequence.is_some_and(|sequence| !self.has_deliveries(sequence)) {
-                self.drop(key.to_vec())?;
-            }
-        }
-        for key in self.0.tree.scan_prefix("d").keys() {
-            let key = key.map_err(fault("read the outbox"))?;
-            let Some((sequence, _)) = place(&key[1..]) else {
-                continue;
-            };
-            let kept = self.0.tree.contains_key(event_key(sequence));
-            if !kept.map_err(fault("read an event"))? {
-                self.drop(key.to_vec())?;
-            }
-        }
-        for state in DeliveryState::ALL {
-            for key in self.0.tree.scan_prefix([b'x', state.letter()]).keys() {
-                let key = key.map_err(fault("read the outbox"))?;
-                let Some((sequence, target)) = place(&key[2..]) else {
-                    continue;
-                };
-                let delivery = self.delivery(sequence, target)?;
-                if delivery.is_none_or(|delivery| delivery.state != state) {
-                    self.drop(key.to_vec())?;
+            match stock.add(&key, &value) {
+                Ok(Some((state, target))) => front.add(state, target),
+                Ok(None) => {}
+                Err(cause) => {
+                    let record = (&key[..], &value[..]);
+                    self.0.db.set_record_aside("outbox", record, &cause, now)?;
+                    stock.strays.push(key.to_vec());
                 }
             }
+        }
+        front.counts.bytes = stock.events.values().sum();
+        // New events come after the last one.
+        if let Some((last, _)) = stock.events.last_key_value() {
+            front.next = last.0 + 1;
+        }
+        let alone = |(sequence, _): &&(Sequence, TargetId)| !stock.events.contains_key(sequence);
+        let alone = stock.deliveries.keys().filter(alone);
+        let alone = alone.map(|(sequence, target)| delivery_key(*sequence, *target));
+        for key in alone.chain(stock.strays.iter().cloned()) {
+            self.drop(key)?;
         }
         Ok(())
     }
 
     fn front(&self) -> MutexGuard<'_, Front> {
         self.0.front.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is found in the tree, which holds deliveries first, then events, then the index.
+#[derive(Default)]
+struct Stock {
+    deliveries: BTreeMap<(Sequence, TargetId), DeliveryState>,
+    /// With their bytes.
+    events: BTreeMap<Sequence, u64>,
+    /// Keys that lead nowhere.
+    strays: Vec<Vec<u8>>,
+}
+
+impl Stock {
+    /// Takes up the next record; answers the delivery that it lists.
+    fn add(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<Option<(DeliveryState, TargetId)>, DbError> {
+        let no_key = || broken(Sequence(0), "its key is none");
+        match key {
+            [b'd', rest @ ..] => {
+                let (sequence, target) = place(rest).ok_or_else(no_key)?;
+                let delivery = read_delivery(sequence, value)?;
+                self.deliveries.insert((sequence, target), delivery.state);
+            }
+            [b'e', rest @ ..] => {
+                let sequence = number(rest).map(Sequence).ok_or_else(no_key)?;
+                decode(sequence, value)?;
+                let from = (sequence, TargetId([0; 8]));
+                let next = self.deliveries.range(from..).next();
+                if next.is_some_and(|((of, _), _)| *of == sequence) {
+                    self.events.insert(sequence, value.len() as u64);
+                } else {
+                    self.strays.push(key.to_vec());
+                }
+            }
+            [b'x', letter, rest @ ..] => {
+                let Some((sequence, target)) = place(rest) else {
+                    return Ok(None);
+                };
+                let state = self.deliveries.get(&(sequence, target));
+                match state.filter(|state| state.letter() == *letter) {
+                    Some(state) if self.events.contains_key(&sequence) => {
+                        return Ok(Some((*state, target)));
+                    }
+                    _ => self.strays.push(key.to_vec()),
+                }
+            }
+            _ => {}
+        }
+        Ok(None)
     }
 }
 

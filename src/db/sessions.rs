@@ -2,11 +2,13 @@
 //! takes: sled keeps much of what it writes in memory, whatever its cache's capacity is. What is said of a session beside
 //! what it is decided by has a record of its own: it is kept here only, changes seldom, and saving a session leaves it alone.
 
-use super::{Db, DbError, failed};
+use super::{Db, DbError, failed, guarded};
+use crate::clock::Clock;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Particulars, Session, VERSION};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 
 /// The version of records that held a session and its particulars, in JSON.
 const BOTH: u8 = 1;
@@ -19,6 +21,7 @@ pub struct Sessions {
     db: Db,
     tree: sled::Tree,
     particulars: sled::Tree,
+    clock: Arc<dyn Clock>,
 }
 
 impl Db {
@@ -26,11 +29,12 @@ impl Db {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn sessions(&self) -> Result<Sessions, DbError> {
+    pub fn sessions(&self, clock: Arc<dyn Clock>) -> Result<Sessions, DbError> {
         Ok(Sessions {
             db: self.clone(),
             tree: self.tree("sessions")?,
             particulars: self.tree("particulars")?,
+            clock,
         })
     }
 }
@@ -83,7 +87,8 @@ impl Sessions {
         record: (&[u8], &[u8]),
         cause: &DbError,
     ) -> Result<(), DbError> {
-        self.db.set_record_aside(name, record, cause)?;
+        let now = self.clock.now();
+        self.db.set_record_aside(name, record, cause, now)?;
         let removed = tree.remove(record.0);
         removed.map(drop).map_err(failed("remove a session"))
     }
@@ -100,31 +105,55 @@ impl Sessions {
         Ok(())
     }
 
-    /// Every session. A record that holds particulars too is divided; one that cannot be read is set aside.
+    /// The ids of all sessions.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn all(&self) -> impl Iterator<Item = Result<Session, DbError>> {
-        self.tree.iter().filter_map(|entry| {
-            let (key, record) = match entry.map_err(failed("read a session")) {
-                Ok(entry) => entry,
-                Err(cause) => return Some(Err(cause)),
-            };
-            match self.read(&key, &record) {
-                Err(cause @ DbError::Record { .. }) => self
-                    .set_aside(&self.tree, "sessions", (&key, &record), &cause)
-                    .err()
-                    .map(Err),
-                read => Some(read),
-            }
+    pub fn ids(&self) -> impl Iterator<Item = Result<RecordingId, DbError>> {
+        let mut keys = self.tree.iter().keys();
+        let mut next =
+            move || guarded(|| keys.next().transpose().map_err(failed("read a session")));
+        std::iter::from_fn(move || next().transpose()).filter_map(|key| match key {
+            Ok(key) => self.id(&key).transpose(),
+            Err(cause) => Some(Err(cause)),
         })
     }
 
-    fn read(&self, key: &[u8], record: &[u8]) -> Result<Session, DbError> {
-        let key = String::from_utf8_lossy(key);
-        let session: Session = decode(&key, record)?;
+    /// The id that a key is; a record under another key is set aside.
+    fn id(&self, key: &[u8]) -> Result<Option<RecordingId>, DbError> {
+        let text = String::from_utf8_lossy(key);
+        let cause = match RecordingId::parse(&*text) {
+            Ok(id) => return Ok(Some(id)),
+            Err(cause) => unreadable(&text, cause),
+        };
+        let record = self.tree.get(key).map_err(failed("read a session"))?;
+        let record = record.unwrap_or_default();
+        self.set_aside(&self.tree, "sessions", (key, &record), &cause)?;
+        Ok(None)
+    }
+
+    /// A session. A record that holds particulars too is divided; one that cannot be read is set aside.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn get(&self, id: &RecordingId) -> Result<Option<Session>, DbError> {
+        let key = id.as_str();
+        let Some(record) = guarded(|| self.tree.get(key).map_err(failed("read a session")))? else {
+            return Ok(None);
+        };
+        match self.read(key, &record) {
+            Err(cause @ DbError::Record { .. }) => {
+                self.set_aside(&self.tree, "sessions", (key.as_bytes(), &record), &cause)?;
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
+    fn read(&self, key: &str, record: &[u8]) -> Result<Session, DbError> {
+        let session: Session = decode(key, record)?;
         if record.first() == Some(&BOTH) {
-            self.put_particulars(&session.id, &decode(&key, record)?)?;
+            self.put_particulars(&session.id, &decode(key, record)?)?;
             self.put(&session)?;
         }
         Ok(session)
@@ -140,25 +169,30 @@ fn insert(tree: &sled::Tree, id: &RecordingId, value: &impl Serialize) -> Result
 
 /// Reads one part of a record; members of the other are passed over.
 fn decode<T: DeserializeOwned>(key: &str, record: &[u8]) -> Result<T, DbError> {
-    let wrong = |cause: String| DbError::Record {
-        key: key.to_owned(),
-        cause,
-    };
+    let wrong = |cause: String| unreadable(key, cause);
     match record.split_first() {
         Some((&VERSION, packed)) => {
-            rmp_serde::from_slice(packed).map_err(|cause| wrong(cause.to_string()))
+            rmp_serde::from_slice(packed).map_err(|cause| unreadable(key, cause))
         }
         Some((&BOTH | &JSON, json)) => {
-            serde_json::from_slice(json).map_err(|cause| wrong(cause.to_string()))
+            serde_json::from_slice(json).map_err(|cause| unreadable(key, cause))
         }
         Some((version, _)) => Err(wrong(format!("its version {version} is not known"))),
         None => Err(wrong("it is empty".into())),
     }
 }
 
+fn unreadable(key: &str, cause: impl ToString) -> DbError {
+    DbError::Record {
+        key: key.to_owned(),
+        cause: cause.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
     use crate::model::failover::{Fault, Reason};
     use crate::model::ids::ContainerId;
     use crate::model::session::tests::{at, session};
@@ -166,7 +200,13 @@ mod tests {
     use crate::model::wire::{Trouble, TroubleKind};
 
     fn open(folder: &std::path::Path) -> Sessions {
-        Db::open(folder).unwrap().sessions().unwrap()
+        let db = Db::open(folder).unwrap();
+        db.sessions(Arc::new(SystemClock)).unwrap()
+    }
+
+    fn read(sessions: &Sessions) -> Session {
+        let id = sessions.ids().next().unwrap().unwrap();
+        sessions.get(&id).unwrap().unwrap()
     }
 
     fn particulars() -> Particulars {
@@ -188,8 +228,9 @@ mod tests {
         session.state = State::Completed { at: at(9) };
         sessions.put(&session).unwrap();
         assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
-        let all = sessions.all().collect::<Result<Vec<_>, _>>().unwrap();
-        assert_eq!(all, [session.clone()]);
+        let ids = sessions.ids().collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(ids, [session.id.clone()]);
+        assert_eq!(read(&sessions), session);
 
         sessions.remove(&session.id).unwrap();
         sessions.put(&session).unwrap();
@@ -245,7 +286,7 @@ mod tests {
         ];
         for session in states.map(session).into_iter().chain(reasons.map(lost)) {
             sessions.put(&session).unwrap();
-            assert_eq!(sessions.all().next().unwrap().unwrap(), session);
+            assert_eq!(read(&sessions), session);
         }
     }
 
@@ -256,7 +297,7 @@ mod tests {
         let session = lost(Reason::Frozen);
         let record = [&[JSON][..], &serde_json::to_vec(&session).unwrap()].concat();
         sessions.tree.insert("ses_A", record).unwrap();
-        assert_eq!(sessions.all().next().unwrap().unwrap(), session);
+        assert_eq!(read(&sessions), session);
         let record = [&[JSON][..], &serde_json::to_vec(&particulars()).unwrap()].concat();
         sessions.particulars.insert("ses_A", record).unwrap();
         assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
@@ -271,11 +312,11 @@ mod tests {
         let sessions = open(folder.path());
         let record = [&[1], FIRST.as_bytes()].concat();
         sessions.tree.insert("ses_A", record).unwrap();
-        let session = sessions.all().next().unwrap().unwrap();
+        let session = read(&sessions);
         assert_eq!(session.state, State::Recording { since: at(0) });
         assert_eq!(session.video_name.as_deref(), Some("talk"));
         sessions.put(&session).unwrap();
         assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
-        assert_eq!(sessions.all().next().unwrap().unwrap(), session);
+        assert_eq!(read(&sessions), session);
     }
 }

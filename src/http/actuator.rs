@@ -372,7 +372,7 @@ pub(super) async fn metric(shared: Arc<Shared>, name: String) -> Result<Response
     let Some((_, kind, description)) = row else {
         return Err(Fault::not_found(format!("there is no metric {name:?}")).into());
     };
-    let text = metrics::render(&shared);
+    let text = metrics::render(&shared).await;
     let samples = text.lines().filter_map(Sample::parse).collect::<Vec<_>>();
     let sum = |wanted: &str| {
         let same = samples.iter().filter(|sample| sample.name == wanted);

@@ -184,7 +184,7 @@ async fn gather(
         overview: None,
     };
     if lost {
-        news.sessions = all_sessions(shared);
+        news.sessions = all_sessions(shared).await;
     }
     for id in changed {
         match shared.controller.session(&id) {
@@ -256,8 +256,8 @@ fn text(news: &News<SessionView>) -> Arc<str> {
     serde_json::to_string(news).unwrap_or_default().into()
 }
 
-fn all_sessions(shared: &Shared) -> Vec<SessionView> {
-    shared.views(Which::Any, MOST, 0).0
+async fn all_sessions(shared: &Shared) -> Vec<SessionView> {
+    shared.views(Which::Any, MOST, 0).await.0
 }
 
 /// The controller at a glance.
@@ -307,7 +307,7 @@ fn steady(mut health: crate::model::view::Health) -> crate::model::view::Health 
 
 async fn snapshot(shared: &Shared, caller: Caller) -> News<SessionView> {
     News {
-        sessions: all_sessions(shared),
+        sessions: all_sessions(shared).await,
         removed: Vec::new(),
         overview: Some(glance(shared, caller == Caller::Viewer).await),
     }

@@ -253,7 +253,8 @@ pub(super) fn webhook(took: Duration) {
 }
 
 /// Everything in Prometheus's text form.
-pub(super) fn render(shared: &Shared) -> String {
+pub(super) async fn render(shared: &Shared) -> String {
+    shared.controller.loaded().await;
     refresh(shared);
     handle().render()
 }
@@ -323,6 +324,6 @@ pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
 pub(super) async fn scrape(shared: Arc<Shared>) -> Result<Response, Rejection> {
     Ok(typed(
         "text/plain; version=0.0.4; charset=utf-8",
-        render(&shared),
+        render(&shared).await,
     ))
 }

@@ -215,25 +215,31 @@ impl SessionView {
 impl Shared {
     /// A session as it is shown now.
     pub(super) fn view(&self, session: Session) -> SessionView {
+        let contact = self.controller.contact(&session);
+        self.view_with(session, contact)
+    }
+
+    fn view_with(&self, session: Session, contact: Contact) -> SessionView {
         let particulars = self.controller.particulars(&session.id);
         let stuck_after = self.settings.stuck_timeout();
-        let contact = self.controller.contact(&session);
         SessionView::of(session, particulars, contact, self.clock.now(), stuck_after)
     }
 
     /// A part of the list, as it is shown now, and how many there are in all.
-    pub(super) fn views(
+    pub(super) async fn views(
         &self,
         which: Which,
         limit: usize,
         offset: usize,
     ) -> (Vec<SessionView>, usize) {
-        let page = self.controller.page(Wanted {
+        let wanted = Wanted {
             which,
             limit,
             offset,
-        });
-        let views = page.sessions.into_iter().map(|session| self.view(session));
+        };
+        let page = self.controller.page(wanted).await;
+        let sessions = page.sessions.into_iter();
+        let views = sessions.map(|(session, contact)| self.view_with(session, contact));
         (views.collect(), page.total)
     }
 }
@@ -384,7 +390,7 @@ impl Part {
         }
     }
 
-    fn list(
+    async fn list(
         &self,
         shared: &Shared,
         which: Which,
@@ -397,7 +403,7 @@ impl Part {
             None => usual,
         };
         let offset = self.offset.unwrap_or(0);
-        let (sessions, total) = shared.views(self.which(which)?, limit, offset);
+        let (sessions, total) = shared.views(self.which(which)?, limit, offset).await;
         Ok(SessionList {
             count: sessions.len(),
             sessions,
@@ -416,7 +422,8 @@ impl Part {
     (status = 400, description = "no such status, or a limit that is none", body = ErrorBody),
 ))]
 pub(super) async fn list(shared: Arc<Shared>, part: Part) -> Result<Response, Rejection> {
-    Ok(json(&part.list(&shared, Which::Active, "active", USUAL)?))
+    let list = part.list(&shared, Which::Active, "active", USUAL);
+    Ok(json(&list.await?))
 }
 
 /// Sessions whose recorder has ended.
@@ -425,12 +432,8 @@ pub(super) async fn list(shared: Arc<Shared>, part: Part) -> Result<Response, Re
     (status = 400, description = "no such status, or a limit that is none", body = ErrorBody),
 ))]
 pub(super) async fn list_inactive(shared: Arc<Shared>, part: Part) -> Result<Response, Rejection> {
-    Ok(json(&part.list(
-        &shared,
-        Which::Inactive,
-        "inactive",
-        WHOLE,
-    )?))
+    let list = part.list(&shared, Which::Inactive, "inactive", WHOLE);
+    Ok(json(&list.await?))
 }
 
 /// All sessions with their numbers.
@@ -453,7 +456,7 @@ pub(super) struct AllSessions {
     (status = 400, description = "no such status, or a limit that is none", body = ErrorBody),
 ))]
 pub(super) async fn list_all(shared: Arc<Shared>, part: Part) -> Result<Response, Rejection> {
-    let part = part.list(&shared, Which::Any, "all", WHOLE)?;
+    let part = part.list(&shared, Which::Any, "all", WHOLE).await?;
     let Counts {
         total,
         active,
@@ -664,6 +667,7 @@ struct CleanupInfo {
     (status = 200, description = "the controller answers", body = SessionsHealth),
 ))]
 pub(super) async fn health(shared: Arc<Shared>) -> Result<Response, Rejection> {
+    shared.controller.loaded().await;
     let Counts {
         total,
         active,

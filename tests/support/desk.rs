@@ -38,6 +38,18 @@ impl Desk {
         clock: Arc<dyn Clock>,
         more: &[(&str, &str)],
     ) -> Self {
+        let desk = Self::begin(folder, runtime, clock, more);
+        desk.controller.load().unwrap();
+        desk
+    }
+
+    /// One that has not read its sessions yet.
+    pub fn begin(
+        folder: &Path,
+        runtime: Arc<dyn Runtime>,
+        clock: Arc<dyn Clock>,
+        more: &[(&str, &str)],
+    ) -> Self {
         let own = [
             ("HA_CONTROLLER_USERNAME", "recorder"),
             ("HA_CONTROLLER_PASSWORD", PASSWORD),
@@ -75,10 +87,17 @@ impl Desk {
 
     /// One over no recorders at all, with a clock that stands until it is moved.
     pub fn by_hand(folder: &Path) -> (Self, ManualClock) {
+        let (desk, clock) = Self::begin_by_hand(folder);
+        desk.controller.load().unwrap();
+        (desk, clock)
+    }
+
+    /// The same before it has read its sessions.
+    pub fn begin_by_hand(folder: &Path) -> (Self, ManualClock) {
         let program = Path::new("/bin/true");
         let processes = ProcessRuntime::open(&folder.join("processes"), program).unwrap();
         let clock = ManualClock::at(Timestamp::from_millis(1_795_577_569_000));
-        let desk = Self::open(folder, Arc::new(processes), Arc::new(clock.clone()), &[]);
+        let desk = Self::begin(folder, Arc::new(processes), Arc::new(clock.clone()), &[]);
         (desk, clock)
     }
 
