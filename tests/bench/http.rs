@@ -134,19 +134,35 @@ impl House {
             .sum()
     }
 
-    /// Starts it anew; how long until a request is answered.
-    async fn restart(&mut self) -> Duration {
+    /// Starts it anew; how long until each of these requests is answered with success.
+    async fn restart<const N: usize>(&mut self, requests: [String; N]) -> [Duration; N] {
         self.controller.stop().await;
         let port = self.controller.port;
         let begin = Instant::now();
-        let listening = tokio::spawn(async move {
-            while !answers(port).await {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            begin.elapsed()
+        let waits = requests.map(|request| {
+            tokio::spawn(async move {
+                while !answers(port, &request).await {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                begin.elapsed()
+            })
         });
         self.controller.resume().await;
-        listening.await.unwrap()
+        let mut took = [Duration::ZERO; N];
+        for (took, wait) in took.iter_mut().zip(waits) {
+            *took = wait.await.unwrap();
+        }
+        took
+    }
+
+    /// A request as it goes over the line.
+    fn request(&self, method: &str, path: &str, body: &str) -> String {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\nContent-Type: application/json\r\n\
+             Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            self.login(),
+            body.len()
+        )
     }
 
     /// Runs `wrk` with a script that gives it its requests.
@@ -254,21 +270,26 @@ fn client() -> reqwest::Client {
     ov2_ha_recorder::outbound::client(second, 60 * second).unwrap()
 }
 
-/// Whether a request is answered. A connection alone waits in the listener's queue while the database is being opened.
-async fn answers(port: u16) -> bool {
+/// Whether a request is answered with success. A connection alone waits in the listener's queue while the database is being
+/// opened.
+async fn answers(port: u16, request: &str) -> bool {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else {
         return false;
     };
-    let request = b"GET /actuator/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    stream.write_all(request).await.is_ok() && stream.read_u8().await.is_ok()
+    let mut begin = [0; 12];
+    stream.write_all(request.as_bytes()).await.is_ok()
+        && stream.read_exact(&mut begin).await.is_ok()
+        && begin == *b"HTTP/1.1 200"
 }
 
 async fn start() -> Vec<Figure> {
     let mut house = House::with(&[]).await;
     let mut times = Vec::new();
     for _ in 0..5 {
-        times.push(house.restart().await);
+        let health = house.request("GET", "/actuator/health", "");
+        let [took] = house.restart([health]).await;
+        times.push(took);
     }
     let median = median(&times);
     let figure = Figure {
@@ -488,7 +509,14 @@ wrk.headers["Authorization"] = "{}""#,
     );
     let load = house.load(4, &script).await;
     let listed = house.resident() / MIB;
-    let took = house.restart().await;
+    let beat = heartbeat(99_999).to_string();
+    let requests = [
+        house.request("PUT", "/api/sessions/bench-99999/heartbeat", &beat),
+        house.request("GET", "/actuator/health", ""),
+        house.request("GET", "/api/sessions?limit=50", ""),
+    ];
+    let [beat, health, whole] = house.restart(requests).await;
+    let first = beat.max(health);
     let list = Figure {
         name: "list of 50 among 100,000 sessions",
         required: "p99 <= 5 ms",
@@ -504,8 +532,13 @@ wrk.headers["Authorization"] = "{}""#,
     let start = Figure {
         name: "start with 100,000 sessions",
         required: "<= 150 ms to the first answer",
-        measured: format!("{} ms", took.as_millis()),
-        reached: took <= Duration::from_millis(150),
+        measured: format!(
+            "a heartbeat after {} ms, health after {} ms; the list, for which all are read, after {} ms",
+            beat.as_millis(),
+            health.as_millis(),
+            whole.as_millis()
+        ),
+        reached: first <= Duration::from_millis(150),
     };
     vec![list, memory, start]
 }
