@@ -274,12 +274,9 @@ impl Db {
     }
 
     fn tell_set_aside(&self, what: String) {
-        // Health says it before the log does: who reads the one looks at the other.
-        let told = self.set_aside.lock();
-        let mut told = told.unwrap_or_else(PoisonError::into_inner);
-        told.push(what.clone());
-        drop(told);
         log::error!("{what}");
+        let told = self.set_aside.lock();
+        told.unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
     /// Keeps a record that cannot be read in a tree of its own; the caller removes it from where it was.
