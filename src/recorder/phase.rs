@@ -54,7 +54,7 @@ pub(super) fn shown_late(refreshes: u32) -> Duration {
 /// `CLOCK_MONOTONIC`; half the display's interval where frames are taken at another rate than it refreshes.
 pub(super) fn on_show(monotonic: i64, rate: u32, refreshes: u32) -> i64 {
     let interval = 1_000_000 / i64::from(refreshes);
-    if refreshes % rate == 0 {
+    if refreshes.is_multiple_of(rate) {
         let drawn = i64::try_from(DRAWN.as_micros()).unwrap_or(0);
         (monotonic - drawn).rem_euclid(interval)
     } else {
