@@ -126,8 +126,11 @@ fn answer(known: &mut Known, request: &Request<Incoming>) -> Response<Full<Bytes
         Some((status, text)) => (status, text.to_owned()),
         None => openvidu_says(known, request),
     };
-    let body = Full::from(text);
-    Response::builder().status(status).body(body).unwrap()
+    // Whoever is down answers on no connection that was made before.
+    let closing = Response::builder()
+        .status(status)
+        .header("connection", "close");
+    closing.body(Full::from(text)).unwrap()
 }
 
 fn openvidu_says(known: &Known, request: &Request<Incoming>) -> (u16, String) {
