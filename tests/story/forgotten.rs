@@ -87,6 +87,27 @@ impl Scene {
     }
 }
 
+/// What Docker shows of an OpenVidu server; gone with it.
+struct Server(Container, String);
+
+impl Server {
+    /// In the name space of the recording image.
+    fn beside(recorders: &OwnImage) -> Self {
+        let (space, _) = recorders.name.rsplit_once('/').unwrap();
+        let image = format!("{space}/openvidu-server:{}", OwnImage::TAG);
+        docker(&["tag", &recorders.full(), &image]).unwrap();
+        let run = ["run", "-d", "--entrypoint", "sleep", &image, "300"];
+        Self(Container(docker(&run).unwrap()), image)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.remove();
+        let _ = docker(&["rmi", &self.1]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_openvidu_forgets_at_its_restart_is_sealed_and_no_backup_is_made() {
     let name = "what_openvidu_forgets_at_its_restart_is_sealed_and_no_backup_is_made";
@@ -141,15 +162,9 @@ async fn a_server_in_docker_that_was_started_after_the_recording_has_forgotten_i
     };
     let image = scene.stage.image.as_ref().unwrap();
     let recording = scene.under_way("ses_server").await;
-    let (space, _) = image.name.rsplit_once('/').unwrap();
-    let server = format!("{space}/openvidu-server:{}", OwnImage::TAG);
-    docker(&["tag", &image.full(), &server]).unwrap();
-    let started = docker(&["run", "-d", "--rm", "--entrypoint", "sleep", &server, "300"]);
-    let started = Container(started.unwrap());
+    let _server = Server::beside(image);
     recording.vessel.container().remove();
     scene.is_sealed_without_a_stop(&recording).await;
-    started.remove();
-    docker(&["rmi", &server]).unwrap();
     assert!(
         !scene
             .stage
