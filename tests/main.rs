@@ -28,3 +28,4 @@ mod terminal;
 mod upload;
 mod watchdog;
 mod webhook;
+mod word;

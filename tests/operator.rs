@@ -187,6 +187,23 @@ fn install_reads_every_openvidu_changes_nothing_twice_and_uninstall_puts_all_bac
 }
 
 #[test]
+fn what_opens_openvidu_is_not_among_the_recordings_which_openvidu_may_serve() {
+    let machine = Machine::new(SHAPES[0]);
+    fs::create_dir_all(machine.env_file().parent().unwrap()).unwrap();
+    let own = "OPENVIDU_URL=https://openvidu.test\nOPENVIDU_SECRET=MY_SECRET\n";
+    fs::write(machine.env_file(), own).unwrap();
+    let done = machine.install(&[]);
+    assert!(done.status.success(), "{}", text(&done));
+    let kept = fs::read_to_string(machine.env_file()).unwrap();
+    assert!(kept.contains("OPENVIDU_SECRET=MY_SECRET"), "{kept}");
+    let copy = fs::read_to_string(machine.recorders_copy()).unwrap();
+    assert!(
+        !copy.contains("MY_SECRET") && !copy.contains("OPENVIDU_URL"),
+        "{copy}"
+    );
+}
+
+#[test]
 fn the_webhook_in_use_becomes_the_relay_s_target_unless_it_is_already_this_service() {
     let read = |shape| {
         let machine = Machine::new(shape);

@@ -2,6 +2,7 @@
 //! would hand to its client.
 
 mod faults;
+mod forgotten;
 
 use crate::support::docker::docker;
 use crate::support::frames::{Footage, probe};

@@ -456,6 +456,9 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
         "HA_TRUSTED_",
         "HA_S3_SERVER_",
         "OPENVIDU_RECORDING_PATH",
+        "OPENVIDU_URL",
+        "OPENVIDU_SECRET",
+        "HA_ORPHAN_",
         "HA_LISTEN_",
     ];
     let variables = Variables::default().over_text(env.as_str(), Path::new(""));

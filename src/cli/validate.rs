@@ -6,6 +6,7 @@ use super::report::{Check, Form, Report};
 use super::system::{Call, find, image_is_ours};
 use super::{Failure, SettingsFile};
 use crate::config::{Port, RuntimeKind, Settings, Storage, Url};
+use crate::controller::Inquiry;
 use crate::outbound::{self, OutboundError, Trust};
 use crate::store;
 use clap::Args;
@@ -14,7 +15,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
-/// Check settings, ports, Docker, image, recordings folder, disk, clock, store and webhook target.
+/// Check settings, ports, Docker, image, recordings folder, disk, clock, store, OpenVidu and webhook target.
 #[derive(Debug, Args)]
 pub(super) struct Validate {
     #[command(flatten)]
@@ -65,6 +66,7 @@ async fn look_at_everything(settings: &Settings, report: &mut Report) {
     report.add(disk(&settings.recording_path));
     report.add(clock());
     report.add(chunk_store(settings, running).await);
+    report.add(openvidu(settings).await);
     if settings.relay_on() {
         for target in &settings.relay_endpoints.0 {
             report.add(webhook_target(settings, target).await);
@@ -212,6 +214,26 @@ async fn chunk_store(settings: &Settings, running: bool) -> Check {
         ),
         Err(cause) => Check::bad("store", cause)
             .advice("\"ov2-ha-recorder test-s3\" goes through it step by step"),
+    }
+}
+
+/// Whether OpenVidu can be asked for what it records.
+async fn openvidu(settings: &Settings) -> Check {
+    let inquiry = match Inquiry::of(settings) {
+        Ok(Some(inquiry)) => inquiry,
+        Ok(None) => {
+            let finding = "OPENVIDU_URL is not set: a backup of a session that OpenVidu has forgotten may record on";
+            return Check::warning("openvidu", finding)
+                .advice("set OPENVIDU_URL and OPENVIDU_SECRET, as in OpenVidu's .env");
+        }
+        Err(cause) => return Check::bad("openvidu", cause),
+    };
+    let shown = inquiry.origin();
+    match inquiry.try_out().await {
+        Ok(version) => Check::good("openvidu", format!("{shown} is OpenVidu {version}")),
+        Err(cause) => Check::bad("openvidu", format!("{shown}: {cause}")).advice(
+            "correct OPENVIDU_URL and OPENVIDU_SECRET; a certificate of one's own goes into HA_CA_FILE",
+        ),
     }
 }
 

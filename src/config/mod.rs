@@ -189,6 +189,9 @@ settings! {
     image_name: String = "IMAGE_NAME" or "openvidu/openvidu-recording", "the recording image";
     image_tag: String = "IMAGE_TAG" or "2.32.2", "its tag";
     recording_path: PathBuf = "OPENVIDU_RECORDING_PATH" or "/opt/openvidu/recordings", "the recordings folder on the host";
+    openvidu_url: Option<Url> = "OPENVIDU_URL", "address of OpenVidu's REST interface, such as https://openvidu.example.com; it is asked whether a session is still recorded";
+    openvidu_secret: Option<Secret> = "OPENVIDU_SECRET", "OpenVidu's secret, for its REST interface";
+    orphan_minutes: Whole<1, 1440> = "HA_ORPHAN_MINUTES" or "10", "minutes for which a backup records on while OpenVidu, which had answered before, cannot be reached";
     runtime: RuntimeKind = "HA_RUNTIME" or "docker", "where recorders run: docker or process";
     profile: Profile = "SPRING_PROFILES_ACTIVE" or "prod", "dev and test show the API's pages, prod hides them";
     swagger: Option<Switch> = "SWAGGER_ENABLED", "show the API's pages in any profile";
@@ -347,6 +350,16 @@ impl Settings {
         if self.viewer_username.is_some() != self.viewer_password.is_some() {
             half("HA_VIEWER_USERNAME and HA_VIEWER_PASSWORD");
             (self.viewer_username, self.viewer_password) = (None, None);
+        }
+        match (&self.openvidu_url, &self.openvidu_secret) {
+            (Some(_), None) => {
+                faults.push("OPENVIDU_SECRET: required where OPENVIDU_URL is set".into());
+                self.openvidu_url = None;
+            }
+            (None, Some(_)) => self.warnings.push(
+                "OPENVIDU_SECRET is of no use without OPENVIDU_URL: OpenVidu is not asked whether it still records".into(),
+            ),
+            _ => {}
         }
         if self.s3_server_on() && self.s3_access_key.is_none() {
             faults.push(

@@ -170,6 +170,7 @@ impl<const MIN: u32, const MAX: u32> Parse for Whole<MIN, MAX> {
         (1, 300) => "a whole number from 1 to 300",
         (1, 1000) => "a whole number from 1 to 1000",
         (1, 365) => "a whole number from 1 to 365",
+        (1, 1440) => "a whole number from 1 to 1440",
         (1, 3600) => "a whole number from 1 to 3600",
         (1, 86400) => "a whole number from 1 to 86400",
         _ => "a whole number in range",

@@ -1,6 +1,8 @@
 //! What the controller does about a lost or stopped recorder. Fence first, start second; the same container where it
 //! exists, because OpenVidu will look for it; a backup where it does not. One at a time for each session.
 
+use super::evidence::AT_ONCE;
+use super::orphan::Verdict;
 use super::watch::{MADE_BY_US, holder};
 use super::{Controller, lock};
 use crate::model::failover::Seen;
@@ -17,7 +19,15 @@ impl Controller {
     pub(super) fn act(&self, id: &RecordingId, action: Action) {
         match action {
             Action::Replace => self.judge(id),
-            Action::Stop | Action::Salvage => self.begin_conclusion(id, SealState::NotYet),
+            Action::Stop | Action::Salvage => self.begin_conclusion(id, self.seal_state(id)),
+        }
+    }
+
+    fn seal_state(&self, id: &RecordingId) -> SealState {
+        let seal_at = self.session(id).and_then(|it| it.seal_at);
+        match seal_at.is_some_and(|at| at <= self.0.clock.now()) {
+            true => SealState::Due,
+            false => SealState::NotYet,
         }
     }
 
@@ -25,6 +35,7 @@ impl Controller {
     pub(super) fn attend(&self, session: &Session) {
         // Here and now: a thread for each of many that register at once would cost far more memory than the look is worth.
         self.learn_of_stop(&session.id);
+        self.ask_to_vouch(&session.id);
         let Some(held) = session.container.clone() else {
             return;
         };
@@ -110,7 +121,8 @@ impl Controller {
     async fn replace(&self, session: &Session, seen: Seen) {
         let id = &session.id;
         match self.start_replacement(session, seen).await {
-            Ok((holder, rung)) => {
+            Ok(Replacement::Unwanted(verdict)) => self.carry_out(session, verdict),
+            Ok(Replacement::Started(holder, rung)) => {
                 info!(session:% = id, container:% = holder.id, rung; "recorder started again");
                 counter!("ha_recorder_failover_events_total", "reason" => label(session), "rung" => rung).increment(1);
                 self.replaced(session, holder).await;
@@ -188,18 +200,24 @@ impl Controller {
         &self,
         session: &Session,
         seen: Seen,
-    ) -> Result<(Holder, &'static str), RuntimeError> {
+    ) -> Result<Replacement, RuntimeError> {
         if let Some(held) = session.container.as_ref().filter(|_| seen != Seen::Gone) {
             match self.start_again(session, held, seen).await {
-                Ok(()) => return Ok((held.clone(), "same-container")),
+                Ok(()) => return Ok(Replacement::Started(held.clone(), "same-container")),
                 Err(cause @ RuntimeError::Unreachable { .. }) => return Err(cause),
                 Err(cause) => {
                     warn!(session:% = session.id; "the same container cannot be started: {cause}");
                 }
             }
         }
+        // OpenVidu's container is gone: perhaps because OpenVidu has forgotten the recording.
+        let verdict = self.decide(session, AT_ONCE).await;
+        if !matches!(verdict, Verdict::Record(_)) {
+            return Ok(Replacement::Unwanted(verdict));
+        }
         let holder = self.start_backup(session).await?;
-        Ok((holder, "backup"))
+        self.carry_out(session, verdict);
+        Ok(Replacement::Started(holder, "backup"))
     }
 
     async fn start_again(
@@ -268,6 +286,14 @@ impl Controller {
     }
 }
 
+/// What came of a failover.
+enum Replacement {
+    /// A recorder was started, on this rung of the ladder.
+    Started(Holder, &'static str),
+    /// Nobody wants the recording to go on.
+    Unwanted(Verdict),
+}
+
 /// Why the conclusion of a recording is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SealState {
@@ -299,7 +325,8 @@ fn backup_of(session: &Session, mut blueprint: Blueprint) -> BackupSpec {
     ]);
     BackupSpec {
         recording: session.id.clone(),
-        name: format!("{}_backup", session.id.container_name()),
+        // OpenVidu's own begin with "recording_", and no recording's id contains a dot.
+        name: format!("ha-backup-{}", session.id.as_str().replace('~', ".")),
         labels,
         blueprint,
     }

@@ -2,15 +2,17 @@
 //! the runs left, and where OpenVidu cannot seal the recording any more, that is done in its place.
 
 use super::act::{SealState, can_write};
+use super::orphan::Verdict;
 use super::table::Entry;
 use super::takes::{Take, TakeError};
-use super::{Controller, ControllerError, lock};
+use super::{Controller, ControllerError, OPENVIDU_SAYS_FAILED, lock};
+use crate::clock::Timestamp;
 use crate::db::outbox;
 use crate::join;
 use crate::join::beside::Beside;
 use crate::model::chunk::TakeKey;
 use crate::model::ids::{RecordingId, TakeId};
-use crate::model::session::{Event, Holder, SEAL_AFTER, Session, State};
+use crate::model::session::{Disowned, Event, Holder, SEAL_AFTER, Session, State};
 use crate::runtime::{ContainerStatus, RuntimeError, Stop};
 use crate::tasks;
 use bytes::Bytes;
@@ -49,7 +51,7 @@ impl Controller {
         let event = match self.sealed_status(id)?.as_str() {
             "stopped" => Event::StopAsked,
             "ready" => Event::Sealed,
-            "failed" => Event::Failed("OpenVidu's file says that the recording failed".into()),
+            "failed" => Event::Failed(OPENVIDU_SAYS_FAILED.into()),
             _ => return None,
         };
         Some(self.apply(id, event))
@@ -68,8 +70,14 @@ impl Controller {
     }
 
     /// The status in OpenVidu's `.recording.<id>`, where that can be read.
-    fn sealed_status(&self, id: &RecordingId) -> Option<String> {
+    pub(super) fn sealed_status(&self, id: &RecordingId) -> Option<String> {
         Some(self.seal_of(id)?.get("status")?.as_str()?.to_owned())
+    }
+
+    /// When OpenVidu's file was last written.
+    pub(super) fn seal_written_at(&self, id: &RecordingId) -> Option<Timestamp> {
+        let written = std::fs::metadata(self.beside(id).seal()).ok()?.modified();
+        written.ok().map(Timestamp::from)
     }
 
     /// OpenVidu's `.recording.<id>`, unless it is an earlier recording's of the same id.
@@ -149,12 +157,27 @@ impl Controller {
         if unfinished && session.finished_at.is_none() {
             self.salvage(&session).await;
         }
-        if seal == SealState::Due {
+        if seal == SealState::Due || self.seals_at_once(id).await {
             self.seal(id).await;
         }
         if let Err(cause) = self.0.db.durable().await {
             warn!(session:% = id; "{cause}");
         }
+    }
+
+    /// Whether OpenVidu's seal is not to be waited for, because its stop can only fail.
+    async fn seals_at_once(&self, id: &RecordingId) -> bool {
+        let is_finished =
+            |it: &Session| matches!(it.state, State::Completed { .. }) || it.finished_at.is_some();
+        let waits = |it: &Session| is_finished(it) && it.seal_at.is_some();
+        let Some(session) = self.session(id).filter(waits) else {
+            return false;
+        };
+        let at_once = session.disowned.is_some() || self.stop_fails(&session).await;
+        if at_once && session.disowned.is_none() {
+            self.carry_out(&session, Verdict::Disowned(Disowned::StopFails));
+        }
+        at_once
     }
 
     /// Ends the recorder where that is ours to do; answers whether nobody writes any more.
@@ -175,7 +198,11 @@ impl Controller {
             _ if !living => None,
             // What runs may record still, or again.
             _ if given_up => return self.leave_alone(id),
-            State::Stopping { .. } if held.backup => Some(Stop::Drain(DRAIN)),
+            State::Stopping { .. } | State::Failed { .. } | State::Completed { .. }
+                if held.backup =>
+            {
+                Some(Stop::Drain(DRAIN))
+            }
             // OpenVidu ends its own container. What it has not ended by the time of the seal, it will not.
             State::Stopping { .. } if seal == SealState::NotYet => return false,
             State::Stopping { .. } if self.records_on(id) => {
@@ -192,7 +219,7 @@ impl Controller {
                 Err(cause) => return self.not_ended(id, &cause),
             }
         }
-        if stopping {
+        if stopping || held.backup {
             self.note_good_end(id, held).await;
         }
         true
@@ -276,9 +303,7 @@ impl Controller {
             let _ = self.change(id, |entry| entry.session.seal_at = None);
             return;
         }
-        let stopped = self
-            .seal_of(id)
-            .filter(|seal| seal.get("status").is_some_and(|it| it == "stopped"));
+        let stopped = tasks::block(|| self.unsealed(&session));
         let take = self.take_of(&session);
         let take = take.filter(|it| self.takes().video(it).is_file());
         match (stopped, take) {
@@ -294,6 +319,26 @@ impl Controller {
         if let Err(refused) = self.apply(id, Event::Sealed) {
             warn!(session:% = id; "{refused}");
         }
+    }
+
+    /// OpenVidu's view of the recording, where it is for us to seal it: it was stopped, or nobody will ever stop it.
+    fn unsealed(&self, session: &Session) -> Option<Map<String, Value>> {
+        let id = &session.id;
+        let forgotten = session.disowned == Some(Disowned::Forgotten);
+        let file = std::fs::read(self.beside(id).seal()).ok();
+        let is_readable = file.is_some_and(|it| serde_json::from_slice::<Value>(&it).is_ok());
+        if is_readable {
+            let seal = self.seal_of(id)?;
+            let sealable = match seal.get("status").and_then(Value::as_str) {
+                Some("stopped") => true,
+                Some("ready" | "failed") => false,
+                _ => forgotten,
+            };
+            return sealable.then_some(seal);
+        }
+        // As OpenVidu ordered it.
+        let ordered = self.particulars(id).recording_json.filter(|_| forgotten)?;
+        serde_json::from_str(&ordered).ok()
     }
 
     async fn seal_as_ready(
@@ -320,7 +365,14 @@ impl Controller {
         // As OpenVidu does once it has read it.
         let _ = std::fs::remove_file(beside.info());
         info!(session:% = session.id, size, duration; "sealed as ready in OpenVidu's place");
-        self.tell_ready(session, &recording).await
+        if session.sealed_at.is_some() {
+            return Ok(()); // OpenVidu wrote into its file once more; the customer knows
+        }
+        self.tell_ready(session, &recording).await?;
+        let now = self.0.clock.now();
+        // A session that is gone needs no note of it.
+        let _ = self.change(&session.id, |entry| entry.session.sealed_at = Some(now));
+        Ok(())
     }
 
     /// The webhook that OpenVidu cannot send any more.

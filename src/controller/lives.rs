@@ -3,6 +3,8 @@
 //! away, and ends the controller between any two of its steps. Whatever it does, no two recorders are believed at once,
 //! nothing that happened is forgotten, what records is not ended, and every recording comes to its end.
 
+mod rest;
+
 use super::Controller;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{Settings, Variables};
@@ -73,6 +75,8 @@ struct World {
     cut_off: bool,
     encoder_hangs: bool,
     openvidu: OpenVidu,
+    /// When OpenVidu's server was started; nobody sees it before it was started again.
+    server_started_at: Option<Timestamp>,
     /// What recorders write to.
     written: PathBuf,
     wrong: Vec<String>,
@@ -86,6 +90,8 @@ enum OpenVidu {
     /// Its container could not be told: no word of it follows.
     Failed,
     Sealed,
+    /// It was started again, and knows of nothing that was before.
+    Forgot,
 }
 
 impl World {
@@ -124,6 +130,8 @@ impl World {
                 labels,
                 recording: RecordingId::parse(ID).ok(),
                 created_at: self.clock.now(),
+                started_at: None,
+                ended_at: None,
                 status: ContainerStatus::Created,
             },
             kept_up: false,
@@ -295,6 +303,10 @@ impl Runtime for Docker {
         futures_util::stream::pending().boxed()
     }
 
+    async fn openvidu_started_at(&self) -> Result<Option<Timestamp>, RuntimeError> {
+        Ok(self.world().await.server_started_at)
+    }
+
     async fn probe(&self) -> Result<RuntimeInfo, RuntimeError> {
         Ok(RuntimeInfo {
             kind: "docker",
@@ -312,19 +324,24 @@ struct Life {
 }
 
 impl Life {
-    fn begin(folder: &Path, docker: Docker, clock: &ManualClock) -> Self {
+    fn begin(
+        folder: &Path,
+        docker: Docker,
+        clock: &ManualClock,
+        more: &[(&'static str, String)],
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         let _inside = runtime.enter();
-        let settings: Settings = Variables::of([
-            ("HEARTBEAT_INTERVAL", "2"),
-            ("CHUNK_TIME_SIZE", "3"),
-            ("OPENVIDU_RECORDING_PATH", folder.to_str().unwrap()),
-        ])
-        .settings()
-        .unwrap();
+        let own = [
+            ("HEARTBEAT_INTERVAL", "2".to_owned()),
+            ("CHUNK_TIME_SIZE", "3".to_owned()),
+            ("OPENVIDU_RECORDING_PATH", folder.display().to_string()),
+        ];
+        let all = own.into_iter().chain(more.iter().cloned());
+        let settings: Settings = Variables::of(all).settings().unwrap();
         let settings = Arc::new(settings);
         // The flusher of the life before may still hold it for a moment.
         let mut opened = None;
@@ -394,6 +411,8 @@ enum Fate {
     ControllerForgets,
     ControllerBegins,
     Asked,
+    /// OpenVidu begins again: it removes every container that it could have made.
+    OpenViduRestarts,
     Stop,
 }
 
@@ -401,6 +420,8 @@ struct Story {
     world: Arc<Mutex<World>>,
     clock: ManualClock,
     folder: tempfile::TempDir,
+    /// Settings beside the usual ones.
+    settings: Vec<(&'static str, String)>,
     life: Option<Life>,
     seconds: u32,
     strikes: u32,
@@ -410,6 +431,10 @@ struct Story {
 
 impl Story {
     fn begin() -> Self {
+        Self::begin_with(&[])
+    }
+
+    fn begin_with(settings: &[(&'static str, &str)]) -> Self {
         let clock = ManualClock::at(Timestamp::from_millis(1_795_577_569_000));
         let folder = tempfile::tempdir().unwrap();
         let world = World {
@@ -422,6 +447,7 @@ impl Story {
             cut_off: false,
             encoder_hangs: false,
             openvidu: OpenVidu::Records,
+            server_started_at: None,
             written: folder.path().join(ID).join("seen/written.mp4"),
             wrong: Vec::new(),
         };
@@ -429,6 +455,10 @@ impl Story {
             world: Arc::new(Mutex::new(world)),
             clock,
             folder,
+            settings: settings
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned()))
+                .collect(),
             life: None,
             seconds: 0,
             strikes: 0,
@@ -460,7 +490,7 @@ impl Story {
             return;
         }
         let docker = Docker(Arc::clone(&self.world));
-        let life = Life::begin(self.folder.path(), docker, &self.clock);
+        let life = Life::begin(self.folder.path(), docker, &self.clock, &self.settings);
         self.world().news.clear();
         life.runtime.block_on(async {
             for id in life.controller.ids(super::Which::Any) {
@@ -734,10 +764,28 @@ impl Story {
                         .block_on(life.controller.fail_over(&id, "asked"));
                 }
             }
+            (Fate::OpenViduRestarts, _) => self.openvidu_restarts(),
             (Fate::Stop, _) => self.stop(),
             (_, None) => {}
         }
         self.hand_on();
+    }
+
+    fn openvidu_restarts(&mut self) {
+        let mut world = self.world();
+        world.server_started_at = Some(world.clock.now());
+        let own = |it: &&Vessel| it.container.labels.is_empty();
+        let ids = world
+            .vessels
+            .iter()
+            .filter(own)
+            .map(|it| it.container.id.clone());
+        for id in ids.collect::<Vec<_>>() {
+            world.clear(&id);
+        }
+        if world.openvidu != OpenVidu::Sealed {
+            world.openvidu = OpenVidu::Forgot;
+        }
     }
 
     fn freeze(&self, id: &ContainerId, freezes: bool) {
@@ -822,7 +870,7 @@ fn any_fate() -> impl Strategy<Value = Fate> {
         2 => prop::sample::select(vec![DockerGoes, DockerComes, DockerRestarts]),
         2 => (0u8..6).prop_map(ControllerDies),
         2 => prop::sample::select(vec![ControllerBegins, ControllerForgets, Asked]),
-        1 => Just(Stop),
+        1 => prop::sample::select(vec![OpenViduRestarts, Stop]),
     ]
 }
 

@@ -6,22 +6,27 @@ mod act;
 mod answers;
 mod backup;
 mod cleanup;
+mod evidence;
 mod finish;
 mod growth;
+mod inquiry;
 mod jobs;
 #[cfg(test)]
 mod lives;
 mod load;
 mod measure;
+mod orphan;
 pub mod relay;
 mod sweep;
 mod table;
 pub mod takes;
 mod watch;
+mod worries;
 
 pub use answers::{
     Change, ControllerError, Counts, FailoverStatus, Filter, Health, Page, RuntimeState,
 };
+pub use inquiry::Inquiry;
 pub use table::Which;
 
 use crate::clock::{Clock, Timestamp};
@@ -52,6 +57,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How long an answer of the runtime about itself is good.
 const PROBE_KEPT: Duration = Duration::from_secs(2);
+
+/// Why a session failed that OpenVidu's own file holds for failed.
+const OPENVIDU_SAYS_FAILED: &str = "OpenVidu's file says that the recording failed";
 
 /// Changes that a slow listener may lag behind before it loses some.
 const CHANGES_KEPT: usize = 1_024;
@@ -86,6 +94,8 @@ struct Inner {
     runtime: Arc<dyn Runtime>,
     store: Arc<dyn ChunkStore>,
     outbox: Outbox,
+    /// Where OpenVidu is asked; nowhere when its address is not set.
+    inquiry: Option<Inquiry>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     table: Mutex<Table>,
@@ -117,6 +127,10 @@ impl Controller {
     pub fn open(parts: Parts) -> Result<Self, DbError> {
         let stored = parts.db.sessions(Arc::clone(&parts.clock))?;
         let policy = policy(&parts.settings);
+        let inquiry = Inquiry::of(&parts.settings).unwrap_or_else(|cause| {
+            error!("OpenVidu is not asked whether it still records: {cause}");
+            None
+        });
         let table = Table::new(policy.clone(), parts.clock.now());
         Ok(Self(Arc::new(Inner {
             settings: parts.settings,
@@ -126,6 +140,7 @@ impl Controller {
             runtime: parts.runtime,
             store: parts.store,
             outbox: parts.outbox,
+            inquiry,
             clock: parts.clock,
             tasks: parts.tasks,
             table: Mutex::new(table),
@@ -395,6 +410,13 @@ impl Controller {
         }
         self.apply(id, event)?;
         Ok(self.0.db.durable().await?)
+    }
+
+    /// OpenVidu, or whoever can post a webhook, reports a new session. It is believed where webhooks need a token.
+    pub fn openvidu_made_a_session(&self, session: &str, unique: &str) {
+        if self.0.settings.webhook_token.is_some() {
+            tasks::block(|| self.session_created(session, unique));
+        }
     }
 
     /// OpenVidu, or whoever can post a webhook, reports a recording's new status: a hint to look into OpenVidu's own file,
@@ -691,6 +713,8 @@ impl Wanted {
             failovers: Vec::new(),
             client_id: self.client_id.clone(),
             video_name: None,
+            disowned: None,
+            sealed_at: None,
         };
         self.refresh(&mut session);
         if let Some(status) = self.status {

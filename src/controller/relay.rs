@@ -11,7 +11,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{Headers, Secret, Settings, Url};
 use crate::db::DbError;
 use crate::db::outbox::{Due, Event, Outbox, Outcome, Sequence, TargetId};
-use crate::model::wire::{RecordingStatusChanged, read_json};
+use crate::model::wire::{SessionCreated, read_json};
 use crate::outbound::{self, OutboundError, Trust};
 use crate::random;
 use crate::tasks::Tasks;
@@ -299,14 +299,25 @@ impl Target {
 
 /// Acts on what OpenVidu reports; events that mean nothing to us are done at once.
 async fn act(controller: &Controller, event: &Event) -> Tried {
-    if event.name.as_deref() != Some("recordingStatusChanged") || event.synthesized {
-        return Tried::Delivered;
-    }
-    match read_json::<RecordingStatusChanged>(&event.body) {
-        Ok(change) => {
-            controller.recording_status_changed(&change);
-            Tried::Delivered
+    let read = match event.name.as_deref() {
+        Some("recordingStatusChanged") if !event.synthesized => {
+            read_json(&event.body).map(|change| controller.recording_status_changed(&change))
         }
+        Some("sessionCreated") => {
+            // One without these members says nothing to us.
+            if let Ok(SessionCreated {
+                session_id,
+                unique_session_id,
+            }) = read_json(&event.body)
+            {
+                controller.openvidu_made_a_session(&session_id, &unique_session_id);
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    match read {
+        Ok(()) => Tried::Delivered,
         Err(cause) => Tried::Refused {
             why: cause.to_string(),
         },

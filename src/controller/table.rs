@@ -2,6 +2,7 @@
 //! watcher, by container for events. A session's due entry may be early, never late: a heartbeat only moves its session's
 //! stamp, and the watcher works out the next due time when the old one comes.
 
+use super::evidence::Asked;
 use super::growth::Look;
 use super::measure::Measure;
 use crate::clock::Timestamp;
@@ -68,6 +69,8 @@ pub(super) struct Entry {
     pub(super) looking: bool,
     /// It was reported to record without being heard.
     pub(super) deaf: bool,
+    /// What OpenVidu said of it.
+    pub(super) asked: Asked,
     due: Option<Timestamp>,
 }
 
@@ -81,7 +84,14 @@ impl Entry {
                 State::TakingOver { started_at: None, not_before, .. } if not_before <= now
             ),
             seal: session.seal_at.is_some_and(|at| at <= now),
+            question: self.asked.next().is_some_and(|at| at <= now),
         }
+    }
+
+    /// When its time comes.
+    fn comes_due(&self, policy: &Policy, watched_since: Timestamp) -> Option<Timestamp> {
+        let work = policy.due(&self.session, watched_since);
+        [work, self.asked.next()].into_iter().flatten().min()
     }
 }
 
@@ -94,11 +104,13 @@ pub(super) struct Calls {
     pub(super) replacement: bool,
     /// OpenVidu's file is to be seen to.
     pub(super) seal: bool,
+    /// OpenVidu is to be asked about it.
+    pub(super) question: bool,
 }
 
 impl Calls {
     fn any(&self) -> bool {
-        self.fault.is_some() || self.replacement || self.seal
+        self.fault.is_some() || self.replacement || self.seal || self.question
     }
 }
 
@@ -133,6 +145,9 @@ impl Table {
     /// Nothing that was missed before `now` counts. Due entries may be early for it, which is allowed.
     pub(super) fn watch_from(&mut self, now: Timestamp) {
         self.watched_since = now;
+        for entry in self.entries.values_mut() {
+            entry.asked.watch_from(now);
+        }
     }
 
     /// The clock was set back to `now`: whoever falls silent from now on is missed in its usual time.
@@ -141,6 +156,7 @@ impl Table {
         self.due.clear();
         for entry in self.entries.values_mut() {
             entry.session.set_back(now);
+            entry.asked.watch_from(now);
             entry.due = None;
         }
         for id in self.entries.keys().cloned().collect::<Vec<_>>() {
@@ -170,6 +186,7 @@ impl Table {
             looked: None,
             looking: false,
             deaf: false,
+            asked: Asked::default(),
             started_at: Timestamp::default(),
             due: None,
         };
@@ -194,11 +211,11 @@ impl Table {
     ) -> Option<T> {
         let entry = self.entries.get_mut(id)?;
         let before = Place::of(&entry.session);
-        let due = self.policy.due(&entry.session, self.watched_since);
+        let due = entry.comes_due(&self.policy, self.watched_since);
         let measured = Measure::of(&entry.session);
         let answer = change(entry);
         measured.count(&entry.session);
-        let is_moved = self.policy.due(&entry.session, self.watched_since) != due;
+        let is_moved = entry.comes_due(&self.policy, self.watched_since) != due;
         if before != Place::of(&entry.session) {
             let after = entry.session.clone();
             self.unindex_place(id, &before);
@@ -226,7 +243,7 @@ impl Table {
             if entry.calls(&self.policy, self.watched_since, now).any() {
                 called.push(id.clone());
             }
-            let due = self.policy.due(&entry.session, self.watched_since);
+            let due = entry.comes_due(&self.policy, self.watched_since);
             entry.due = due.map(|due| due.max(earliest));
             self.due.extend(entry.due.map(|due| (due, id)));
         }
@@ -298,6 +315,11 @@ impl Table {
         ids.filter_map(|(_, id)| Some(&self.entries.get(id)?.session))
     }
 
+    /// All of them.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().map(Box::as_ref)
+    }
+
     fn matching(&self, which: Which) -> impl Iterator<Item = &Index> {
         self.by_status
             .iter()
@@ -310,7 +332,7 @@ impl Table {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
-        let due = self.policy.due(&entry.session, self.watched_since);
+        let due = entry.comes_due(&self.policy, self.watched_since);
         let Some(due) = due.map(|due| due.max(earliest)) else {
             return;
         };

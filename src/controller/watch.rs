@@ -115,6 +115,7 @@ impl Controller {
             }
         });
         self.reconcile().await;
+        self.look_after_backups();
         self.pass();
         tasks::block(|| self.save());
     }
@@ -196,6 +197,9 @@ impl Controller {
     /// Does what is due for one session.
     pub(super) fn judge(&self, id: &RecordingId) {
         let calls = self.table().calls(id, self.0.clock.now());
+        if calls.question {
+            self.begin_inquiry(id);
+        }
         if let Some(fault) = calls.fault {
             return match fault.reason {
                 Reason::Silent | Reason::Stuck => self.look_for_growth(id, fault),

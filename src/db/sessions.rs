@@ -303,6 +303,30 @@ mod tests {
         assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
     }
 
+    /// Members came later at the records' ends: a record without them is shorter, and says so in its third byte.
+    fn without_last(value: &impl Serialize, members: u8) -> Vec<u8> {
+        let mut record = rmp_serde::to_vec(value).unwrap();
+        let is_short = record[0] & 0xf0 == 0x90;
+        record[if is_short { 0 } else { 2 }] -= members;
+        let nothing = vec![0xc0; members.into()];
+        assert!(record.ends_with(&nothing), "they are not the last ones");
+        record.truncate(record.len() - nothing.len());
+        [&[VERSION][..], &record].concat()
+    }
+
+    #[test]
+    fn a_record_from_before_openvidu_was_asked_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = open(folder.path());
+        let session = lost(Reason::Removed);
+        let record = without_last(&session, 2);
+        sessions.tree.insert("ses_A", record).unwrap();
+        assert_eq!(sessions.all().next().unwrap().unwrap(), session);
+        let record = without_last(&particulars(), 1);
+        sessions.particulars.insert("ses_A", record).unwrap();
+        assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
+    }
+
     /// As the first program wrote it: session and particulars were one structure.
     const FIRST: &str = r#"{"id":"ses_A","take":"1795577569000","run":1,"state":{"state":"recording","since":"2026-11-25T03:32:49Z"},"created_at":"2026-11-25T03:32:49Z","heartbeat_at":"2026-11-25T03:32:49Z","advanced_at":"2026-11-25T03:32:49Z","last_chunk":"0001.mp4","report":{"chunk":1,"bytes":2,"chunksStored":0,"frames":3,"lateFrames":0,"behindMs":0,"newestFrameAt":null,"restarts":{"display":0,"audio":0,"browser":0,"capture":0,"page":0},"troubles":[]},"page_troubled_at":null,"finished_at":null,"seal_at":null,"container":null,"original":null,"failovers":[],"client_id":"client","client_host":"10.0.0.1","unique_session_id":null,"original_session_id":null,"recording_path":null,"video_name":"talk","recording_json":null,"environment":null,"metadata":"{}"}"#;
 

@@ -16,6 +16,7 @@ mod recordings;
 mod route;
 mod sessions;
 mod webhook;
+mod worries;
 
 pub use listen::{ListenError, Listener, Tls};
 pub use webhook::read_webhook;
@@ -122,6 +123,7 @@ impl Edge {
         webhook::add(&mut routes, &shared);
         actuator::add(&mut routes, &shared);
         backup::add(&mut routes, &shared);
+        worries::add(&mut routes, &shared);
         events::add(&mut routes, &shared);
         recordings::add(&mut routes, &shared);
         pages::add(&mut routes);

@@ -3,7 +3,9 @@
 
 use super::answer::{Fault, json, typed};
 use super::route::{Routes, param};
-use super::{actuator, backup, events, failover, metrics, pages, recordings, sessions, webhook};
+use super::{
+    actuator, backup, events, failover, metrics, pages, recordings, sessions, webhook, worries,
+};
 use crate::config::{Profile, Settings};
 use ::http::header::CONTENT_ENCODING;
 use ::http::{HeaderValue, StatusCode, Uri};
@@ -36,7 +38,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
         failover::fail_over, failover::history,
         webhook::receive, webhook::hello, webhook::status, webhook::list, webhook::replay, webhook::replay_since,
         actuator::health, actuator::component, actuator::info, actuator::names, actuator::metric, metrics::scrape,
-        events::events, events::overview, backup::backup,
+        events::events, events::overview, backup::backup, worries::worries,
         recordings::list, recordings::video, recordings::timeline, recordings::preview,
     ),
     security(("basic" = [])),

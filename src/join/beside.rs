@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long making a thumbnail from the video may take.
 const THUMBNAIL: Duration = Duration::from_secs(5);
@@ -100,9 +100,16 @@ impl Beside {
 
     /// Whether OpenVidu's file says that the recording of `json` is over.
     pub fn is_over(&self, json: Option<&Value>) -> bool {
-        let there = json.and_then(|json| self.sealed(json));
-        let status = there.as_ref().and_then(|there| there["status"].as_str());
-        matches!(status, Some("stopped" | "ready" | "failed"))
+        json.is_some_and(|json| self.over_since(json).is_some())
+    }
+
+    /// When OpenVidu's file was written that says that the recording of `json` is over.
+    pub fn over_since(&self, json: &Value) -> Option<SystemTime> {
+        let there = self.sealed(json)?;
+        match there["status"].as_str()? {
+            "stopped" | "ready" | "failed" => fs::metadata(self.seal()).ok()?.modified().ok(),
+            _ => None,
+        }
     }
 
     /// OpenVidu's view of the recording, unless it is of another one than `json`.

@@ -54,6 +54,22 @@ pub struct Session {
     pub client_id: String,
     /// The video's name without extension.
     pub video_name: Option<String>,
+    /// Why OpenVidu will never seal the recording, where that is known.
+    #[serde(default)]
+    pub disowned: Option<Disowned>,
+    /// When the recording was sealed, and reported as ready, in OpenVidu's place.
+    #[serde(default)]
+    pub sealed_at: Option<Timestamp>,
+}
+
+/// Why OpenVidu will never seal a recording: it is for us to finish it, and to report it as ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disowned {
+    /// It wrote the stop into its file and could not give it to its container, which was not there.
+    StopFails,
+    /// It does not know the recording any more, or has not answered for so long that it counts as gone.
+    Forgotten,
 }
 
 /// What clients said of a session that no transition asks for. It is kept on disk only, and read when it is wanted: a
@@ -74,6 +90,9 @@ pub struct Particulars {
     pub environment: Option<String>,
     /// Whatever the client added.
     pub metadata: Option<String>,
+    /// The address that answered, for this very session of OpenVidu, that it is being recorded.
+    #[serde(default)]
+    pub vouched_by: Option<String>,
 }
 
 /// The container that holds a session.
@@ -292,6 +311,8 @@ pub enum Event {
     Salvaged,
     /// OpenVidu, or the controller in its place, sealed the recording as ready.
     Sealed,
+    /// OpenVidu will never seal it.
+    Disowned(Disowned),
     /// A client wants this status.
     Set(Status),
 }
@@ -353,6 +374,7 @@ impl Session {
             Event::Finished => self.finished(now),
             Event::Salvaged => self.salvaged(now),
             Event::Sealed => self.sealed(now),
+            Event::Disowned(why) => self.disown(why, now),
             Event::Set(status) => self.set(status, now),
         }
     }
@@ -462,6 +484,7 @@ impl Session {
         self.state = state;
         self.finished_at = None;
         self.seal_at = None;
+        self.disowned = None;
     }
 
     fn grown(&mut self, at: Timestamp) -> Result<Option<Action>, Refusal> {
@@ -574,15 +597,34 @@ impl Session {
         }
         self.state = State::Completed { at: now };
         self.seal_at.get_or_insert(now.plus(SEAL_AFTER));
-        Ok(None)
+        // A backup waits for a stop that OpenVidu cannot give it.
+        let is_ours = self.container.as_ref().is_some_and(|it| it.backup);
+        Ok(is_ours.then_some(Action::Stop))
     }
 
     fn sealed(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
         self.seal_at = None;
-        if !self.over() {
-            self.state = State::Completed { at: now };
+        if self.over() {
+            return Ok(None);
         }
-        Ok(None)
+        self.state = State::Completed { at: now };
+        // A recorder may be at work still: a backup, of which OpenVidu does not know.
+        Ok(Some(Action::Stop))
+    }
+
+    fn disown(&mut self, why: Disowned, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        if matches!(self.state, State::Inactive { .. }) || self.sealed_at.is_some() {
+            return Err(Refusal::Over);
+        }
+        self.disowned = Some(why);
+        self.seal_at = Some(now);
+        if self.over() {
+            return Ok(None);
+        }
+        if !self.stopping() {
+            self.state = State::Stopping { since: now };
+        }
+        Ok(Some(Action::Stop))
     }
 
     fn salvaged(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
@@ -766,6 +808,8 @@ pub(crate) mod tests {
             failovers: Vec::new(),
             client_id: "client".into(),
             video_name: None,
+            disowned: None,
+            sealed_at: None,
         }
     }
 
@@ -869,6 +913,7 @@ pub(crate) mod tests {
             ("finished", Event::Finished),
             ("salvaged", Event::Salvaged),
             ("sealed", Event::Sealed),
+            ("disowned", Event::Disowned(Disowned::Forgotten)),
             ("set-recording", Event::Set(Status::Recording)),
             ("set-paused", Event::Set(Status::Paused)),
             ("set-inactive", Event::Set(Status::Inactive)),
@@ -878,16 +923,16 @@ pub(crate) mod tests {
     /// Every state (rows) and every event (columns, in the order of `events`): the state afterwards, with what is to be
     /// done; or why nothing changed.
     const TABLE: &str = "
-starting  starting  replaced !superseded starting  recording starting      replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed recording paused    inactive
-recording recording replaced !superseded recording recording recording     replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed recording paused    inactive
-replacing replacing replaced !superseded replacing replacing !notrecording !notrecording     replaced    replacing+replace givenup+salvage failed+salvage stopping+stop completed !superseded completed replacing replacing inactive
-replaced  replaced  replaced !superseded replaced  replaced  replaced      replacing+replace replaced    !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed replaced  replaced  inactive
-paused    paused    paused   !superseded paused    paused    paused        replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed recording paused    inactive
-stopping  !over     !over    !over       stopping  stopping  !notrecording stopping+stop     !over       !notrecording     !over           failed+salvage stopping      completed completed   completed !over     !over     inactive
-completed !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          completed     !over     completed   completed !over     !over     inactive
-failed    !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          failed        !over     failed      failed    !over     !over     inactive
-inactive  starting  starting !superseded inactive  inactive  !notrecording !notrecording     !over       !notrecording     !over           failed+salvage inactive      completed inactive    completed recording paused    inactive
-givenup   starting  starting !superseded recording recording !notrecording replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed givenup     completed recording paused    inactive
+starting  starting  replaced !superseded starting  recording starting      replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
+recording recording replaced !superseded recording recording recording     replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
+replacing replacing replaced !superseded replacing replacing !notrecording !notrecording     replaced    replacing+replace givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop replacing replacing inactive
+replaced  replaced  replaced !superseded replaced  replaced  replaced      replacing+replace replaced    !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop replaced  replaced  inactive
+paused    paused    paused   !superseded paused    paused    paused        replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
+stopping  !over     !over    !over       stopping  stopping  !notrecording stopping+stop     !over       !notrecording     !over           failed+salvage stopping      completed completed   completed+stop stopping+stop !over     !over     inactive
+completed !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          completed     !over     completed   completed      completed     !over     !over     inactive
+failed    !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          failed        !over     failed      failed         failed        !over     !over     inactive
+inactive  starting  starting !superseded inactive  inactive  !notrecording !notrecording     !over       !notrecording     !over           failed+salvage inactive      completed inactive    completed+stop !over         recording paused    inactive
+givenup   starting  starting !superseded recording recording !notrecording replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed givenup     completed+stop stopping+stop recording paused    inactive
 ";
 
     #[test]

@@ -52,6 +52,32 @@ pub struct Overview {
     pub recordings_version: u64,
 }
 
+/// Something that a person must know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Worry {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What it is about: a session's id.
+    pub subject: String,
+    /// What is wrong, in a sentence.
+    pub text: String,
+    /// What to do about it.
+    pub advice: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
+/// How much a [`Worry`] weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// A person must act.
+    Act,
+    /// A person should look.
+    Look,
+}
+
 /// What `/actuator/health` answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Health {

@@ -256,6 +256,16 @@ pub struct RecordingStatusChanged {
     pub reason: Option<String>,
 }
 
+/// OpenVidu's `sessionCreated`, as far as we act on it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionCreated {
+    /// The session's id.
+    pub session_id: String,
+    /// Its id and when it was created.
+    pub unique_session_id: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

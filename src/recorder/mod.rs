@@ -59,8 +59,8 @@ use workshop::Workshop;
 
 /// Pieces that may wait for the disk.
 const WAITING: usize = 100;
-/// How long after the end OpenVidu's `q` is waited for; 45 s after its file said so the controller takes its place.
-const LATE_Q: Duration = Duration::from_secs(40);
+/// How long after the end OpenVidu's `q` is waited for: its stop fails where this container has ended before.
+const LATE_Q: Duration = Duration::from_secs(45);
 /// How long stored chunks are waited for at the end: the video is whole without them.
 const UPLOAD: Duration = Duration::from_millis(400);
 /// How long tasks may take to end.
@@ -193,6 +193,7 @@ impl Recorder {
         };
         child::reap_orphans(&stage.tasks);
         stop::watch(&stage, &place.stop_file);
+        stop::watch_file(&stage, &beside, order.json.as_ref());
         let store = usable_store(&mut settings, &place.recordings, &stage.seen);
         Ok(Self {
             take: TakeKey {
@@ -252,7 +253,7 @@ impl Recorder {
             return Some("the stop file says so");
         }
         let over = self.beside.is_over(self.order.json.as_ref());
-        over.then_some("OpenVidu's file says that it is over")
+        over.then_some(stop::FILE)
     }
 
     async fn next_end(&mut self) -> End {
@@ -451,6 +452,7 @@ impl Recorder {
                 "no frame could be recorded into {} before the stop; OpenVidu will say that it failed; the lines above say why",
                 path.display()
             );
+            self.await_q(why).await;
             return Ok(Outcome::Nothing);
         }
         match (end, finished?) {

@@ -1,16 +1,27 @@
-//! How a recording is told to end: `q` in the stop file, which OpenVidu writes from inside the container, or a signal.
+//! How a recording is told to end: `q` in the stop file, which OpenVidu writes from inside the container; OpenVidu's own file
+//! beside the video, which says so a moment before, and is all there is where `q` cannot be delivered; or a signal.
 
 use super::supervise::{End, Stage};
+use crate::clock::Timestamp;
+use crate::join::beside::Beside;
+use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Why a recording ends that a signal ends. OpenVidu never sends one.
 pub(super) const SIGNAL: &str = "a signal says so";
+/// Why a recording ends that OpenVidu has ended without saying so to this container.
+pub(super) const FILE: &str = "OpenVidu's file says that it is over";
 /// How often the stop file is looked for.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often OpenVidu's file is read.
+const READ: Duration = Duration::from_millis(100);
+/// How long after OpenVidu's file has ended the recording its `q` is waited for; people have been told that it is over.
+const Q_COMES: Duration = Duration::from_secs(1);
 
 /// Whether the stop file says `q`.
 pub(super) fn is_asked_for(stop_file: &Path) -> bool {
@@ -49,9 +60,55 @@ pub(super) fn watch(stage: &Stage, stop_file: &Path) {
     }
 }
 
+/// Watches OpenVidu's file until the tasks end. Read on a thread of its own: the folder may be on another machine, and hang.
+pub(super) fn watch_file(stage: &Stage, beside: &Beside, recording: Option<&Value>) {
+    let Some(recording) = recording.cloned() else {
+        return;
+    };
+    let (on, asked) = (stage.clone(), Arc::new((beside.clone(), recording)));
+    let token = stage.tasks.token();
+    let watching = async move {
+        let mut read = tokio::time::interval(READ);
+        read.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            read.tick().await;
+            let asked = Arc::clone(&asked);
+            let over = move || asked.0.over_since(&asked.1);
+            let over = on.tasks.spawn_blocking("read OpenVidu's file", over).await;
+            if let Ok(Some(since)) = over {
+                let left = left_for_q(Timestamp::from(since), on.clock.now());
+                tokio::time::sleep(left).await;
+                return on.end(End::Stop(FILE));
+            }
+        }
+    };
+    stage.tasks.spawn("OpenVidu's file", async move {
+        token.run_until_cancelled(watching).await;
+    });
+}
+
+/// How much longer `q` is waited for. The file's stamp may be another clock's.
+fn left_for_q(since: Timestamp, now: Timestamp) -> Duration {
+    Q_COMES.saturating_sub(now.since(since))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn q_is_waited_for_a_second_at_most_whatever_the_files_clock_says() {
+        let at = Timestamp::from_millis;
+        for (since, now, millis) in [
+            (0, 0, 1_000),
+            (0, 300, 700),
+            (0, 5_000, 0),
+            (9_000, 0, 1_000),
+        ] {
+            let left = left_for_q(at(since), at(now));
+            assert_eq!(left, Duration::from_millis(millis), "{since}, {now}");
+        }
+    }
 
     #[test]
     fn only_q_ends_a_recording() {

@@ -49,6 +49,9 @@ const READ_TOGETHER: usize = 8;
 /// The label of containers that we made.
 const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
 
+/// The label that names a backup's recording.
+const RECORDING: &str = "session.id";
+
 /// The label `created.by` of our recording image, which has the name of OpenVidu's own.
 const IMAGE_MADE_BY: &str = "ov2-ha-recorder";
 
@@ -204,6 +207,7 @@ impl DockerRuntime {
         let recording = environment.0.get("VIDEO_ID").filter(|_| composed);
         let state = found.state?;
         let created = found.created.map(|at| at.to_string());
+        let (started, ended) = (state.started_at.as_deref(), state.finished_at.as_deref());
         Some(Container {
             id: ContainerId::parse(found.id?).ok()?,
             name: found.name?.trim_start_matches('/').to_owned(),
@@ -213,6 +217,8 @@ impl DockerRuntime {
             created_at: created
                 .and_then(|at| Timestamp::parse(&at).ok())
                 .unwrap_or_default(),
+            started_at: started.and_then(stamp),
+            ended_at: ended.and_then(stamp),
             status: status(state.status?, state.exit_code),
         })
     }
@@ -353,13 +359,18 @@ impl DockerRuntime {
         started.map(drop).map_err(refused)
     }
 
-    /// Ends and removes what bears the name, in one call: between two, Docker or another controller of this machine may start it
-    /// again.
-    async fn clear_name(&self, name: &str) -> Result<(), RuntimeError> {
-        let Some(found) = self.read(name).await?.and_then(|found| found.id) else {
+    /// Ends and removes an earlier backup of the recording, in one call: between two, Docker or another controller of this
+    /// machine may start it again. What bears the name without being one is left alone: the new one cannot be made then.
+    async fn clear_earlier(&self, spec: &BackupSpec) -> Result<(), RuntimeError> {
+        let Some(found) = self.read(&spec.name).await? else {
             return Ok(());
         };
-        match ContainerId::parse(found) {
+        let labels = found.config.and_then(|config| config.labels);
+        let labels = labels.unwrap_or_default();
+        if !made_by_us(&labels) || labels.get(RECORDING) != spec.labels.get(RECORDING) {
+            return Ok(());
+        }
+        match ContainerId::parse(found.id.unwrap_or_default()) {
             Ok(id) => self.take_away(&id, true).await,
             Err(_) => Ok(()),
         }
@@ -474,7 +485,7 @@ impl Runtime for DockerRuntime {
             Err(cause) if status_of(&cause) == Some(404) => return Err(self.no_image()),
             Err(cause) => return Err(self.failed(&act, cause)),
         }
-        self.clear_name(&spec.name).await?;
+        self.clear_earlier(&spec).await?;
         let options = CreateContainerOptionsBuilder::default()
             .name(&spec.name)
             .build();
@@ -543,6 +554,19 @@ impl Runtime for DockerRuntime {
             Some((event, following))
         })
         .boxed()
+    }
+
+    async fn openvidu_started_at(&self) -> Result<Option<Timestamp>, RuntimeError> {
+        let running = self.docker().await?.list_containers(None).await;
+        let running = running.map_err(|cause| self.failed("list the containers", cause))?;
+        let servers = running.into_iter().filter(|summary| {
+            let image = summary.image.as_deref().unwrap_or_default();
+            is_openvidu_server(image, &self.image_name)
+        });
+        let ids: Vec<_> = servers.filter_map(|summary| summary.id).collect();
+        let [only] = &ids[..] else { return Ok(None) };
+        let state = self.read(only).await?.and_then(|found| found.state);
+        Ok(state.and_then(|state| stamp(&state.started_at?)))
     }
 
     async fn probe(&self) -> Result<RuntimeInfo, RuntimeError> {
@@ -668,6 +692,25 @@ fn status(status: ContainerStateStatusEnum, code: Option<i64>) -> ContainerStatu
         | ContainerStateStatusEnum::REMOVING => ContainerStatus::Exited(code.unwrap_or(-1)),
         _ => ContainerStatus::Running,
     }
+}
+
+/// A time as Docker writes it; what has not happened yet was in the year 1.
+fn stamp(text: &str) -> Option<Timestamp> {
+    let at = Timestamp::parse(text).ok();
+    at.filter(|at| *at > Timestamp::default())
+}
+
+/// The name of OpenVidu's server image begins with this, in its own namespace or in the one of the recording image.
+const SERVER_IMAGE: &str = "openvidu-server";
+
+/// Whether `image` is OpenVidu's server, where recorders are made from `recording_image`.
+fn is_openvidu_server(image: &str, recording_image: &str) -> bool {
+    let divide = |name: &str| {
+        let (space, name) = name.rsplit_once('/').unwrap_or(("", name));
+        (space.to_owned(), name.to_owned())
+    };
+    let ((space, name), (own_space, _)) = (divide(image), divide(recording_image));
+    name.starts_with(SERVER_IMAGE) && (space == own_space || space == "openvidu")
 }
 
 fn made_by_us(labels: &HashMap<String, String>) -> bool {

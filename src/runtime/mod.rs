@@ -26,6 +26,10 @@ pub struct Container {
     pub recording: Option<RecordingId>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When its first process was last started.
+    pub started_at: Option<Timestamp>,
+    /// When its first process last ended.
+    pub ended_at: Option<Timestamp>,
     /// What it does.
     pub status: ContainerStatus,
 }
@@ -208,8 +212,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`RuntimeError::NotFound`] when it is gone.
     async fn blueprint(&self, id: &ContainerId) -> Result<Blueprint, RuntimeError>;
 
-    /// Makes and starts a backup recorder after the blueprint of the first one. Another container of the same name, left
-    /// by an earlier backup, is removed before.
+    /// Makes and starts a backup recorder after the blueprint of the first one. An earlier backup of the recording, known by
+    /// name and labels, is removed before.
     ///
     /// # Errors
     /// [`RuntimeError::NoImage`] when there is nothing to make it from.
@@ -235,6 +239,14 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Everything that happens from now on. Reconnects by itself, and says so by [`RuntimeEvent::Connected`].
     fn events(&self) -> BoxStream<'static, RuntimeEvent>;
+
+    /// When the OpenVidu server was started that runs here; `None` where none can be seen, or more than one.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    async fn openvidu_started_at(&self) -> Result<Option<Timestamp>, RuntimeError> {
+        Ok(None)
+    }
 
     /// Tries whether the runtime can be used.
     ///

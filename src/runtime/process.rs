@@ -195,6 +195,8 @@ impl ProcessRuntime {
         let card = self.card(id).ok()?;
         let environment = self.environment(id).ok()?;
         let recording = environment.0.get("VIDEO_ID");
+        let notes = self.notes(id);
+        let last = |wanted: fn(&Note) -> Option<Timestamp>| notes.iter().rev().find_map(wanted);
         Some(Container {
             id: id.clone(),
             name: card.name,
@@ -202,6 +204,8 @@ impl ProcessRuntime {
             labels: card.labels,
             recording: recording.and_then(|it| RecordingId::parse(it).ok()),
             created_at: card.created_at,
+            started_at: last(Note::started_at),
+            ended_at: last(Note::ended_at),
             status: self.status(id),
         })
     }
@@ -440,6 +444,20 @@ impl Note {
                 code: number.parse().ok()?,
             }),
             _ => None,
+        }
+    }
+
+    fn started_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Started { at, .. } => Some(Timestamp::from_millis(*at)),
+            Self::Died { .. } => None,
+        }
+    }
+
+    fn ended_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Died { at, .. } => Some(Timestamp::from_millis(*at)),
+            Self::Started { .. } => None,
         }
     }
 }

@@ -51,7 +51,9 @@ impl OwnImage {
 
     /// Tags `image` with a name that nobody else has.
     pub fn of(image: &str) -> Self {
-        let name = format!("ov2-ha-test/{}", ov2_ha_recorder::random::hex::<6>());
+        // In a name space of its own, so that no other test's OpenVidu server is taken for this one's.
+        let space = ov2_ha_recorder::random::hex::<6>();
+        let name = format!("ov2-ha-test/{space}/recording");
         docker(&["tag", image, &format!("{name}:{}", Self::TAG)]).unwrap();
         Self { name }
     }

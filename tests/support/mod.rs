@@ -17,6 +17,7 @@ pub mod openvidu;
 pub mod page;
 pub mod reader;
 pub mod registry;
+pub mod rest;
 pub mod secrets;
 pub mod sheet;
 pub mod stage;

@@ -3,6 +3,7 @@
 //! tells the controller of each step by webhook. What would make OpenVidu fail a recording is an `Err` here.
 
 use super::frames::probe;
+use super::rest::Rest;
 use super::vessel::{Ground, Vessel};
 use super::wait::until;
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ pub struct OpenVidu {
     pub ground: Ground,
     /// Where webhooks go; none are sent without.
     pub webhook: Option<String>,
+    /// Its REST interface, where it can be asked.
+    pub rest: Option<Rest>,
     client: reqwest::Client,
 }
 
@@ -91,13 +94,34 @@ impl OpenVidu {
             recordings: recordings.to_owned(),
             ground,
             webhook,
+            rest: None,
             client: ov2_ha_recorder::outbound::client(time, time).unwrap(),
+        }
+    }
+
+    /// It is started again: it removes every container of its recording image, knows no session any more, tells nobody, and
+    /// answers so much later.
+    pub async fn restart(&self, answers_after: Duration) {
+        if let Some(rest) = &self.rest {
+            rest.down().await;
+            rest.forget();
+            if answers_after.is_zero() {
+                rest.up().await;
+            }
+        }
+        self.ground.clear();
+        if let Some(rest) = self.rest.as_ref().filter(|_| !answers_after.is_zero()) {
+            tokio::time::sleep(answers_after).await;
+            rest.up().await;
         }
     }
 
     /// Starts a recording and waits until its file has bytes.
     pub async fn start(&self, order: Order) -> Result<Recording, String> {
         let created_at = now();
+        if let Some(rest) = &self.rest {
+            rest.records(session_of(&order.id), created_at, true)?;
+        }
         let begin = Instant::now();
         let name = format!("recording_{}", order.id.replace('~', "_"));
         let environment = environment(&order, created_at);
@@ -129,15 +153,26 @@ impl OpenVidu {
 
     /// Stops a recording as OpenVidu does, step by step.
     pub async fn stop(&self, recording: &Recording) -> Result<Sealed, String> {
+        self.writes_the_stop(recording).await?;
+        self.goes_on_with_the_stop(recording).await
+    }
+
+    /// The first step of a stop: it is in the file, and told.
+    pub async fn writes_the_stop(&self, recording: &Recording) -> Result<(), String> {
+        recording.says("stopped");
+        self.tell(recording, "stopped", 0, 0.0).await
+    }
+
+    /// The other steps. Where the container cannot be told, OpenVidu answers 500, and holds the session for one that is being
+    /// recorded.
+    pub async fn goes_on_with_the_stop(&self, recording: &Recording) -> Result<Sealed, String> {
         let begin = Instant::now();
         let seal = recording.seal_path();
         let mut json = read_json(&seal)?;
-        json["status"] = "stopped".into();
-        json["size"] = 0.into();
-        json["duration"] = 0.into();
-        fs::write(&seal, json.to_string()).map_err(|cause| cause.to_string())?;
-        self.tell(recording, "stopped", 0, 0.0).await?;
         recording.vessel.tell_to_stop()?;
+        if let Some(rest) = &self.rest {
+            rest.records(session_of(&recording.order.id), recording.created_at, false)?;
+        }
         let exit_code = recording.vessel.end(PATIENCE).await?;
         let stop_took = begin.elapsed();
         recording.vessel.remove().await?;
@@ -210,6 +245,15 @@ impl Recording {
     /// What OpenVidu has written of it.
     pub fn seal(&self) -> Value {
         read_json(&self.seal_path()).unwrap_or_default()
+    }
+
+    /// OpenVidu writes a status into its file.
+    pub fn says(&self, status: &str) {
+        let mut json = self.seal();
+        json["status"] = status.into();
+        json["size"] = 0.into();
+        json["duration"] = 0.into();
+        fs::write(self.seal_path(), json.to_string()).unwrap();
     }
 
     /// What OpenVidu hands to its client once a recording is ready is all there and true, whoever sealed it.

@@ -72,6 +72,23 @@ impl Ground {
     }
 }
 
+impl Ground {
+    /// Removes by force whatever was made of the recording image, as OpenVidu does when it starts.
+    pub fn clear(&self) {
+        let Self::Docker { image } = self else {
+            panic!("these recorders run in no containers");
+        };
+        let listed = docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Image}}"]);
+        for line in listed.unwrap().lines() {
+            if let Some((id, of)) = line.split_once(' ')
+                && of == image
+            {
+                Container(id.to_owned()).remove();
+            }
+        }
+    }
+}
+
 fn run_container(
     image: &str,
     name: &str,
