@@ -1,7 +1,7 @@
 //! Keeps the account of what went into a video: runs, chunks, gaps. What comes out is the recording's timeline.
 
 use super::fragment::stamp;
-use super::place::{Gap, Reel};
+use super::place::{Gap, MediaClock};
 use super::{Options, Origin};
 use crate::clock::Timestamp;
 use crate::model::timeline::{self, Timeline};
@@ -125,8 +125,8 @@ impl Ledger {
         (1024 + self.chunks.len() * 400 + causes + notes) as u64
     }
 
-    pub(super) fn timeline(&self, options: &Options, reel: &Reel) -> Timeline {
-        let scale = reel.video.timescale;
+    pub(super) fn timeline(&self, options: &Options, clock: &MediaClock) -> Timeline {
+        let scale = clock.video.timescale;
         let mut runs: Vec<timeline::Run> = Vec::new();
         for entry in &self.chunks {
             let chunk = timeline::Chunk {
@@ -149,9 +149,9 @@ impl Ledger {
             version: timeline::VERSION,
             recording: options.recording.clone(),
             take: options.take.clone(),
-            started_at: stamp(reel.origin + reel.shown, scale),
-            ended_at: stamp(reel.video.next as i64 + reel.shift + reel.shown, scale),
-            duration_seconds: seconds(reel.video.next, scale),
+            started_at: stamp(clock.origin + clock.shown, scale),
+            ended_at: stamp(clock.video.next as i64 + clock.shift + clock.shown, scale),
+            duration_seconds: seconds(clock.video.next, scale),
             gap_mode: options.gap_mode,
             runs,
             gaps: self.gaps.clone(),
