@@ -1,7 +1,7 @@
 //! Holding a finished video against the chunks it was made from. Chunks are deleted only after this: every fragment of
 //! theirs must lie in the video byte for byte, and the `moov` must name every sample where it lies.
 
-use super::growing::{MediaSpan, Scanned, State};
+use super::growing::{Form, MediaSpan, Scanned, State};
 use super::source::{Chunk, Found, Trouble};
 use super::{ChunkSource, JoinError, Origin};
 use crate::model::timeline::Timeline;
@@ -36,7 +36,7 @@ pub fn check(video: &Path, chunks: &[ChunkSource]) -> Result<Checked, JoinError>
     let file = File::open(video).map_err(&fault)?;
     let scanned =
         State::scan(&file, video)?.ok_or_else(|| differs("it was not made here".into()))?;
-    if !scanned.finished {
+    if scanned.form != Form::Finished {
         return Err(differs("it was not finished".into()));
     }
     let ends = scanned.moov().map_err(JoinError::media(video.display()))?;

@@ -5,6 +5,7 @@ use super::place::{Gap, MediaClock};
 use super::{Options, Origin};
 use crate::clock::Timestamp;
 use crate::model::timeline::{self, Timeline};
+use serde::{Deserialize, Serialize};
 
 /// The account of one video.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +15,30 @@ pub(super) struct Ledger {
     notes: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
+/// How much of an account was noted elsewhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    chunks: usize,
+    gaps: usize,
+    notes: usize,
+}
+
+/// What has come into an account since a mark.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Part {
+    chunks: Vec<Entry>,
+    gaps: Vec<timeline::Gap>,
+    notes: Vec<String>,
+}
+
+impl Part {
+    /// The number of the last chunk.
+    pub(super) fn last_chunk(&self) -> Option<u32> {
+        self.chunks.last().map(|entry| entry.origin.index)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     origin: Origin,
     started_at: Timestamp,
@@ -38,6 +62,31 @@ pub(super) struct Entered {
 }
 
 impl Ledger {
+    /// Where the account stands.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            chunks: self.chunks.len(),
+            gaps: self.gaps.len(),
+            notes: self.notes.len(),
+        }
+    }
+
+    /// What has come since `mark`, which was made between two chunks.
+    pub(super) fn since(&self, mark: &Mark) -> Part {
+        Part {
+            chunks: rest(&self.chunks, mark.chunks),
+            gaps: rest(&self.gaps, mark.gaps),
+            notes: rest(&self.notes, mark.notes),
+        }
+    }
+
+    /// Enters what had come.
+    pub(super) fn add(&mut self, part: Part) {
+        self.chunks.extend(part.chunks);
+        self.gaps.extend(part.gaps);
+        self.notes.extend(part.notes);
+    }
+
     pub(super) fn last(&self) -> Option<Origin> {
         self.chunks.last().map(|entry| entry.origin)
     }
@@ -158,6 +207,10 @@ impl Ledger {
             notes: self.notes.clone(),
         }
     }
+}
+
+fn rest<T: Clone>(all: &[T], from: usize) -> Vec<T> {
+    all.get(from..).unwrap_or_default().to_vec()
 }
 
 fn seconds(ticks: u64, timescale: u32) -> f64 {

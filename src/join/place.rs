@@ -16,7 +16,7 @@ use crate::model::timeline::GapMode;
 
 /// The longest gap that is held, in seconds; a longer one is cut out, for a clock that was wrong by years must not make
 /// a video of years. Durations are 32 bits wide: twelve hours fit in every usual time scale.
-const LONGEST_HOLD: i64 = 12 * 3600;
+pub(super) const LONGEST_HOLD: i64 = 12 * 3600;
 
 /// How the video's time stands to the wall clock.
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub(super) struct TrackClock {
 pub(super) struct Placement {
     /// What lies between the frame before and this one.
     pub(super) gap: Option<Gap>,
+    /// How far before the end of the frame before it the wall clock says that it was, in the video track's time scale.
+    pub(super) back: u64,
     /// The video's samples and their media time.
     pub(super) video: Option<TrackFragment>,
     pub(super) audio: Option<TrackFragment>,
@@ -135,6 +137,11 @@ impl MediaClock {
                 return None;
             }
             placement.gap = gap;
+            let end = self.video.next as i64 + self.shift;
+            placement.back = match joins {
+                true => 0,
+                false => u64::try_from(end - video.start as i64).unwrap_or(0),
+            };
             placement.video = Some(TrackFragment {
                 start: at,
                 ..video.clone()

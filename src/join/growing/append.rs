@@ -8,6 +8,8 @@ use super::super::moov::{self, TrackOut};
 use super::super::place::MediaClock;
 use super::super::table::Table;
 use super::super::{JoinError, Malformed, Options, Origin, reserve};
+use super::index::{self, Index};
+use super::scan::Form;
 use super::state::State;
 use crate::clock::Timestamp;
 use std::fs::File;
@@ -27,8 +29,10 @@ pub(super) struct Open {
     /// Where the next fragment goes.
     pub(super) end: u64,
     pub(super) state: State,
-    /// Whether the front is an `mdat` header and a `moov` stands at `end`.
-    pub(super) finished: bool,
+    /// [`Form::HalfFinished`] is a form only until the file is opened for writing.
+    pub(super) form: Form,
+    /// What is noted beside the file; `None` until something is.
+    pub(super) index: Option<Index>,
 }
 
 impl Open {
@@ -80,7 +84,8 @@ impl Open {
             file,
             end: bytes.len() as u64,
             state,
-            finished: false,
+            form: Form::Growing,
+            index: None,
         })
     }
 
@@ -99,16 +104,16 @@ impl Open {
         };
         let mut next = self.state.advance();
         let described = self.describe(init, head, path)?;
-        let Some(unit) = self
+        let Some(muxed) = self
             .state
-            .unit(&mut next, head, media.len(), origin, cause, described)
+            .mux(&mut next, head, media.len(), origin, cause, described)
             .map_err(bad)?
         else {
             return Ok(Added::Nothing);
         };
         self.unfinish(path)?;
-        let media = media.from(unit.replaced);
-        let written = write(&self.file, self.end, &unit.bytes, media);
+        let media = media.from(muxed.replaced);
+        let written = write(&self.file, self.end, &muxed.bytes, media);
         if let Err(cause) = written {
             // half a fragment at the end does no harm, but room is what is short
             let _ = self.file.set_len(self.end);
@@ -118,12 +123,25 @@ impl Open {
                 cause,
             });
         }
-        self.state.enter(next, &unit, self.end);
-        self.end += unit.bytes.len() as u64 + media.len();
-        Ok(match unit.placement.gap {
+        self.state.enter(next, &muxed, self.end);
+        self.end += muxed.bytes.len() as u64 + media.len();
+        Ok(match muxed.placement.gap {
             Some(_) => Added::AfterAGap,
             None => Added::Seamlessly,
         })
+    }
+
+    /// Notes beside the video at `path` what is known of it before its next chunk.
+    pub(super) fn note_in_index(&mut self, path: &Path) {
+        let mut index = self.index.take().unwrap_or_else(|| Index::begin(path));
+        match index.note(&self.state, &self.file, self.end) {
+            Ok(()) => self.index = Some(index),
+            // Without it the video is read as a whole by whoever goes on; it is begun anew with the next chunk.
+            Err(cause) => {
+                log::debug!("the index of {} is not kept: {cause}", path.display());
+                index::remove(path);
+            }
+        }
     }
 
     /// The number of each track's sample description, video first; one that is new is entered at the front.
@@ -206,7 +224,7 @@ impl Open {
 
     /// The `moov` first and flushed, then the 16 bytes that bring it into force.
     pub(super) fn finish(&mut self, moov: &[u8], path: &Path) -> Result<(), JoinError> {
-        if self.finished {
+        if self.form == Form::Finished {
             return Ok(());
         }
         reserve::release(path);
@@ -222,7 +240,9 @@ impl Open {
             }
         }
         ended.map_err(JoinError::io("finish", path))?;
-        self.finished = true;
+        self.form = Form::Finished;
+        self.index = None;
+        index::remove(path);
         Ok(())
     }
 
@@ -237,8 +257,8 @@ impl Open {
     }
 
     /// Makes a finished file one that grows again.
-    fn unfinish(&mut self, path: &Path) -> Result<(), JoinError> {
-        if !self.finished {
+    pub(super) fn unfinish(&mut self, path: &Path) -> Result<(), JoinError> {
+        if self.form == Form::Growing {
             return Ok(());
         }
         let fault = JoinError::io("go on with", path);
@@ -246,7 +266,7 @@ impl Open {
             .write_all_at(&moov::free(PLACEHOLDER), self.state.placeholder)
             .map_err(&fault)?;
         self.file.set_len(self.end).map_err(&fault)?;
-        self.finished = false;
+        self.form = Form::Growing;
         Ok(())
     }
 }

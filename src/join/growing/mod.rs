@@ -3,6 +3,7 @@
 //! [`scan`].
 
 mod append;
+mod index;
 mod mux;
 mod names;
 mod scan;
@@ -10,14 +11,17 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub(super) use index::remove as remove_index;
+#[cfg(test)]
+pub(super) use mux::write_moof;
 pub(super) use names::beside;
-pub(super) use scan::{MediaSpan, Scanned};
+pub(super) use scan::{Form, MediaSpan, Scanned};
 pub(super) use state::State;
 
 use super::fragment::{Fragment, Head, Init, stamp};
 use super::mark::Mark;
 use super::place::MediaClock;
-use super::source::{Chunk, Found, Trouble};
+use super::source::{Chunk, Trouble};
 use super::{ChunkSource, JoinError, Options, Origin, PART, info, moov};
 use crate::clock::Timestamp;
 use crate::disk;
@@ -36,6 +40,13 @@ pub struct GrowingFile {
     options: Options,
     open: Option<Open>,
     cause: Option<String>,
+    /// Whether what is known of it is noted beside it, for who goes on with it.
+    keeps_index: bool,
+}
+
+/// The number of the last chunk that is in `video`, or of one shortly before it, where an index beside it says so.
+pub fn last_indexed_chunk(video: &Path) -> Option<u32> {
+    index::last_chunk(video)
 }
 
 /// What became of a take.
@@ -86,7 +97,14 @@ impl GrowingFile {
             options,
             open,
             cause: None,
+            keeps_index: false,
         })
+    }
+
+    /// Has what is known of the video noted beside it while it grows, so that whoever goes on with it need not read it.
+    pub fn with_index(mut self) -> Self {
+        self.keeps_index = true;
+        self
     }
 
     /// The same for a recorder, which has to go on: a file that cannot be read is put aside, as it is, for a person to look at.
@@ -138,6 +156,8 @@ impl GrowingFile {
         } else if let Some(open) = &mut self.open {
             let copy = disk::name_again(&open.file, &self.path);
             open.file = copy.map_err(JoinError::io("make again", &self.path))?;
+            // It may be gone, too: it is made anew with the next chunk.
+            open.index = None;
             let _ = open.file.try_lock();
         }
         Ok(())
@@ -259,7 +279,7 @@ impl GrowingFile {
                 }
             };
             let Some(init) = chunk.init() else { break };
-            if self.holds(&init, &found, origin) {
+            if self.holds(&found.head, origin) {
                 continue;
             }
             let media = Payload::File {
@@ -279,19 +299,22 @@ impl GrowingFile {
         Ok(())
     }
 
-    /// Whether this fragment of a chunk is in the video.
-    fn holds(&self, init: &Init, found: &Found, origin: Origin) -> bool {
-        let Some(open) = self
-            .open
-            .as_ref()
-            .filter(|open| open.state.ledger.last() == Some(origin))
-        else {
-            return false;
-        };
-        open.state.holds(init, &found.head)
+    /// Whether the video, which was taken up, has this fragment of the chunk that its last one came from. Within one chunk
+    /// stamps never go back.
+    pub fn has(&self, fragment: &Fragment, origin: Origin) -> bool {
+        self.holds(&fragment.head, origin)
     }
 
-    fn mark_lost(&mut self, origin: Origin, bytes: u64) -> Result<(), JoinError> {
+    fn holds(&self, head: &Head, origin: Origin) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| open.state.ledger.last() == Some(origin) && open.state.holds(head))
+    }
+
+    /// Notes that so many bytes at the end of a chunk are no whole fragment.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn mark_lost(&mut self, origin: Origin, bytes: u64) -> Result<(), JoinError> {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
@@ -317,6 +340,10 @@ impl GrowingFile {
     ) -> Result<bool, JoinError> {
         match &mut self.open {
             Some(open) => {
+                let last = open.state.ledger.last();
+                if self.keeps_index && last.is_some_and(|last| last != origin) {
+                    open.note_in_index(&self.path);
+                }
                 let added = open.add(init, head, media, origin, self.cause.clone(), &self.path)?;
                 if added == Added::AfterAGap {
                     self.cause = None;

@@ -5,7 +5,7 @@ use super::super::boxes;
 use super::super::fragment::{Head, Media, NOT_SYNC, Sample, TrackFragment};
 use super::super::ledger::Entered;
 use super::super::mark::Mark;
-use super::super::place::{MediaClock, Placement};
+use super::super::place::{LONGEST_HOLD, MediaClock, Placement};
 use super::super::silence::Packet;
 use super::super::{Malformed, Origin};
 use super::state::State;
@@ -36,7 +36,7 @@ pub(super) struct Advance {
 
 impl State {
     /// Makes the bytes of a fragment; `None` when nothing of it can be shown.
-    pub(super) fn unit(
+    pub(super) fn mux(
         &self,
         next: &mut Advance,
         head: &Head,
@@ -59,9 +59,17 @@ impl State {
             }
             .write(&mut bytes)?;
         }
-        if placement.gap.is_some() {
-            let cause = cause.unwrap_or_else(|| self.ledger.guess(origin));
+        if let Some(gap) = placement.gap {
+            let mut cause = cause.unwrap_or_else(|| self.ledger.guess(origin));
+            if gap.to - gap.from > LONGEST_HOLD * i64::from(self.clock.video.timescale) {
+                cause.push_str(
+                    "; how long it was is not known: the clock may have been set meanwhile",
+                );
+            }
             Mark::Gap { cause }.write(&mut bytes)?;
+        }
+        if let Some(text) = self.clock_note(&placement, origin) {
+            Mark::Note { text }.write(&mut bytes)?;
         }
         let repeated = self.repeat_parameters(&mut placement, descriptions[0], &head, media_len);
         let mut entered = None;
@@ -98,6 +106,22 @@ impl State {
             silence,
             replaced,
         }))
+    }
+
+    /// What is to be said where another run begins before the end of the one before by its clock: it is appended whole, and no
+    /// stamp says how long nothing was recorded between them.
+    fn clock_note(&self, placement: &Placement, origin: Origin) -> Option<String> {
+        let scale = u64::from(self.clock.video.timescale);
+        let last = self
+            .ledger
+            .last()
+            .filter(|_| placement.back > u64::from(self.clock.frame))?;
+        Some(format!(
+            "by the clock run {} begins {:.1} s before the end of run {}: the clock was set back, or both recorded at once; how long nothing was recorded between them is not known",
+            origin.run,
+            placement.back as f64 / scale as f64,
+            last.run
+        ))
     }
 
     /// Where the encoding changed within the video, its parameters go into the stream itself too, at the start of every
@@ -243,7 +267,7 @@ pub(super) fn wall(prft: &Prft, timescale: u32) -> i64 {
 }
 
 /// Appends the `moof` for `placement`, and gives its samples the places they have from it. Answers where it begins.
-fn write_moof(
+pub(in crate::join) fn write_moof(
     out: &mut Vec<u8>,
     sequence: u32,
     placement: &mut Placement,

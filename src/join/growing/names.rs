@@ -3,8 +3,9 @@
 
 use super::super::{JoinError, Options, PART};
 use super::append::Open;
+use super::scan::Form;
 use super::state::State;
-use log::warn;
+use log::{error, warn};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,28 +47,36 @@ pub(super) fn take_up(path: &Path, options: &Options) -> Result<Option<Open>, Jo
     if file.metadata().map_err(&fault)?.len() == 0 {
         return Ok(None);
     }
-    match State::scan(&file, path)? {
-        Some(scanned) if scanned.is_of(options) => {
-            let file = own(file, path)?;
-            let mut open = Open {
-                file,
-                end: scanned.end,
-                state: scanned.state,
-                finished: scanned.finished,
-            };
-            open.state.clock.mode = options.gap_mode;
-            if !open.finished {
-                open.file.set_len(open.end).map_err(&fault)?;
-            }
-            Ok(Some(open))
-        }
-        _ => {
-            let aside = beside(path, &format!("before-{}", options.take));
-            warn!(video:% = path.display(), aside:% = aside.display(); "a file of another recording was put aside");
-            fs::rename(path, &aside).map_err(JoinError::io("put aside", path))?;
-            Ok(None)
-        }
+    let scanned = State::scan_indexed(&file, path)?.filter(|scanned| scanned.is_of(options));
+    let Some(scanned) = scanned else {
+        let aside = unused_name(path, &format!("before-{}", options.take));
+        warn!(video:% = path.display(), aside:% = aside.display(); "a file of another recording was put aside");
+        fs::rename(path, &aside).map_err(JoinError::io("put aside", path))?;
+        return Ok(None);
+    };
+    if scanned.damaged {
+        let aside = unused_name(path, &format!("damaged-{}", options.take));
+        fs::rename(path, &aside).map_err(JoinError::io("put aside", path))?;
+        error!(
+            video:% = path.display(), aside:% = aside.display();
+            "the video is damaged in its middle and was put aside; it is made anew from the chunks that are on this disk; if some are only in the store, make it whole with \"ov2-ha-recorder recover\""
+        );
+        return Ok(None);
     }
+    let mut open = Open {
+        file: own(file, path)?,
+        end: scanned.end,
+        state: scanned.state,
+        form: scanned.form,
+        index: scanned.index,
+    };
+    open.state.clock.mode = options.gap_mode;
+    match open.form {
+        Form::Finished => {}
+        Form::Growing => open.file.set_len(open.end).map_err(&fault)?,
+        Form::HalfFinished => open.unfinish(path)?,
+    }
+    Ok(Some(open))
 }
 
 /// Makes sure that no one else writes into the file. Where a recorder that was replaced still holds it, it keeps the old

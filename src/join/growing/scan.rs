@@ -1,6 +1,6 @@
 //! Reading a video back: everything needed to go on is in the file itself.
 
-use super::super::boxes;
+use super::super::boxes::{self, Header};
 use super::super::fragment::{Init, Media};
 use super::super::ledger::Entered;
 use super::super::mark::{LAYOUT, Mark};
@@ -9,12 +9,17 @@ use super::super::place::Gap;
 use super::super::source::{self, Found, Trouble, Window};
 use super::super::{JoinError, Malformed, Options, Origin};
 use super::append::PLACEHOLDER;
+use super::index::Index;
 use super::mux::wall;
 use super::state::State;
 use crate::model::timeline::Timeline;
 use mp4_atom::Prft;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+/// How much is searched at once for what may lie behind a damage.
+const SEARCHED: usize = 1 << 20;
 
 /// A file that was read.
 #[derive(Debug)]
@@ -23,9 +28,24 @@ pub(in crate::join) struct Scanned {
     pub(super) take: Option<Mark>,
     /// Where the last whole fragment ends.
     pub(in crate::join) end: u64,
-    pub(in crate::join) finished: bool,
+    pub(in crate::join) form: Form,
+    /// Whether it is broken in its middle.
+    pub(super) damaged: bool,
+    /// What was noted beside it, where that was of use.
+    pub(super) index: Option<Index>,
     /// Where the media of every fragment lies.
     pub(in crate::join) media: Vec<MediaSpan>,
+}
+
+/// How a file ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::join) enum Form {
+    /// With fragments: it can grow.
+    Growing,
+    /// With a `moov` that its front refers to: it is a regular MP4.
+    Finished,
+    /// With fragments, though its front says that a `moov` follows: who finished it, or copied it, did not come to its end.
+    HalfFinished,
 }
 
 /// Where a fragment's `mdat` lies, and what chunk it is from.
@@ -39,7 +59,20 @@ pub(in crate::join) struct MediaSpan {
 impl State {
     /// Reads a file; `None` when it is none of ours.
     pub(in crate::join) fn scan(file: &File, path: &Path) -> Result<Option<Scanned>, JoinError> {
-        match Scan::run(file) {
+        Self::read(file, path, None)
+    }
+
+    /// The same with the help of the index beside the video at `path`, but not what lies where.
+    pub(super) fn scan_indexed(file: &File, path: &Path) -> Result<Option<Scanned>, JoinError> {
+        Self::read(file, path, Some(path))
+    }
+
+    fn read(
+        file: &File,
+        path: &Path,
+        indexed: Option<&Path>,
+    ) -> Result<Option<Scanned>, JoinError> {
+        match Scan::run(file, indexed) {
             Ok(scanned) => Ok(scanned),
             Err(Trouble::Malformed(_)) => Ok(None),
             Err(Trouble::Io(cause)) => Err(JoinError::Io {
@@ -100,9 +133,14 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn run(file: &'a File) -> Result<Option<Scanned>, Trouble> {
-        let Some((mut scan, finished)) = Self::front(file)? else {
+    /// Reads `file` from its front, or from what the index of the video at `indexed` says.
+    fn run(file: &'a File, indexed: Option<&Path>) -> Result<Option<Scanned>, Trouble> {
+        let Some((mut scan, form)) = Self::front(file)? else {
             return Ok(None);
+        };
+        let index = match indexed {
+            Some(video) => scan.restore(video, file)?,
+            None => None,
         };
         loop {
             match scan.step() {
@@ -112,27 +150,88 @@ impl<'a> Scan<'a> {
                 Err(Trouble::Io(cause)) => return Err(cause.into()),
             }
         }
+        let damaged = match form {
+            Form::Finished => scan.whole != scan.window.end,
+            Form::Growing | Form::HalfFinished => scan.goes_on_behind(file)?,
+        };
         let begun = scan.state.ledger.last().is_some();
         Ok(begun.then_some(Scanned {
             state: scan.state,
             take: scan.take,
             end: scan.whole,
-            finished,
+            form,
+            damaged,
+            index,
             media: scan.media,
         }))
     }
 
-    fn front(file: &'a File) -> Result<Option<(Self, bool)>, Trouble> {
+    /// Takes over what the index knows. The note of whose recording it is stands before the first chunk.
+    fn restore(&mut self, video: &Path, file: &File) -> Result<Option<Index>, Trouble> {
+        let noted = self.step();
+        if !matches!(noted, Ok(Some(()))) || self.take.is_none() {
+            return Ok(None);
+        }
+        let index = Index::restore(video, file, self.window.end, &mut self.state)?;
+        if let Some(index) = &index {
+            (self.at, self.whole) = (index.end(), index.end());
+        }
+        Ok(index)
+    }
+
+    /// Whether whole fragments lie behind the place where the last one that can be read ends: then it was not the end that was
+    /// lost with whoever wrote it.
+    fn goes_on_behind(&mut self, file: &File) -> Result<bool, Trouble> {
+        const KIND: usize = 4;
+        let mut bytes = vec![0; SEARCHED];
+        let mut at = self.whole;
+        loop {
+            let count = file.read_at(&mut bytes, at)?;
+            let found = bytes[..count].windows(KIND).enumerate();
+            for (place, _) in found.filter(|(_, kind)| *kind == b"moof") {
+                let Some(start) = (at + place as u64).checked_sub(KIND as u64) else {
+                    continue;
+                };
+                if start > self.whole && self.is_fragment(start)? {
+                    return Ok(true);
+                }
+            }
+            if count <= KIND {
+                return Ok(false);
+            }
+            at += (count - KIND + 1) as u64;
+        }
+    }
+
+    fn is_fragment(&mut self, at: u64) -> Result<bool, Trouble> {
+        let whole = match self.window.header(at) {
+            Ok(Some(header)) => source::fragment(&mut self.window, at, &header, &self.init),
+            other => other.map(|_| None),
+        };
+        match whole {
+            Ok(found) => Ok(found.is_some()),
+            Err(Trouble::Malformed(_)) => Ok(false),
+            Err(io) => Err(io),
+        }
+    }
+
+    fn front(file: &'a File) -> Result<Option<(Self, Form)>, Trouble> {
         let mut window = Window::new(file)?;
         let Some(ftyp) = window.header(0)?.filter(|header| header.kind == *b"ftyp") else {
             return Ok(None);
         };
         let placeholder = ftyp.len;
-        let finished = match window.header(placeholder)? {
-            Some(header) if header.kind == *b"free" && header.len == PLACEHOLDER => false,
+        let form = match Header::read(window.part(placeholder, PLACEHOLDER)?)? {
+            Some(header) if header.kind == *b"free" && header.len == PLACEHOLDER => Form::Growing,
             Some(header) if header.kind == *b"mdat" && header.head == PLACEHOLDER => {
-                window.end = placeholder + header.len;
-                true
+                let end = placeholder.saturating_add(header.len);
+                match window.header(end)? {
+                    Some(moov) if moov.kind == *b"moov" => {
+                        window.end = end;
+                        Form::Finished
+                    }
+                    _ => Form::HalfFinished,
+                }
             }
             _ => return Ok(None),
         };
@@ -160,7 +259,7 @@ impl<'a> Scan<'a> {
             whole: at,
             media: Vec::new(),
         };
-        Ok(Some((scan, finished)))
+        Ok(Some((scan, form)))
     }
 
     /// One box on; `None` at the end.

@@ -31,26 +31,27 @@ impl State {
         }
     }
 
-    /// Makes the bytes of a fragment; `None` when nothing of it can be shown.
-    pub(super) fn enter(&mut self, next: Advance, unit: &Muxed, at: u64) {
-        for (moof, part) in &unit.silence {
+    /// Takes what was written at `at` into the books.
+    pub(super) fn enter(&mut self, next: Advance, muxed: &Muxed, at: u64) {
+        for (moof, part) in &muxed.silence {
             self.enter_track(Media::Audio, part, at + moof, part.description);
         }
-        let [video, audio] = unit.descriptions;
+        let [video, audio] = muxed.descriptions;
         let timescale = self.clock.video.timescale;
-        if let (Some(gap), Some(entered)) = (unit.placement.gap, unit.entered) {
+        if let (Some(gap), Some(entered)) = (muxed.placement.gap, muxed.entered) {
             // the cause is read back from where it was written, as after a crash
-            let cause = cause_in(&unit.bytes).unwrap_or_else(|| self.ledger.guess(entered.origin));
+            let cause = cause_in(&muxed.bytes).unwrap_or_else(|| self.ledger.guess(entered.origin));
             self.ledger.gap(gap, entered.at, timescale, cause);
         }
-        if let Some(entered) = unit.entered {
+        notes_in(&muxed.bytes).for_each(|text| self.ledger.note(text));
+        if let Some(entered) = muxed.entered {
             self.ledger.fragment(entered, timescale);
         }
-        if let Some(part) = &unit.placement.video {
-            self.enter_track(Media::Video, part, at + unit.moof, video);
+        if let Some(part) = &muxed.placement.video {
+            self.enter_track(Media::Video, part, at + muxed.moof, video);
         }
-        if let Some(part) = &unit.placement.audio {
-            self.enter_track(Media::Audio, part, at + unit.moof, audio);
+        if let Some(part) = &muxed.placement.audio {
+            self.enter_track(Media::Audio, part, at + muxed.moof, audio);
         }
         self.clock = next.clock;
         self.sequence = next.sequence;
@@ -74,7 +75,7 @@ impl State {
     }
 
     /// Whether a fragment of the last chunk is in the file.
-    pub(super) fn holds(&self, _init: &Init, head: &Head) -> bool {
+    pub(super) fn holds(&self, head: &Head) -> bool {
         let head = self.in_our_scales(head);
         let clock = &self.clock;
         match (&head.video, &head.audio, &clock.audio) {
@@ -140,11 +141,22 @@ impl State {
     }
 }
 
+/// The notes that stand before a fragment.
+fn marks_in(bytes: &[u8]) -> impl Iterator<Item = Mark> {
+    let boxes = boxes::children(bytes).map_while(Result::ok);
+    boxes.filter_map(|(kind, body)| (kind == *b"uuid").then(|| Mark::read(body))?)
+}
+
 fn cause_in(bytes: &[u8]) -> Option<String> {
-    boxes::children(bytes)
-        .map_while(Result::ok)
-        .find_map(|(kind, body)| match (&kind, Mark::read(body)?) {
-            (b"uuid", Mark::Gap { cause }) => Some(cause),
-            _ => None,
-        })
+    marks_in(bytes).find_map(|mark| match mark {
+        Mark::Gap { cause } => Some(cause),
+        _ => None,
+    })
+}
+
+fn notes_in(bytes: &[u8]) -> impl Iterator<Item = String> {
+    marks_in(bytes).filter_map(|mark| match mark {
+        Mark::Note { text } => Some(text),
+        _ => None,
+    })
 }

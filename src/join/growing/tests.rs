@@ -1,6 +1,6 @@
 use super::super::boxes;
-use super::super::fragment::{Media, Sample, TrackFragment};
-use super::super::moov::TrackOut;
+use super::super::fragment::{Sample, TrackFragment};
+use super::super::samples;
 use super::mux::{reference, wall};
 use super::*;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
@@ -8,28 +8,10 @@ use crate::model::timeline::GapMode;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-/// A stream of one-second fragments with one frame each, without an encoder: what the frames show does not matter here.
+/// A stream of one-second fragments with one frame each.
 fn stream() -> Init {
-    let avc1 = mp4_atom::Avc1 {
-        visual: mp4_atom::Visual {
-            width: 64,
-            height: 64,
-            data_reference_index: 1,
-            ..Default::default()
-        },
-        avcc: mp4_atom::Avcc::new(&[0x67, 0x42, 0xc0, 0x0a], &[0x68, 0xce]).unwrap(),
-        ..Default::default()
-    };
-    let mut entry = Vec::new();
-    boxes::encode(&mut entry, &avc1).unwrap();
-    let track = TrackOut {
-        media: Media::Video,
-        timescale: 12_800,
-        size: (64, 64),
-        lead: 0,
-        entries: vec![entry.into()],
-    };
-    Init::read(bytes::Bytes::new(), moov::growing(&[track]).unwrap().into()).unwrap()
+    let moov = moov::growing(&[samples::track()]).unwrap();
+    Init::read(bytes::Bytes::new(), moov.into()).unwrap()
 }
 
 fn fragment(at: u64) -> (Head, Vec<u8>) {
@@ -70,8 +52,161 @@ const ONE: Origin = Origin {
 };
 
 fn add(file: &mut GrowingFile, init: &Init, at: u64) {
+    add_to(file, init, at, ONE.index);
+}
+
+fn add_to(file: &mut GrowingFile, init: &Init, at: u64, index: u32) {
     let (head, media) = fragment(at);
-    assert!(file.add(init, &head, Payload::Memory(&media), ONE).unwrap());
+    let origin = Origin { index, ..ONE };
+    let added = file.add(init, &head, Payload::Memory(&media), origin);
+    assert!(added.unwrap());
+}
+
+/// A video of ten chunks with three frames each and gaps between some of them, noted in its index.
+fn indexed(path: &Path) -> GrowingFile {
+    let file = GrowingFile::open(path, options(GapMode::Cut)).unwrap();
+    let (mut file, init) = (file.with_index(), stream());
+    for index in 1..=10 {
+        for second in 0..3 {
+            let at = NOW + u64::from(index) * 3 + second + u64::from(index / 4);
+            add_to(&mut file, &init, at, index);
+        }
+        if index == 5 {
+            let origin = Origin { index, ..ONE };
+            file.mark_lost(origin, 7).unwrap();
+        }
+    }
+    file
+}
+
+/// The video at `path` with one more chunk, finished.
+fn gone_on_with(path: &Path) -> (Finished, Vec<u8>) {
+    let mut file = GrowingFile::open(path, options(GapMode::Cut)).unwrap();
+    add_to(&mut file, &stream(), NOW + 60, 11);
+    let finished = file.finish().unwrap();
+    (finished, fs::read(path).unwrap())
+}
+
+#[test]
+fn a_video_is_taken_up_from_its_index_as_from_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (
+        folder.path().join("video.mp4"),
+        folder.path().join("other.mp4"),
+    );
+    drop(indexed(&path));
+    let index = folder.path().join(".video.mp4.index");
+    let entries = fs::read_to_string(&index).unwrap();
+    assert_eq!(
+        entries.lines().count(),
+        9,
+        "an entry at the start of each chunk but the first"
+    );
+    fs::copy(&path, &other).unwrap();
+    let file = File::open(&path).unwrap();
+    let scanned = State::scan_indexed(&file, &path).unwrap().unwrap();
+    assert_eq!(scanned.media.len(), 3, "the last chunk alone is read");
+    assert_eq!(last_indexed_chunk(&path), Some(10));
+    let (with, without) = (gone_on_with(&path), gone_on_with(&other));
+    assert_eq!(with.0.timeline, without.0.timeline);
+    assert!(with.1 == without.1);
+    assert!(!index.exists(), "a finished video needs none");
+    super::super::verify(&path, &[]).unwrap();
+}
+
+#[test]
+fn an_index_that_does_not_fit_the_video_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.mp4");
+    drop(indexed(&whole));
+    let (video, index) = (
+        fs::read(&whole).unwrap(),
+        fs::read(beside(&whole, "index")).unwrap(),
+    );
+    let (as_it_is, _) = gone_on_with(&whole);
+    type Change = fn(&mut Vec<u8>, &mut Vec<u8>);
+    let changes: [(&str, Change); 5] = [
+        ("cut in a line", |_, index| index.truncate(index.len() - 5)),
+        ("a wrong digit", |_, index| {
+            let at = index.len() / 2;
+            index[at] ^= 1;
+        }),
+        ("no text", |_, index| index[0] = 0xff),
+        ("empty", |_, index| index.clear()),
+        ("of another video", |_, index| {
+            let text = String::from_utf8(index.clone()).unwrap();
+            *index = text.replace("guard", "drawg").into_bytes();
+        }),
+    ];
+    for (what, change) in changes {
+        let path = folder.path().join("changed.mp4");
+        let (mut video, mut index) = (video.clone(), index.clone());
+        change(&mut video, &mut index);
+        fs::write(&path, video).unwrap();
+        fs::write(beside(&path, "index"), index).unwrap();
+        let (finished, _) = gone_on_with(&path);
+        assert_eq!(finished.timeline, as_it_is.timeline, "{what}");
+        fs::remove_file(&path).unwrap();
+    }
+    // The video lost its end with the power, and what is noted of that end does not hold.
+    let path = folder.path().join("shorter.mp4");
+    let file = File::open(&whole).unwrap();
+    let scanned = State::scan(&file, &whole).unwrap().unwrap();
+    let cut = scanned.media[16].at;
+    fs::write(&path, &video[..cut as usize]).unwrap();
+    fs::write(beside(&path, "index"), &index).unwrap();
+    let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    assert_eq!(file.last().map(|origin| origin.index), Some(6));
+    assert_eq!(file.finish().unwrap().duration.as_secs(), 16);
+}
+
+#[test]
+fn a_video_that_is_damaged_in_its_middle_is_put_aside_and_never_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("video.mp4");
+    for finished in [false, true] {
+        let mut file = indexed(&path);
+        if finished {
+            file.finish().unwrap();
+        }
+        drop(file);
+        let _ = fs::remove_file(beside(&path, "index"));
+        let mut bytes = fs::read(&path).unwrap();
+        // The front takes half of so short a video.
+        let middle = bytes.len() * 3 / 4;
+        let moof = bytes[middle..]
+            .windows(4)
+            .position(|four| four == b"moof")
+            .unwrap();
+        bytes[middle + moof] = 0;
+        fs::write(&path, &bytes).unwrap();
+        let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+        assert_eq!(file.last(), None, "it begins anew");
+        add(&mut file, &stream(), NOW);
+        assert_eq!(file.finish().unwrap().duration.as_secs(), 1);
+        let suffix = if finished { "damaged-1-2" } else { "damaged-1" };
+        assert!(fs::read(beside(&path, suffix)).unwrap() == bytes);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_finished_video_that_lost_its_end_is_one_that_grows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("video.mp4");
+    indexed(&path).finish().unwrap();
+    let whole = fs::read(&path).unwrap();
+    let (as_it_is, expected) = gone_on_with(&path);
+    let moov = whole.len() - 100;
+    fs::write(&path, &whole[..moov]).unwrap();
+    let file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    assert_eq!(file.last().map(|origin| origin.index), Some(10));
+    drop(file);
+    let grows = fs::read(&path).unwrap();
+    assert_eq!(&grows[40..44], b"free", "players find its fragments again");
+    let (finished, bytes) = gone_on_with(&path);
+    assert_eq!(finished.timeline, as_it_is.timeline);
+    assert!(bytes == expected);
 }
 
 /// The body of the last box of `kind` near the end of the file.
