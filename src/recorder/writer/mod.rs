@@ -27,8 +27,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long what the video misses is appended after the stop. OpenVidu waits 30 s for all.
 const CATCH_UP: Duration = Duration::from_secs(15);
-/// How often it is tried to open a video that cannot be read, until it is put aside.
-const MOST_ATTEMPTS: u32 = 5;
+/// How long it is tried to open a video that cannot be read, until it is put aside.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of the video when the log has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +75,8 @@ pub(super) struct Writer {
     /// How the last fragment was to be read.
     init: Option<Arc<Init>>,
     refused: Option<Refused>,
-    /// How often it was tried to open what is there.
-    attempts: u32,
+    /// Until when it is tried to open what is there, by the clock's uptime.
+    patient_until: Option<Duration>,
     /// Told when the video has its first frame.
     begun: Option<oneshot::Sender<()>>,
     /// Told when the video holds, for the first time, all that earlier runs left.
@@ -141,7 +141,7 @@ impl Writer {
             passed: Vec::new(),
             init: None,
             refused: None,
-            attempts: 0,
+            patient_until: None,
             begun: Some(begun),
             holds_earlier: Some(holds_earlier),
         };
@@ -212,6 +212,7 @@ impl Writer {
             self.found_swept();
             self.reopen();
         }
+        self.patient_until = Some(Duration::ZERO);
         let head = *self.heads.borrow();
         let begun = self.stage.clock.uptime();
         while self.step(head) == Step::Further {
@@ -227,16 +228,24 @@ impl Writer {
         {
             self.passed.push(origin);
         }
+        let finished = self.finish()?;
         // What it does not hold, for want of room, is in the chunks: they are stored, or named.
         self.pass_on_all(head);
-        match self.video {
-            Video::Open { mut file, .. } => finish(&mut file).map(Some),
-            // Where it could not be opened to the last, this says why.
-            Video::Closed(_) => {
+        Ok(Some(finished))
+    }
+
+    fn finish(&mut self) -> Result<Finished, JoinError> {
+        match &mut self.video {
+            Video::Open { file, .. } => finish(file),
+            // Without its name the video is gone with this process: nobody may hear that it is finished.
+            Video::Closed(Some(file)) => {
+                file.reopen()?;
+                finish(file)
+            }
+            Video::Closed(None) => {
                 let Target { video, options, .. } = &self.target;
-                GrowingFile::open(video, options.clone())
-                    .and_then(|mut file| finish(&mut file))
-                    .map(Some)
+                let mut file = GrowingFile::open(video, options.clone())?;
+                finish(&mut file)
             }
         }
     }
@@ -329,8 +338,9 @@ impl Writer {
     /// Opens what an earlier run left. What cannot be read may be readable in a moment; what still cannot then is put aside.
     fn open_first(&mut self) -> Result<GrowingFile, JoinError> {
         let Target { video, options, .. } = &self.target;
-        self.attempts += 1;
-        let opened = match self.attempts < MOST_ATTEMPTS {
+        let now = self.stage.clock.uptime();
+        let until = *self.patient_until.get_or_insert(now + PATIENCE);
+        let opened = match now < until {
             true => GrowingFile::open(video, options.clone()),
             false => GrowingFile::open_or_put_aside(video, options.clone()),
         };
