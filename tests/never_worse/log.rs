@@ -8,6 +8,7 @@ use crate::support::wait;
 use ov2_ha_recorder::join::GrowingFile;
 use serde_json::{Value, json};
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -108,14 +109,9 @@ async fn a_disk_that_hangs_is_told_and_costs_nothing() {
     let watch = stage.watched().await;
     let mut recorder = stage.start().await;
     recorder.grows_for(Duration::from_secs(4)).await;
-    let freeze = |how: &str| {
-        let at = stage.file("");
-        let done = Command::new("fsfreeze").arg(how).arg(at).status();
-        done.is_ok_and(|status| status.success())
-    };
-    if !freeze("--freeze") {
+    let Some(frozen) = Frozen::at(stage.file("")) else {
         return leave_out("a_disk_that_hangs", "fsfreeze does not freeze it");
-    }
+    };
     let begin = Instant::now();
     let is_told = |report: &Value| has_trouble(report, "disk", "does not answer");
     let took = watch.sees("the hanging disk", is_told).await;
@@ -123,7 +119,7 @@ async fn a_disk_that_hangs_is_told_and_costs_nothing() {
         begin.elapsed().as_secs() >= seconds
     })
     .await;
-    assert!(freeze("--unfreeze"));
+    drop(frozen);
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert!(
         recorder.process.try_wait().unwrap().is_none(),
@@ -140,4 +136,24 @@ async fn a_disk_that_hangs_is_told_and_costs_nothing() {
     let holes = frames::describe(&footage.holes());
     assert_eq!(footage.missing(), 0.0, "{holes}: {}", stage.log());
     stage.is_what_openvidu_expects();
+}
+
+/// A file system that takes nothing; it does again when this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn at(path: PathBuf) -> Option<Self> {
+        let done = Command::new("fsfreeze").arg("--freeze").arg(&path).status();
+        done.is_ok_and(|status| status.success())
+            .then(|| Self(path))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze")
+            .arg("--unfreeze")
+            .arg(&self.0)
+            .status();
+    }
 }
