@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod child;
+pub mod chunklog;
 pub mod cli;
 pub mod client;
 pub mod clock;

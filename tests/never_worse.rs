@@ -6,6 +6,7 @@ mod clients;
 mod controller;
 mod database;
 mod disk;
+mod log;
 mod page;
 mod relay;
 mod settings;

@@ -460,7 +460,7 @@ impl Disk {
     }
 
     /// An ext4, which turns read-only by itself when it meets an error.
-    fn that_can_break(stage: &Stage) -> Result<Self, String> {
+    pub fn that_can_break(stage: &Stage) -> Result<Self, String> {
         let mut disk = Self::at(stage);
         let image = fs::File::create(&disk.image).map_err(|cause| cause.to_string())?;
         image

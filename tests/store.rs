@@ -181,6 +181,10 @@ async fn objects_come_back(store: &dyn ChunkStore, root: &str, scratch: &Path) {
         assert_eq!(store.fetch(&key, &target).await.unwrap(), size as u64);
         assert!(std::fs::read(&target).unwrap() == body, "{size} bytes");
         assert!(store.read(&key).await.unwrap() == body, "{size} bytes");
+        for from in [0, 1, size / 2, size, size + 5] {
+            let read = store.read_from(&key, from as u64).await.unwrap();
+            assert!(read == body[from.min(size)..], "{size} bytes from {from}");
+        }
         let listed = store.list(root).await.unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!((&listed[0].key, listed[0].bytes), (&key, size as u64));
@@ -195,6 +199,7 @@ async fn objects_come_back(store: &dyn ChunkStore, root: &str, scratch: &Path) {
     let not_found =
         |result: Result<_, StoreError>| matches!(result, Err(StoreError::NotFound { .. }));
     assert!(not_found(store.read(&missing).await.map(drop)));
+    assert!(not_found(store.read_from(&missing, 3).await.map(drop)));
     assert!(not_found(store.fetch(&missing, &target).await.map(drop)));
     assert!(
         store

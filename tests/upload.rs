@@ -3,7 +3,9 @@
 use crate::support::faults::{Fault, Proxy};
 use crate::support::stores::{Server, client, noise};
 use crate::support::wait;
+use ov2_ha_recorder::chunklog::{Position, Publisher};
 use ov2_ha_recorder::clock::SystemClock;
+use ov2_ha_recorder::join::Origin;
 use ov2_ha_recorder::model::chunk::{ChunkKey, TakeKey};
 use ov2_ha_recorder::model::ids::{RecordingId, RunNumber, TakeId};
 use ov2_ha_recorder::recorder::upload::Uploader;
@@ -145,6 +147,57 @@ async fn the_tail_of_a_running_chunk_is_stored_and_the_whole_follows() {
     scene.uploader.chunk_closed(key, path);
     assert_eq!(scene.uploader.drain(Duration::from_secs(20)).await, []);
     assert_eq!(scene.stored().await, [1_500]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_cannot_be_stored_holds_up_neither_later_ones_nor_the_tail() {
+    let scene = Scene::set().await;
+    let (stuck, path) = scene.chunk(1, 10);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    scene.uploader.chunk_closed(stuck.clone(), path);
+    for index in 2..=6 {
+        let (key, path) = scene.chunk(index, 1_000);
+        scene.uploader.chunk_closed(key, path);
+    }
+    let (tail, path) = scene.chunk(7, 700);
+    scene.uploader.chunk_grew(tail, path);
+    let stored = [1_000, 1_000, 1_000, 1_000, 1_000, 700];
+    let seen = || async { (scene.stored().await == stored).then_some(()) };
+    wait::until("all others are stored", Duration::from_secs(10), seen).await;
+    let left = scene.uploader.drain(Duration::from_millis(100)).await;
+    assert_eq!(left, [stuck]);
+    assert!(scene.uploader.trouble().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_chunk_is_stored_before_the_video_has_it_and_kept_until_then() {
+    let scene = Scene::set().await;
+    let head = Publisher::default();
+    let recordings = scene.recordings.path().to_owned();
+    let follow = scene.uploader.clone().follow(head.subscribe(), recordings);
+    let follow = scene.tasks.spawn("follow", follow);
+    let at = |index, offset| {
+        let run = RunNumber(1);
+        let origin = Origin { run, index };
+        Some(Position { origin, offset })
+    };
+    let (first, path) = scene.chunk(1, 1_000);
+    head.send_replace(at(1, 1_000));
+    let seen = || async { (scene.stored().await == [1_000]).then_some(()) };
+    wait::until("the tail is stored", Duration::from_secs(10), seen).await;
+    assert_eq!(scene.uploader.stored(), 0);
+    scene.chunk(2, 500);
+    head.send_replace(at(2, 500));
+    wait::until_true("the chunk is stored", Duration::from_secs(10), || {
+        scene.uploader.stored() == 1
+    })
+    .await;
+    assert!(path.exists(), "the video does not have it yet");
+    scene.uploader.chunk_closed(first, path.clone());
+    assert!(!path.exists());
+    drop(head);
+    follow.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! The last second: what OpenVidu reads when the container has gone. The video itself is finished elsewhere; here `.info`,
 //! thumbnail and timeline are laid beside it, and everything is made readable for the one who serves it.
 
+use super::growing::remove_index;
 use super::{PART, info_json, reserve};
 use crate::disk::{self, Draft, UNFINISHED};
 use crate::model::ids::RecordingId;
@@ -154,6 +155,7 @@ impl Beside {
         timeline: Option<&Timeline>,
     ) -> Result<(), BesideError> {
         reserve::release(video);
+        remove_index(video);
         let path = self.info();
         let fault = at(&path);
         disk::make_folder(&self.folder).map_err(&fault)?;

@@ -1,7 +1,7 @@
 //! Holding a finished video against the chunks it was made from. Chunks are deleted only after this: every fragment of
 //! theirs must lie in the video byte for byte, and the `moov` must name every sample where it lies.
 
-use super::growing::{Lies, Scanned, State};
+use super::growing::{Form, MediaSpan, Scanned, State};
 use super::source::{Chunk, Found, Trouble};
 use super::{ChunkSource, JoinError, Origin};
 use crate::model::timeline::Timeline;
@@ -36,7 +36,7 @@ pub fn check(video: &Path, chunks: &[ChunkSource]) -> Result<Checked, JoinError>
     let file = File::open(video).map_err(&fault)?;
     let scanned =
         State::scan(&file, video)?.ok_or_else(|| differs("it was not made here".into()))?;
-    if !scanned.finished {
+    if scanned.form != Form::Finished {
         return Err(differs("it was not finished".into()));
     }
     let ends = scanned.moov().map_err(JoinError::media(video.display()))?;
@@ -121,7 +121,7 @@ impl Cursor<'_> {
             }
             // parameters may stand before what the chunk has
             let more = lies.len.checked_sub(found.media_len());
-            let payload = more.map(|more| Lies {
+            let payload = more.map(|more| MediaSpan {
                 at: lies.at + more + HEADER,
                 len: found.media_len().saturating_sub(HEADER),
                 ..*lies
@@ -141,7 +141,7 @@ impl Cursor<'_> {
 const HEADER: u64 = 8;
 const PIECE: usize = 256 << 10;
 
-fn same(video: &File, lies: &Lies, chunk: &File, at: u64) -> io::Result<bool> {
+fn same(video: &File, lies: &MediaSpan, chunk: &File, at: u64) -> io::Result<bool> {
     let (mut ours, mut theirs) = (vec![0; PIECE], vec![0; PIECE]);
     let mut done = 0;
     while done < lies.len {

@@ -395,13 +395,13 @@ pub(super) struct Head {
     pub(super) moof_len: u32,
     /// Of both boxes.
     pub(super) len: u64,
-    pub(super) video: Option<Stretch>,
-    pub(super) audio: Option<Stretch>,
+    pub(super) video: Option<TrackFragment>,
+    pub(super) audio: Option<TrackFragment>,
 }
 
 /// One track's part of a fragment.
 #[derive(Clone, Debug)]
-pub(super) struct Stretch {
+pub(super) struct TrackFragment {
     /// Decode time of the first sample: the wall clock, or in our own file the media time.
     pub(super) start: u64,
     pub(super) timescale: u32,
@@ -443,7 +443,7 @@ impl Head {
             else {
                 continue;
             };
-            let stretch = Stretch::read(&traf, track, u64::from(moof_len)..len)?;
+            let part = TrackFragment::read(&traf, track, u64::from(moof_len)..len)?;
             let place = match track.media {
                 Media::Video => &mut head.video,
                 Media::Audio => &mut head.audio,
@@ -451,7 +451,7 @@ impl Head {
             if place.is_some() {
                 return Err(Malformed::new("a fragment names a track twice"));
             }
-            *place = stretch;
+            *place = part;
         }
         match head.video.is_some() || head.audio.is_some() {
             true => Ok(head),
@@ -461,27 +461,29 @@ impl Head {
 
     pub(super) fn start(&self) -> Timestamp {
         let first = self.video.as_ref().or(self.audio.as_ref());
-        first.map_or(Timestamp::default(), |stretch| {
-            stamp(stretch.shown(), stretch.timescale)
+        first.map_or(Timestamp::default(), |part| {
+            stamp(part.shown(), part.timescale)
         })
     }
 
     pub(super) fn end(&self) -> Timestamp {
         let first = self.video.as_ref().or(self.audio.as_ref());
-        first.map_or(Timestamp::default(), |stretch| {
+        first.map_or(Timestamp::default(), |part| {
             stamp(
-                stretch.shown().saturating_add_unsigned(stretch.duration()),
-                stretch.timescale,
+                part.shown().saturating_add_unsigned(part.duration()),
+                part.timescale,
             )
         })
     }
 
     pub(super) fn starts_with_keyframe(&self) -> bool {
-        self.video.as_ref().is_some_and(Stretch::starts_in_sync)
+        self.video
+            .as_ref()
+            .is_some_and(TrackFragment::starts_in_sync)
     }
 }
 
-impl Stretch {
+impl TrackFragment {
     fn read(
         traf: &mp4_atom::Traf,
         track: &Track,
@@ -538,13 +540,13 @@ impl Stretch {
                 "a fragment names a sample description that is not there",
             ));
         }
-        let stretch = Self {
+        let part = Self {
             start,
             timescale: track.timescale,
             description,
             samples,
         };
-        Ok((!stretch.samples.is_empty()).then_some(stretch))
+        Ok((!part.samples.is_empty()).then_some(part))
     }
 
     /// The sum of the durations.
@@ -565,7 +567,7 @@ impl Stretch {
         self.start as i64 + i64::from(first)
     }
 
-    /// The same stretch in another time scale; every boundary is rounded by itself, so that no error adds up.
+    /// The same part in another time scale; every boundary is rounded by itself, so that no error adds up.
     pub(super) fn rescaled(&self, timescale: u32) -> Self {
         if timescale == self.timescale {
             return self.clone();

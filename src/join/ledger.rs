@@ -1,10 +1,11 @@
 //! Keeps the account of what went into a video: runs, chunks, gaps. What comes out is the recording's timeline.
 
 use super::fragment::stamp;
-use super::place::{Gap, Reel};
+use super::place::{Gap, MediaClock};
 use super::{Options, Origin};
 use crate::clock::Timestamp;
 use crate::model::timeline::{self, Timeline};
+use serde::{Deserialize, Serialize};
 
 /// The account of one video.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +15,30 @@ pub(super) struct Ledger {
     notes: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
+/// How much of an account was noted elsewhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    chunks: usize,
+    gaps: usize,
+    notes: usize,
+}
+
+/// What has come into an account since a mark.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Part {
+    chunks: Vec<Entry>,
+    gaps: Vec<timeline::Gap>,
+    notes: Vec<String>,
+}
+
+impl Part {
+    /// The number of the last chunk.
+    pub(super) fn last_chunk(&self) -> Option<u32> {
+        self.chunks.last().map(|entry| entry.origin.index)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     origin: Origin,
     started_at: Timestamp,
@@ -38,6 +62,31 @@ pub(super) struct Entered {
 }
 
 impl Ledger {
+    /// Where the account stands.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            chunks: self.chunks.len(),
+            gaps: self.gaps.len(),
+            notes: self.notes.len(),
+        }
+    }
+
+    /// What has come since `mark`, which was made between two chunks.
+    pub(super) fn since(&self, mark: &Mark) -> Part {
+        Part {
+            chunks: rest(&self.chunks, mark.chunks),
+            gaps: rest(&self.gaps, mark.gaps),
+            notes: rest(&self.notes, mark.notes),
+        }
+    }
+
+    /// Enters what had come.
+    pub(super) fn add(&mut self, part: Part) {
+        self.chunks.extend(part.chunks);
+        self.gaps.extend(part.gaps);
+        self.notes.extend(part.notes);
+    }
+
     pub(super) fn last(&self) -> Option<Origin> {
         self.chunks.last().map(|entry| entry.origin)
     }
@@ -125,8 +174,8 @@ impl Ledger {
         (1024 + self.chunks.len() * 400 + causes + notes) as u64
     }
 
-    pub(super) fn timeline(&self, options: &Options, reel: &Reel) -> Timeline {
-        let scale = reel.video.timescale;
+    pub(super) fn timeline(&self, options: &Options, clock: &MediaClock) -> Timeline {
+        let scale = clock.video.timescale;
         let mut runs: Vec<timeline::Run> = Vec::new();
         for entry in &self.chunks {
             let chunk = timeline::Chunk {
@@ -149,15 +198,19 @@ impl Ledger {
             version: timeline::VERSION,
             recording: options.recording.clone(),
             take: options.take.clone(),
-            started_at: stamp(reel.origin + reel.shown, scale),
-            ended_at: stamp(reel.video.next as i64 + reel.shift + reel.shown, scale),
-            duration_seconds: seconds(reel.video.next, scale),
+            started_at: stamp(clock.origin + clock.shown, scale),
+            ended_at: stamp(clock.video.next as i64 + clock.shift + clock.shown, scale),
+            duration_seconds: seconds(clock.video.next, scale),
             gap_mode: options.gap_mode,
             runs,
             gaps: self.gaps.clone(),
             notes: self.notes.clone(),
         }
     }
+}
+
+fn rest<T: Clone>(all: &[T], from: usize) -> Vec<T> {
+    all.get(from..).unwrap_or_default().to_vec()
 }
 
 fn seconds(ticks: u64, timescale: u32) -> f64 {

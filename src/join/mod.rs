@@ -19,7 +19,8 @@
 //! Room for that `moov` is held by a hidden file beside the video while it grows, so that a full disk takes it too.
 //!
 //! Killed between any two writes it is the one or the other, with at worst half a fragment at its end, which whoever goes
-//! on cuts off. Everything needed to go on is read from the file itself.
+//! on cuts off. Everything needed to go on is read from the file itself; a recorder keeps an index beside it, so that this
+//! costs one chunk and not hours of them. A file that is damaged in its middle is put aside, never cut.
 
 mod ahead;
 pub mod beside;
@@ -34,19 +35,22 @@ mod mark;
 mod moov;
 mod place;
 mod reserve;
+#[cfg(test)]
+pub(crate) mod samples;
 mod silence;
 mod source;
 mod table;
 
 pub use check::{Checked, check as verify, timeline_of};
 pub use fragment::{Fragment, Init, Piece, Splitter};
-pub use growing::{CaughtUp, Finished, GrowingFile};
+pub use growing::{CaughtUp, Finished, GrowingFile, last_indexed_chunk};
 pub use info::info_json;
 pub use joined::{Joined, Progress, find_chunks, join_chunks};
 pub use reserve::Reserve;
 
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::timeline::GapMode;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -62,7 +66,7 @@ pub struct Options {
 }
 
 /// Which chunk a fragment belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// The recorder's life.
     pub run: RunNumber,

@@ -10,20 +10,20 @@
 //! 3. The video begins with a keyframe. Sound before it is left away but for the packet that the decoder needs to get going,
 //!    which the edit list hides. Sound that comes later is met by silence.
 
-use super::fragment::{Head, Media, Stretch, Track, rescale};
+use super::fragment::{Head, Media, Track, TrackFragment, rescale};
 use super::silence::Packet;
 use crate::model::timeline::GapMode;
 
 /// The longest gap that is held, in seconds; a longer one is cut out, for a clock that was wrong by years must not make
 /// a video of years. Durations are 32 bits wide: twelve hours fit in every usual time scale.
-const LONGEST_HOLD: i64 = 12 * 3600;
+pub(super) const LONGEST_HOLD: i64 = 12 * 3600;
 
 /// How the video's time stands to the wall clock.
 #[derive(Clone, Debug)]
-pub(super) struct Reel {
+pub(super) struct MediaClock {
     pub(super) mode: GapMode,
-    pub(super) video: Strand,
-    pub(super) audio: Option<Strand>,
+    pub(super) video: TrackClock,
+    pub(super) audio: Option<TrackClock>,
     /// Wall clock of media time zero of the video track, in its time scale, less all that was cut.
     pub(super) shift: i64,
     /// The same when the take began.
@@ -36,7 +36,7 @@ pub(super) struct Reel {
 
 /// Where one track stands.
 #[derive(Clone, Debug)]
-pub(super) struct Strand {
+pub(super) struct TrackClock {
     pub(super) timescale: u32,
     /// Media time of the next sample.
     pub(super) next: u64,
@@ -51,9 +51,11 @@ pub(super) struct Strand {
 pub(super) struct Placement {
     /// What lies between the frame before and this one.
     pub(super) gap: Option<Gap>,
+    /// How far before the end of the frame before it the wall clock says that it was, in the video track's time scale.
+    pub(super) back: u64,
     /// The video's samples and their media time.
-    pub(super) video: Option<Stretch>,
-    pub(super) audio: Option<Stretch>,
+    pub(super) video: Option<TrackFragment>,
+    pub(super) audio: Option<TrackFragment>,
     /// How many packets of silence go before the sound.
     pub(super) silence: u32,
 }
@@ -67,15 +69,15 @@ pub(super) struct Gap {
     pub(super) to: i64,
 }
 
-impl Reel {
+impl MediaClock {
     /// Begins a video with a fragment that starts with a keyframe.
     pub(super) fn begin(mode: GapMode, head: &Head, tracks: &[Track]) -> Option<Self> {
         let video = head.video.as_ref().filter(|video| video.starts_in_sync())?;
         let shown = i64::from(video.samples.first()?.shown);
         let start = video.start as i64;
-        let mut reel = Self {
+        let mut clock = Self {
             mode,
-            video: Strand {
+            video: TrackClock {
                 timescale: video.timescale,
                 next: 0,
                 lead: shown.max(0) as u64,
@@ -88,12 +90,12 @@ impl Reel {
             frame: 1,
         };
         let track = tracks.iter().find(|track| track.media == Media::Audio);
-        reel.audio = track.map(|track| reel.begin_sound(track, head.audio.as_ref()));
-        Some(reel)
+        clock.audio = track.map(|track| clock.begin_sound(track, head.audio.as_ref()));
+        Some(clock)
     }
 
-    fn begin_sound(&self, track: &Track, sound: Option<&Stretch>) -> Strand {
-        let packet = Stretch::packet(track, sound.map_or(0, |sound| sound.description));
+    fn begin_sound(&self, track: &Track, sound: Option<&TrackFragment>) -> TrackClock {
+        let packet = TrackFragment::packet(track, sound.map_or(0, |sound| sound.description));
         let timescale = track.timescale;
         let length = packet.map_or(0, |packet| i64::from(packet.samples));
         let lead = match sound {
@@ -111,7 +113,7 @@ impl Reel {
                 }
             }
         };
-        Strand {
+        TrackClock {
             timescale,
             next: 0,
             lead: lead.max(0) as u64,
@@ -135,7 +137,12 @@ impl Reel {
                 return None;
             }
             placement.gap = gap;
-            placement.video = Some(Stretch {
+            let end = self.video.next as i64 + self.shift;
+            placement.back = match joins {
+                true => 0,
+                false => u64::try_from(end - video.start as i64).unwrap_or(0),
+            };
+            placement.video = Some(TrackFragment {
                 start: at,
                 ..video.clone()
             });
@@ -157,7 +164,7 @@ impl Reel {
     }
 
     /// The gap before `video`, its media time, and the shift from then on.
-    fn place_video(&self, video: &Stretch) -> (Option<Gap>, u64, i64) {
+    fn place_video(&self, video: &TrackFragment) -> (Option<Gap>, u64, i64) {
         let next = self.video.next;
         let stamp = video.start as i64;
         let step = stamp - self.shift - next as i64;
@@ -176,25 +183,25 @@ impl Reel {
         (gap, at, stamp - at as i64)
     }
 
-    fn place_audio(&mut self, sound: &Stretch, fresh: bool, placement: &mut Placement) {
+    fn place_audio(&mut self, sound: &TrackFragment, fresh: bool, placement: &mut Placement) {
         let zero = rescale(
             self.shift + self.shown,
             self.video.timescale,
             sound.timescale,
         );
-        let Some(strand) = &mut self.audio else {
+        let Some(track_clock) = &mut self.audio else {
             return;
         };
-        let target = sound.start as i64 - zero + strand.lead as i64;
-        match strand.packet {
-            Some(packet) => strand.on_grid(sound, target, packet, fresh, placement),
-            None => strand.as_stamped(sound, target, placement),
+        let target = sound.start as i64 - zero + track_clock.lead as i64;
+        match track_clock.packet {
+            Some(packet) => track_clock.on_grid(sound, target, packet, fresh, placement),
+            None => track_clock.as_stamped(sound, target, placement),
         }
     }
 }
 
 /// How long before the presentation the packet begins that is heard at its start; for sound without a grid.
-fn preceding(sound: &Stretch, begins: i64) -> i64 {
+fn preceding(sound: &TrackFragment, begins: i64) -> i64 {
     let mut at = begins;
     let mut lead = -begins;
     for sample in &sound.samples {
@@ -207,10 +214,10 @@ fn preceding(sound: &Stretch, begins: i64) -> i64 {
     lead
 }
 
-impl Strand {
+impl TrackClock {
     fn on_grid(
         &mut self,
-        sound: &Stretch,
+        sound: &TrackFragment,
         target: i64,
         packet: Packet,
         fresh: bool,
@@ -238,16 +245,16 @@ impl Strand {
             duration: packet.samples,
             ..*sample
         });
-        let stretch = Stretch {
+        let part = TrackFragment {
             start,
             samples: samples.collect(),
             ..*sound
         };
-        self.next = start + stretch.duration();
-        placement.audio = Some(stretch);
+        self.next = start + part.duration();
+        placement.audio = Some(part);
     }
 
-    fn as_stamped(&mut self, sound: &Stretch, target: i64, placement: &mut Placement) {
+    fn as_stamped(&mut self, sound: &TrackFragment, target: i64, placement: &mut Placement) {
         let mut at = target;
         let mut samples = sound.samples.as_slice();
         while let Some((first, rest)) = samples.split_first()
@@ -260,12 +267,12 @@ impl Strand {
             return;
         }
         let start = self.next.max(at.max(0) as u64);
-        let stretch = Stretch {
+        let part = TrackFragment {
             start,
             samples: samples.to_vec(),
             ..*sound
         };
-        self.next = start + stretch.duration();
-        placement.audio = Some(stretch);
+        self.next = start + part.duration();
+        placement.audio = Some(part);
     }
 }

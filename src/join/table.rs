@@ -5,7 +5,10 @@
 use super::Malformed;
 use super::boxes;
 use super::fragment::Sample;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// The samples of one track.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +25,81 @@ pub(super) struct Table {
     next: u64,
 }
 
+/// How much of a table was noted elsewhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    packed: usize,
+    durations: usize,
+    shown: usize,
+    keyframes: usize,
+}
+
+/// What has come into a table since a mark.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Part {
+    packed: String,
+    samples: u32,
+    chunks: u32,
+    last: u64,
+    durations: RunsPart<u32>,
+    shown: RunsPart<i32>,
+    keyframes: Vec<u32>,
+    first: u64,
+    next: u64,
+}
+
+/// The first rows that are as they were, and the rows after them.
+#[derive(Debug, Serialize, Deserialize)]
+struct RunsPart<T> {
+    same: usize,
+    rows: Vec<(u32, T)>,
+}
+
 impl Table {
+    /// Where the table stands.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            packed: self.packed.len(),
+            durations: self.durations.0.len(),
+            shown: self.shown.0.len(),
+            keyframes: self.keyframes.len(),
+        }
+    }
+
+    /// What has come since `mark`.
+    pub(super) fn since(&self, mark: &Mark) -> Part {
+        Part {
+            packed: BASE64.encode(self.packed.since(mark.packed)),
+            samples: self.samples,
+            chunks: self.chunks,
+            last: self.last,
+            durations: self.durations.since(mark.durations),
+            shown: self.shown.since(mark.shown),
+            keyframes: self
+                .keyframes
+                .get(mark.keyframes..)
+                .unwrap_or_default()
+                .to_vec(),
+            first: self.first,
+            next: self.next,
+        }
+    }
+
+    /// Enters what had come; `false` where it does not fit.
+    pub(super) fn add(&mut self, part: Part) -> bool {
+        let Ok(packed) = BASE64.decode(&part.packed) else {
+            return false;
+        };
+        self.packed.add(&packed);
+        self.keyframes.extend(part.keyframes);
+        self.samples = part.samples;
+        self.chunks = part.chunks;
+        self.last = part.last;
+        self.first = part.first;
+        self.next = part.next;
+        self.durations.add(part.durations) && self.shown.add(part.shown)
+    }
+
     /// Media time of the end of the last sample.
     pub(super) fn next(&self) -> u64 {
         self.next
@@ -232,6 +309,24 @@ impl<T: Copy + PartialEq> Runs<T> {
     }
 }
 
+impl<T: Copy> Runs<T> {
+    /// What has come since there were `rows`. The last row may have changed, and have become one with the row before it.
+    fn since(&self, rows: usize) -> RunsPart<T> {
+        let same = rows.saturating_sub(2).min(self.0.len());
+        RunsPart {
+            same,
+            rows: self.0[same..].to_vec(),
+        }
+    }
+
+    fn add(&mut self, part: RunsPart<T>) -> bool {
+        let fits = part.same <= self.0.len();
+        self.0.truncate(part.same);
+        self.0.extend(part.rows);
+        fits
+    }
+}
+
 impl Runs<u32> {
     /// Makes the last value longer by `more`.
     fn stretch(&mut self, more: u64) {
@@ -275,6 +370,29 @@ impl Packed {
         block.push(number as u8);
     }
 
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// The bytes from `at` on.
+    fn since(&self, at: usize) -> Vec<u8> {
+        let mut before = 0;
+        let mut bytes = Vec::new();
+        for block in &self.0 {
+            let skipped = at.saturating_sub(before).min(block.len());
+            bytes.extend_from_slice(&block[skipped..]);
+            before += block.len();
+        }
+        bytes
+    }
+
+    /// Appends such bytes, which are whole numbers.
+    fn add(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(Self::BLOCK) {
+            self.0.push(piece.to_vec());
+        }
+    }
+
     fn push_signed(&mut self, number: i64) {
         self.push(((number << 1) ^ (number >> 63)) as u64);
     }
@@ -311,6 +429,28 @@ mod tests {
             numbers.iter().for_each(|number| packed.push_signed(*number));
             let read: Vec<i64> = packed.numbers().map(unfold).collect();
             prop_assert_eq!(read, numbers);
+        }
+
+        #[test]
+        fn a_table_that_was_noted_in_parts_is_the_same_table(
+            all in proptest::collection::vec((0u64..3, 1u32..4, 0i32..2, any::<bool>(), 0u32..3), 1..60),
+        ) {
+            let (mut table, mut noted, mut mark) = (Table::default(), Table::default(), Mark::default());
+            for (number, (later, duration, shown, sync, note)) in all.into_iter().enumerate() {
+                let sample = Sample { at: 8, size: 100 + duration, duration, shown, sync };
+                table.enter(table.next() + later, &[sample], number as u64 * 1000, 0);
+                if note == 0 {
+                    prop_assert!(noted.add(table.since(&mark)));
+                    mark = table.mark();
+                    let written = |table: &Table| {
+                        let mut out = Vec::new();
+                        table.write(&mut out, &[]).unwrap();
+                        out
+                    };
+                    prop_assert_eq!(written(&table), written(&noted));
+                    prop_assert_eq!((table.next, table.first), (noted.next, noted.first));
+                }
+            }
         }
     }
 }

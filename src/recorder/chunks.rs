@@ -1,9 +1,12 @@
-//! Fragments become chunk files here, on a thread of its own: each is written as it comes, unchanged, behind the `ftyp` and
-//! `moov` of the ffmpeg it came from. Killed at any byte, a chunk is good up to its last whole fragment. A disk that takes
-//! no more costs what it did not take and nothing before it.
+//! Fragments become the run's log here, on a thread of its own: each is written to a chunk file as it comes, unchanged,
+//! behind the `ftyp` and `moov` of the ffmpeg it came from, and whoever follows the log hears of it. Killed at any byte, a
+//! chunk is good up to its last whole fragment. A disk that takes no more costs what it did not take and nothing before it.
 
 use super::run::Run;
 use super::seen::Seen;
+use super::slow::Watched;
+use super::sweeps::Sweeps;
+use crate::chunklog::{Position, Publisher};
 use crate::clock::Timestamp;
 use crate::disk;
 use crate::join::{Fragment, Init, Origin, Piece};
@@ -11,7 +14,7 @@ use crate::model::chunk::ChunkKey;
 use crate::model::wire::TroubleKind;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -21,27 +24,17 @@ const ROUNDING: Duration = Duration::from_millis(20);
 /// What must be free again before writing is taken up.
 const PROBE: usize = 256 << 10;
 
-/// What happens to chunks, for those who come after.
-pub(super) trait Audience {
-    /// A fragment is in its chunk.
-    fn written(&mut self, init: &Arc<Init>, fragment: Fragment, origin: Origin);
-    /// A chunk will not change any more.
-    fn closed(&mut self, key: ChunkKey, path: PathBuf);
-    /// The chunk being written has grown by a whole fragment.
-    fn grew(&mut self, key: &ChunkKey, path: &Path);
-    /// The chunk being written was deleted or moved away, and was made again.
-    fn swept(&mut self, path: &Path);
-}
-
 /// Writes one run's chunks.
-pub(super) struct Chunks<A> {
+pub(super) struct Chunks {
     run: Run,
     next: u32,
     length: Duration,
     seen: Seen,
     /// Asks capture for a new stream.
     refresh: Arc<Notify>,
-    audience: A,
+    sweeps: Sweeps,
+    watched: Watched,
+    head: Publisher,
     init: Option<Arc<Init>>,
     open: Option<Open>,
     /// A fragment was lost: nothing can be shown before one that begins with a whole picture.
@@ -59,22 +52,30 @@ struct Open {
     good: u64,
 }
 
-impl<A: Audience> Chunks<A> {
-    pub(super) fn new(
-        run: Run,
-        first: u32,
-        length: Duration,
-        seen: Seen,
-        refresh: Arc<Notify>,
-        audience: A,
-    ) -> Self {
+/// With whom the log is written.
+pub(super) struct With {
+    pub(super) seen: Seen,
+    /// Asks capture for a new stream.
+    pub(super) refresh: Arc<Notify>,
+    pub(super) sweeps: Sweeps,
+    /// Sees how long the disk takes.
+    pub(super) watched: Watched,
+    /// Says how far the run is written.
+    pub(super) head: Publisher,
+}
+
+impl Chunks {
+    /// Writes the log of `run` from chunk `first` on, in chunks of `length`.
+    pub(super) fn new(run: Run, first: u32, length: Duration, with: With) -> Self {
         Self {
             run,
             next: first,
             length,
-            seen,
-            refresh,
-            audience,
+            seen: with.seen,
+            refresh: with.refresh,
+            sweeps: with.sweeps,
+            watched: with.watched,
+            head: with.head,
             init: None,
             open: None,
             torn: false,
@@ -82,20 +83,20 @@ impl<A: Audience> Chunks<A> {
         }
     }
 
-    /// Takes pieces until there are no more, closes the last chunk and gives the audience back.
-    pub(super) fn write_all(mut self, mut pieces: mpsc::Receiver<Piece>) -> A {
+    /// Takes pieces until there are no more, and closes the last chunk.
+    pub(super) fn write_all(mut self, mut pieces: mpsc::Receiver<Piece>) {
         while let Some(piece) = pieces.blocking_recv() {
-            match piece {
+            let watched = self.watched.clone();
+            watched.while_at(|| match piece {
                 Piece::Init(init) => {
                     self.close();
                     self.init = Some(init);
                     self.torn = false;
                 }
                 Piece::Fragment(fragment) => self.take(fragment),
-            }
+            });
         }
         self.close();
-        self.audience
     }
 
     fn take(&mut self, fragment: Fragment) {
@@ -110,7 +111,7 @@ impl<A: Audience> Chunks<A> {
             return;
         }
         match self.write(&init, &fragment) {
-            Ok(origin) => self.written(&init, fragment, origin),
+            Ok(position) => self.written(&fragment, position),
             Err(cause) => {
                 let folder = self.run.folder.display();
                 let help = match cause.kind() {
@@ -127,26 +128,23 @@ impl<A: Audience> Chunks<A> {
         }
     }
 
-    fn written(&mut self, init: &Arc<Init>, fragment: Fragment, origin: Origin) {
+    fn written(&mut self, fragment: &Fragment, position: Position) {
         self.torn = false;
         if std::mem::take(&mut self.refused) {
             self.seen.well(TroubleKind::Disk);
         }
         let bytes = fragment.bytes.len() as u64;
-        let end = fragment.end();
+        let (end, index) = (fragment.end(), position.origin.index);
         let note = |report: &mut crate::model::wire::Report| {
-            report.chunk = origin.index;
+            report.chunk = index;
             report.bytes += bytes;
             report.newest_frame_at = Some(end);
         };
-        match self.seen.report().chunk == origin.index {
+        match self.seen.report().chunk == index {
             true => self.seen.note(note),
             false => self.seen.tell(note),
         }
-        self.audience.written(init, fragment, origin);
-        if let Some(open) = &self.open {
-            self.audience.grew(&open.key, &open.path);
-        }
+        self.head.send_replace(Some(position));
     }
 
     fn lost(&self, fragment: &Fragment) {
@@ -154,12 +152,12 @@ impl<A: Audience> Chunks<A> {
         self.seen.note(|report| report.late_frames += frames);
     }
 
-    fn write(&mut self, init: &Init, fragment: &Fragment) -> io::Result<Origin> {
+    fn write(&mut self, init: &Init, fragment: &Fragment) -> io::Result<Position> {
         if let Err(cause) = self.keep_name() {
             // What is open still takes what comes, and the video gets it; the name is tried for again with the next fragment.
             log::debug!("a chunk that was deleted cannot be made again: {cause}");
             if let Some(open) = &self.open {
-                self.audience.swept(&open.path);
+                self.sweeps.found(&open.path);
             }
         }
         let full = self.open.as_ref().is_some_and(|open| {
@@ -179,12 +177,15 @@ impl<A: Audience> Chunks<A> {
             // Half a fragment is no fragment; on a full disk a file can still be cut.
             Err(_) => open.file.set_len(open.good).unwrap_or_default(),
         }
-        let origin = Origin {
-            run: open.key.run,
-            index: open.key.index,
+        let position = Position {
+            origin: Origin {
+                run: open.key.run,
+                index: open.key.index,
+            },
+            offset: open.good,
         };
         self.open = Some(open);
-        written.map(|()| origin)
+        written.map(|()| position)
     }
 
     fn begin(&mut self, init: &Init, at: Timestamp) -> io::Result<Open> {
@@ -221,7 +222,7 @@ impl<A: Audience> Chunks<A> {
         if disk::is_nameless(&open.path, &open.file) && !self.run.is_overtaken() {
             self.run.make_folder()?;
             open.file = disk::name_again(&open.file, &open.path)?;
-            self.audience.swept(&open.path);
+            self.sweeps.found(&open.path);
         }
         Ok(())
     }
@@ -235,7 +236,6 @@ impl<A: Audience> Chunks<A> {
             self.seen.trouble(TroubleKind::Disk, message);
             self.refused = true;
         }
-        self.audience.closed(open.key, open.path);
     }
 
     fn there_is_room(&self) -> bool {

@@ -1,8 +1,8 @@
 //! The recorder's story. OpenVidu's order comes in by the environment; a display, a sound server, a browser on the ordered
-//! page and an ffmpeg that captures both are started side by side and kept alive ([`supervise`]). What ffmpeg writes goes
-//! through two threads: the first writes it into chunk files ([`chunks`]), the second lets the video at OpenVidu's path
-//! grow from the same pieces ([`video`]). On `q` in the stop file the last frames are drained, the video is closed by one
-//! `moov`, and everything OpenVidu reads is laid beside it ([`finish`]).
+//! page and an ffmpeg that captures both are started side by side and kept alive ([`supervise`]). What ffmpeg writes becomes
+//! the run's log, a row of chunk files ([`chunks`]); the log is followed by who lets the video at OpenVidu's path grow
+//! ([`writer`]) and by who stores the chunks ([`upload`]). On `q` in the stop file the last frames are drained, the video is
+//! closed by one `moov`, and everything OpenVidu reads is laid beside it.
 //!
 //! The controller is told all along ([`contact`]) and can say that a later run took over; recording never waits for it,
 //! nor for the chunk store ([`upload`]).
@@ -21,20 +21,23 @@ mod preview;
 mod refresh;
 mod run;
 mod seen;
+mod slow;
 mod stop;
 mod supervise;
+mod sweeps;
 mod switches;
 mod tab;
 pub mod upload;
-mod video;
 mod workshop;
+mod writer;
 
 use crate::child;
+use crate::chunklog::Publisher;
 use crate::clock::SystemClock;
 use crate::config::{DisplayRate, Settings, Storage};
 use crate::disk;
 use crate::join::beside::{Beside, BesideError};
-use crate::join::{Finished, GrowingFile, JoinError, Options, Piece};
+use crate::join::{self, Finished, GrowingFile, JoinError, Options, Piece};
 use crate::model::chunk::TakeKey;
 use crate::model::ids::RunNumber;
 use crate::model::manifest::{self, Manifest};
@@ -46,19 +49,26 @@ use contact::{Contact, Welcome};
 use order::{Order, Sound};
 use run::Run;
 use seen::Seen;
+use slow::Watched;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use supervise::{End, Leniency, Part, Stage};
+use sweeps::Sweeps;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use upload::Uploader;
-use video::{Close, Folder, Video};
 use workshop::Workshop;
+use writer::{Close, Target, Writer};
 
-/// Pieces that may wait for the disk.
-const WAITING: usize = 100;
+/// Pieces that may wait for the disk: over a minute of them, so that a disk may hang for as long.
+const WAITING: usize = 400;
+/// How long the last frames, and the end of the video, may take after the stop. OpenVidu waits 30 s for all.
+const END: Duration = Duration::from_secs(25);
+/// How much of that is kept for the end of the video.
+const CLOSING: Duration = Duration::from_secs(5);
 /// How long after the end OpenVidu's `q` is waited for: its stop fails where this container has ended before.
 const LATE_Q: Duration = Duration::from_secs(45);
 /// How long stored chunks are waited for at the end: the video is whole without them.
@@ -232,11 +242,11 @@ impl Recorder {
                     self.await_q(why).await;
                     return Ok(outcome);
                 }
-                None => begun = self.claim(run::last_run(&self.take_folder()).next(), None),
+                None => begun = self.claim(self.last_run().await.0.next(), None).await,
             }
         }
         let mut run = match begun {
-            Ok((run, registered)) => self.write(run, registered, &scene)?,
+            Ok((run, registered)) => self.write(run, registered, &scene),
             Err(End::Fault(why)) => return Err(RecorderError::GivenUp(why)),
             Err(End::Superseded | End::Stop(_)) => return Ok(Outcome::Superseded),
         };
@@ -287,24 +297,38 @@ impl Recorder {
 
     /// Learns or chooses the number of this run. The parts are starting meanwhile.
     async fn begin(&self) -> Result<(Run, bool), End> {
-        let take_folder = self.take_folder();
-        let last = run::last_run(&take_folder);
+        let (last, is_alive) = self.last_run().await;
         let (wanted, known) = match self.contact.welcome(last).await {
             Welcome::Run(number) => (number, true),
-            Welcome::Choose if run::is_alive(&take_folder, last) => {
+            Welcome::Choose if is_alive => {
                 log::warn!("nobody says that run {last} is to be replaced, and it is recording");
                 return Err(End::Superseded);
             }
             Welcome::Choose => (last.next(), false),
             Welcome::No(end) => return Err(end),
         };
-        self.claim(wanted, known.then_some(wanted))
+        self.claim(wanted, known.then_some(wanted)).await
+    }
+
+    /// The last run that left a folder here, and whether its recorder lives.
+    async fn last_run(&self) -> (RunNumber, bool) {
+        let folder = self.take_folder();
+        let look = move || {
+            let last = run::last_run(&folder);
+            (last, run::is_alive(&folder, last))
+        };
+        // The disk may take its time; capture begins meanwhile.
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.unwrap_or((RunNumber(0), false))
     }
 
     /// Takes run `wanted` or a later one, and says whether it is the one that the controller has `known` us as.
-    fn claim(&self, wanted: RunNumber, known: Option<RunNumber>) -> Result<(Run, bool), End> {
-        let run = Run::claim(&self.place.recordings, self.take.clone(), wanted);
-        let run = run.map_err(|cause| {
+    async fn claim(&self, wanted: RunNumber, known: Option<RunNumber>) -> Result<(Run, bool), End> {
+        let (recordings, take) = (self.place.recordings.clone(), self.take.clone());
+        let claim = move || Run::claim(&recordings, take, wanted);
+        let claimed = tokio::task::spawn_blocking(claim).await;
+        let claimed = claimed.unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
+        let run = claimed.map_err(|cause| {
             let path = self.take_folder();
             let path = path.display();
             End::Fault(format!(
@@ -317,35 +341,45 @@ impl Recorder {
     }
 
     /// Starts the two threads that write, and the contact to the controller.
-    fn write(&self, run: Run, registered: bool, scene: &Scene) -> Result<Writing, RecorderError> {
+    fn write(&self, run: Run, registered: bool, scene: &Scene) -> Writing {
         let tasks = &self.stage.tasks;
         let uploader = self
             .uploader()
             .with_tails(self.settings.tail_upload_seconds.seconds());
-        let (video, feed, milestones) = Video::open(
+        let head = Publisher::default();
+        let sweeps = self.sweeps();
+        let (writer, milestones) = Writer::new(
             self.stage.clone(),
             run.clone(),
-            self.folder(),
-            self.options(),
+            self.target(),
             uploader.clone(),
-        )?;
-        let on_disk = run::chunks(&self.place.recordings, &self.take);
-        let on_disk = on_disk.iter().map(|chunk| chunk.index).max();
-        let last = on_disk.unwrap_or(0).max(video.last_index());
-        let chunks = Chunks::new(
-            run.clone(),
-            last + 1,
-            self.settings.chunk_seconds.seconds(),
-            self.stage.seen.clone(),
-            Arc::clone(&scene.refresh),
-            feed,
+            sweeps.clone(),
+            head.subscribe(),
         );
-        let (close, closing) = watch::channel(Close::Leave);
-        let video = tasks.spawn_blocking("the video's growth", move || video.grow(&closing));
-        if let Some(pieces) = scene.pieces() {
-            tasks.spawn_blocking("the chunks", move || drop(chunks.write_all(pieces)));
+        let watched = Watched::new(Arc::clone(&self.stage.clock));
+        self.watch_the_disk(vec![writer.watched(), watched.clone()]);
+        if uploader.takes_files_away() {
+            let follower = uploader.clone();
+            let follow = follower.follow(head.subscribe(), self.place.recordings.clone());
+            tasks.spawn("the log's upload", follow);
         }
-        let current = self.take.chunk(run.number, last);
+        if let Some(pieces) = scene.pieces() {
+            let with = chunks::With {
+                seen: self.stage.seen.clone(),
+                refresh: Arc::clone(&scene.refresh),
+                sweeps,
+                watched,
+                head,
+            };
+            let (first, length) = (self.first_chunk(), self.settings.chunk_seconds.seconds());
+            let run = run.clone();
+            tasks.spawn_blocking("the chunks", move || {
+                Chunks::new(run, first(), length, with).write_all(pieces);
+            });
+        }
+        let (close, closing) = watch::channel(Close::Leave);
+        let video = tasks.spawn_blocking("the video's growth", move || writer.follow(closing));
+        let current = self.take.chunk(run.number, 0);
         let beat =
             self.contact
                 .clone()
@@ -354,7 +388,7 @@ impl Recorder {
         tasks.spawn(
             "manifest and chunks left behind",
             self.take_up(uploader.clone(), run.number, async {
-                milestones.abreast.await.is_ok()
+                milestones.holds_earlier.await.is_ok()
             }),
         );
         if self.settings.debug.0 {
@@ -362,21 +396,49 @@ impl Recorder {
             let log = diary::keep(store, key, self.beside.log(), tasks.token());
             tasks.spawn("log upload", log);
         }
-        Ok(Writing {
+        Writing {
             run,
             uploader,
             video,
             begun: milestones.begun,
             close,
-        })
+        }
     }
 
-    fn folder(&self) -> Folder {
-        Folder {
+    /// Finds the number of the run's first chunk: chunks are counted over all runs, and files of earlier ones may be gone.
+    fn first_chunk(&self) -> impl FnOnce() -> u32 + Send + use<> {
+        let (recordings, take) = (self.place.recordings.clone(), self.take.clone());
+        let video = self.beside.video(&self.order.video_name);
+        move || {
+            let on_disk = run::chunks(&recordings, &take);
+            let on_disk = on_disk.iter().map(|chunk| chunk.index).max();
+            let indexed = join::last_indexed_chunk(&video);
+            let in_video = || last_chunk_in(&video);
+            1 + on_disk.max(indexed).or_else(in_video).unwrap_or(0)
+        }
+    }
+
+    fn watch_the_disk(&self, watched: Vec<Watched>) {
+        let (on, folder) = (self.stage.clone(), self.place.recordings.clone());
+        self.stage.tasks.spawn("slow disk", async move {
+            slow::tell(on, watched, &folder).await;
+        });
+    }
+
+    fn sweeps(&self) -> Sweeps {
+        Sweeps::new(
+            self.stage.seen.clone(),
+            Arc::clone(&self.stage.clock),
+            self.beside.clone(),
+            self.order.json.clone(),
+        )
+    }
+
+    fn target(&self) -> Target {
+        Target {
             recordings: self.place.recordings.clone(),
             video: self.beside.video(&self.order.video_name),
-            beside: self.beside.clone(),
-            json: self.order.json.clone(),
+            options: self.options(),
         }
     }
 
@@ -440,10 +502,25 @@ impl Recorder {
             let _ = run.close.send(Close::Finish);
         }
         let curtain = self.stage.curtain.clone();
-        scene.drain().await;
+        let deadline = Instant::now() + END;
+        if timeout_at(deadline - CLOSING, scene.drain()).await.is_err() {
+            log::error!(
+                "the last frames are not written in time; the video ends with what the disk took, check it"
+            );
+            if let End::Stop(_) = &end {
+                let _ = run.close.send(Close::FinishNow);
+            }
+        }
         curtain.cancel();
-        let finished = run.video.await;
-        let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?;
+        let finished = match timeout_at(deadline, run.video).await {
+            Ok(finished) => finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?,
+            Err(_) => {
+                let seconds = END.as_secs();
+                let cause =
+                    format!("the disk did not take the end of the video within {seconds} s");
+                return Err(RecorderError::Broken(cause));
+            }
+        };
         // After a signal alone another container may go on; only OpenVidu's word makes it useless.
         if let (End::Stop(why), Err(JoinError::Nothing { path })) = (&end, &finished)
             && (*why != stop::SIGNAL || self.stop_asked().is_some())
@@ -507,7 +584,7 @@ impl Recorder {
                 store_the_rest(uploader, finished).await;
             }
         };
-        self.folder().make();
+        self.sweeps().make_folder();
         let (info, timeline) = (&finished.info, Some(&finished.timeline));
         let laid = self.beside.complete_with(info, &finished.video, timeline);
         let (laid, ()) = tokio::join!(laid, stored);
@@ -525,8 +602,7 @@ impl Recorder {
     /// `None` when no run has recorded anything: then a moment is recorded, and ended at its first frame.
     async fn finish_last(&self, why: &'static str) -> Result<Option<Outcome>, RecorderError> {
         log::info!("nothing more is recorded: {why}");
-        let folder = self.take_folder();
-        if run::is_alive(&folder, run::last_run(&folder)) {
+        if self.last_run().await.1 {
             return Ok(Some(Outcome::Superseded));
         }
         let finished = match self.finish_what_is_there().await {
@@ -537,7 +613,7 @@ impl Recorder {
             finished => finished?,
         };
         let uploader = self.uploader();
-        let run = run::last_run(&self.take_folder()).next();
+        let run = self.last_run().await.0.next();
         let left_behind = self.take_up(uploader.clone(), run, std::future::ready(true));
         let tasks = &self.stage.tasks;
         tasks.spawn("manifest and chunks left behind", left_behind);
@@ -555,13 +631,20 @@ impl Recorder {
             if let Err(cause) = file.catch_up(&run::chunks(&recordings, &take)) {
                 log::warn!("some chunks are not in the video: {cause}");
             }
-            video::finish(&mut file)
+            writer::finish(&mut file)
         };
         let finished = self.stage.tasks.spawn_blocking("the video's end", finish);
         let finished = finished.await;
         let finished = finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?;
         Ok(finished?)
     }
+}
+
+/// The number of the last chunk that is in the video.
+fn last_chunk_in(video: &Path) -> Option<u32> {
+    let timeline = join::timeline_of(video).ok()?;
+    let last = timeline.runs.last()?.chunks.last()?;
+    Some(last.index)
 }
 
 /// The store that the settings name; the recordings folder where they name none that can be used.

@@ -31,6 +31,9 @@ impl<S: ChunkStore> ChunkStore for Counted<S> {
     async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
         counted("read", self.0.read(key).await)
     }
+    async fn read_from(&self, key: &str, offset: u64) -> Result<Bytes, StoreError> {
+        counted("read", self.0.read_from(key, offset).await)
+    }
     async fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
         counted("list", self.0.list(prefix).await)
     }

@@ -7,7 +7,7 @@ use crate::tasks::Tasks;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Objects as files below one folder.
@@ -85,10 +85,14 @@ impl ChunkStore for LocalStore {
     }
 
     async fn read(&self, key: &str) -> Result<Bytes, StoreError> {
+        self.read_from(key, 0).await
+    }
+
+    async fn read_from(&self, key: &str, offset: u64) -> Result<Bytes, StoreError> {
         let key = check_key(key)?;
         let found = key.clone();
         self.blocking(format!("read {key}"), move |root| {
-            match fs::read(root.join(key)) {
+            match read_from(&root.join(key), offset) {
                 Ok(bytes) => Ok(Some(Bytes::from(bytes))),
                 Err(cause) if is_missing(&cause) => Ok(None),
                 Err(cause) => Err(cause),
@@ -138,6 +142,14 @@ impl ChunkStore for LocalStore {
     fn path(&self, key: &str) -> Option<PathBuf> {
         check_key(key).ok().map(|key| self.root.join(key))
     }
+}
+
+fn read_from(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Adds the files below `folder`, whose key is `prefix`. What vanishes meanwhile is left out.

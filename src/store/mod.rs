@@ -121,6 +121,12 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// [`StoreError::NotFound`] when it is not there.
     async fn read(&self, key: &str) -> Result<Bytes, StoreError>;
 
+    /// Reads what a small object has from the byte `offset` on; nothing when it ends there or before.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it is not there.
+    async fn read_from(&self, key: &str, offset: u64) -> Result<Bytes, StoreError>;
+
     /// Every object below the folder `prefix` (empty: all), in the order of their keys' bytes.
     ///
     /// # Errors

@@ -342,26 +342,42 @@ impl S3Store {
     }
 
     async fn get(&self, full: &str, key: &str) -> Result<GetObjectOutput, StoreError> {
+        self.get_range(full, key, None).await
+    }
+
+    async fn get_range(
+        &self,
+        full: &str,
+        key: &str,
+        range: Option<String>,
+    ) -> Result<GetObjectOutput, StoreError> {
         let request = GetObjectRequest {
             bucket: self.bucket.clone(),
             key: full.to_owned(),
+            range,
             ..GetObjectRequest::default()
         };
-        self.client
-            .get_object(request)
-            .await
-            .map_err(|cause| match cause {
-                RusotoError::Service(GetObjectError::NoSuchKey(_)) => {
-                    StoreError::NotFound { key: key.into() }
-                }
-                RusotoError::Unknown(answer)
-                    if answer.status.as_u16() == 404
-                        && !answer.body_as_str().contains("NoSuchBucket") =>
-                {
-                    StoreError::NotFound { key: key.into() }
-                }
-                cause => fault(format!("read {key}"), cause),
-            })
+        match self.client.get_object(request).await {
+            Ok(found) => Ok(found),
+            Err(RusotoError::Service(GetObjectError::NoSuchKey(_))) => {
+                Err(StoreError::NotFound { key: key.into() })
+            }
+            Err(RusotoError::Unknown(answer))
+                if answer.status.as_u16() == 404
+                    && !answer.body_as_str().contains("NoSuchBucket") =>
+            {
+                Err(StoreError::NotFound { key: key.into() })
+            }
+            // The object ends before the range that was asked for.
+            Err(RusotoError::Unknown(answer)) if answer.status.as_u16() == 416 => {
+                Ok(GetObjectOutput {
+                    content_range: Some("bytes */*".into()),
+                    body: Some(Vec::new().into()),
+                    ..GetObjectOutput::default()
+                })
+            }
+            Err(cause) => Err(fault(format!("read {key}"), cause)),
+        }
     }
 
     /// Hands the object's bytes to `take` in order, and checks that they are all and those that were stored.
@@ -523,6 +539,28 @@ impl ChunkStore for S3Store {
             let mut whole = Vec::new();
             self.receive(key, found, &mut whole, &doubt).await?;
             Ok(Bytes::from(whole))
+        })
+        .await
+    }
+
+    async fn read_from(&self, key: &str, offset: u64) -> Result<Bytes, StoreError> {
+        if offset == 0 {
+            return self.read(key).await;
+        }
+        let full = self.full_key(key)?;
+        self.persist(|| async {
+            let range = Some(format!("bytes={offset}-"));
+            let found = self.get_range(&full, key, range).await?;
+            // Not every store knows ranges.
+            let skipped = match found.content_range {
+                Some(_) => 0,
+                None => usize::try_from(offset).unwrap_or(usize::MAX),
+            };
+            let mut bytes = Vec::new();
+            pour(key, found, &mut bytes).await?;
+            let bytes = Bytes::from(bytes);
+            let skipped = skipped.min(bytes.len());
+            Ok(bytes.slice(skipped..))
         })
         .await
     }

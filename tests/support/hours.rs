@@ -65,10 +65,15 @@ impl Chunk {
         for (at, scale) in &self.stamps {
             let eight = &mut bytes[*at..*at + 8];
             let stamp = u64::from_be_bytes(eight.try_into().unwrap());
-            let moved = stamp + (seconds * scale).round() as u64;
+            let moved = stamp.saturating_add_signed((seconds * scale).round() as i64);
             eight.copy_from_slice(&moved.to_be_bytes());
         }
         bytes
+    }
+
+    /// Its bytes, recorded at this second since 1970.
+    pub fn recorded_at(&self, second: f64) -> Vec<u8> {
+        self.later(second - EPOCH)
     }
 
     /// Writes it `count` times below `folder`, one after the other, every `run` of them by another recorder that took

@@ -1,35 +1,31 @@
-//! Chunks leave the recorder here: a closed chunk comes in, a stored object goes out, and the local file goes away. Never
-//! touches capture: a slow or dead store costs no frame, it only lets files wait. What waits is tried again for hours,
-//! oldest first. The end of the chunk being written is stored every few seconds under the chunk's own key, so that
+//! Chunks leave the recorder here: the uploader follows the run's log, a closed chunk becomes a stored object, and the local
+//! file goes away once the video has it, too. Never touches capture: a slow or dead store costs no frame, it only lets files
+//! wait. What waits is tried again for hours, each chunk at times of its own, so that one that cannot be stored holds up no
+//! other. Beside them the end of the chunk being written is stored every few seconds under the chunk's own key, so that
 //! losing the whole machine loses seconds. Where the store keeps files on this machine there is nothing to send, and
 //! chunks are only counted.
 
-use crate::backoff::Backoff;
+mod queue;
+mod worker;
+
+use crate::chunklog::Heads;
 use crate::clock::Clock;
+use crate::join::Origin;
 use crate::model::chunk::{ChunkKey, TakeKey};
 use crate::model::ids::RunNumber;
 use crate::model::manifest::Manifest;
 use crate::model::timeline::Timeline;
 use crate::store::{ChunkStore, StoreError};
 use crate::tasks::Tasks;
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use log::{debug, info, warn};
+use log::warn;
+use queue::{Job, Queue, backoff};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
-
-/// Chunks on their way at once, when several wait.
-const ABREAST: usize = 4;
-/// Bytes a second that tails may cost: the tail of a long chunk is stored less often than it is offered.
-const TAIL_BYTES_PER_SECOND: u64 = 2 << 20;
+use worker::Worker;
 
 /// Stores the chunks of one take. Clones are the same uploader.
 #[derive(Clone)]
@@ -45,29 +41,6 @@ struct Shared {
     /// Something was added, or was stored.
     changed: Notify,
     settled: Notify,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// What earlier runs left, by its place in the order, while the store has not said how much of it it has.
-    earlier: BTreeMap<u64, Job>,
-    /// Closed chunks that wait, by the order of their arrival.
-    closed: BTreeMap<u64, Job>,
-    /// Closed chunks on their way.
-    flying: BTreeMap<u64, Job>,
-    tail: Option<Job>,
-    tail_every: Duration,
-    /// No tail before this uptime.
-    tail_not_before: Duration,
-    next: u64,
-    stored: u32,
-    trouble: Option<String>,
-}
-
-#[derive(Clone)]
-struct Job {
-    key: ChunkKey,
-    path: PathBuf,
 }
 
 impl Uploader {
@@ -111,19 +84,43 @@ impl Uploader {
         self.shared.store.put_bytes(&key, text.into()).await
     }
 
-    /// Takes over a chunk that will not change any more and is in the growing file. Its local file is deleted once the
-    /// store has it.
+    /// Follows the log whose `heads` are heard, which lies below `recordings`: offers the end of the chunk being written, and
+    /// takes over each that is closed. Ends with the log.
+    pub async fn follow(self, mut heads: Heads, recordings: PathBuf) {
+        let mut open: Option<Origin> = None;
+        while heads.changed().await.is_ok() {
+            let Some(head) = *heads.borrow_and_update() else {
+                continue;
+            };
+            let first = open.map_or(head.origin.index, |open| open.index);
+            for index in first..head.origin.index {
+                let key = self.shared.take.chunk(head.origin.run, index);
+                let path = recordings.join(key.to_string());
+                self.take_over(Job::new(key, path, false));
+            }
+            open = Some(head.origin);
+            let key = self.shared.take.chunk(head.origin.run, head.origin.index);
+            let path = recordings.join(key.to_string());
+            self.chunk_grew(key, path);
+        }
+    }
+
+    /// A chunk that will not change any more is in the growing file. Its local file is deleted once the store has it.
     pub fn chunk_closed(&self, key: ChunkKey, path: PathBuf) {
+        self.take_over(Job::new(key, path, true));
+    }
+
+    fn take_over(&self, job: Job) {
         let mut queue = self.shared.queue();
         if self.shared.keeps_files() {
-            queue.stored += 1;
+            queue.stored += u32::from(job.in_video);
             return;
         }
-        if queue.tail.as_ref().is_some_and(|tail| tail.key == key) {
-            queue.tail = None;
-        }
-        queue.add(Job { key, path });
+        let not_needed = queue.take_over(job);
         drop(queue);
+        if let Some(path) = not_needed {
+            remove(&path);
+        }
         self.shared.changed.notify_one();
     }
 
@@ -132,7 +129,7 @@ impl Uploader {
         if self.shared.keeps_files() {
             return;
         }
-        self.shared.queue().tail = Some(Job { key, path });
+        self.shared.queue().tail = Some(Job::new(key, path, false));
         self.shared.changed.notify_one();
     }
 
@@ -253,16 +250,9 @@ impl Shared {
         }
         let earlier = self.queue().earlier.clone();
         let stored = self.sizes_in_store(earlier.values()).await;
-        // The disk is not looked at while the queue is held: capture waits for nobody.
-        let (had, missing): (Vec<_>, Vec<_>) = earlier.into_iter().partition(|(_, job)| {
-            let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
-            // After a loss of power the tail that was stored may be longer than what the disk kept.
-            let stored = stored.get(&job.key.to_string());
-            stored.is_some_and(|stored| *stored >= bytes)
-        });
-        for (_, job) in had {
-            remove(&job.path);
-        }
+        // Neither the runtime's thread nor the queue waits for the disk.
+        let sorted = tokio::task::spawn_blocking(move || without_stored(earlier, &stored));
+        let Ok(missing) = sorted.await else { return 0 };
         let found = missing.len();
         let mut queue = self.queue();
         queue.earlier.clear();
@@ -274,160 +264,19 @@ impl Shared {
     }
 }
 
-impl Queue {
-    fn add(&mut self, job: Job) {
-        let place = self.next_place();
-        self.closed.insert(place, job);
-    }
-
-    fn next_place(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-}
-
-/// What came of one attempt.
-struct Attempt {
-    /// The closed chunk's place in the order; `None` for a tail.
-    number: Option<u64>,
-    result: Result<(), StoreError>,
-}
-
-struct Worker {
-    shared: Arc<Shared>,
-    token: CancellationToken,
-    flying: FuturesUnordered<BoxFuture<'static, Attempt>>,
-    tail_flies: bool,
-    backoff: Backoff,
-}
-
-impl Worker {
-    fn new(shared: Arc<Shared>, token: CancellationToken) -> Self {
-        Self {
-            shared,
-            token,
-            flying: FuturesUnordered::new(),
-            tail_flies: false,
-            backoff: backoff(),
-        }
-    }
-
-    async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        let mut rest: Option<Pin<Box<Sleep>>> = None;
-        loop {
-            if rest.is_none() {
-                self.start();
-            }
-            tokio::select! {
-                () = self.token.cancelled() => return,
-                () = over(&mut rest) => rest = None,
-                () = shared.changed.notified() => {}
-                Some(attempt) = self.flying.next() => {
-                    if !self.judge(attempt) && rest.is_none() {
-                        rest = Some(Box::pin(tokio::time::sleep(self.backoff.next_delay())));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends off what may go now: after a failure one chunk at a time, else several; a tail only when no chunk waits.
-    fn start(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        let mut queue = shared.queue();
-        let abreast = if self.backoff.attempt() > 0 {
-            1
-        } else {
-            ABREAST
-        };
-        while self.flying.len() < abreast {
-            let Some((number, job)) = queue.closed.pop_first() else {
-                break;
-            };
-            // A tail under the same key must not come after the whole.
-            if self.tail_flies {
-                queue.closed.insert(number, job);
-                return;
-            }
-            queue.flying.insert(number, job.clone());
-            self.flying.push(self.attempt(Some(number), job));
-        }
-        if self.flying.is_empty()
-            && shared.clock.uptime() >= queue.tail_not_before
-            && let Some(job) = queue.tail.take()
-        {
-            let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
-            let rest = Duration::from_millis(bytes * 1000 / TAIL_BYTES_PER_SECOND);
-            queue.tail_not_before = shared.clock.uptime() + rest.max(queue.tail_every);
-            self.tail_flies = true;
-            self.flying.push(self.attempt(None, job));
-        }
-    }
-
-    fn attempt(&self, number: Option<u64>, job: Job) -> BoxFuture<'static, Attempt> {
-        let store = Arc::clone(&self.shared.store);
-        Box::pin(async move {
-            let result = store.put(&job.key.to_string(), &job.path).await;
-            Attempt { number, result }
-        })
-    }
-
-    /// Notes what came of an attempt and says whether the store took it.
-    fn judge(&mut self, attempt: Attempt) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let mut queue = shared.queue();
-        let Some(number) = attempt.number else {
-            self.tail_flies = false;
-            return match attempt.result {
-                Ok(()) => self.recovered(&mut queue),
-                Err(cause) => self.failed(&mut queue, &cause),
-            };
-        };
-        let Some(job) = queue.flying.remove(&number) else {
-            return true;
-        };
-        let took = match attempt.result {
-            Ok(()) => {
-                queue.stored += 1;
-                debug!(chunk:% = job.key; "chunk stored");
-                remove(&job.path);
-                self.recovered(&mut queue)
-            }
-            Err(_) if !job.path.exists() => {
-                warn!(chunk:% = job.key; "a chunk is gone from the disk before it was stored");
-                true
-            }
-            Err(cause) => {
-                queue.closed.insert(number, job);
-                self.failed(&mut queue, &cause)
-            }
-        };
-        drop(queue);
-        shared.settled.notify_waiters();
-        took
-    }
-
-    fn recovered(&mut self, queue: &mut Queue) -> bool {
-        if queue.trouble.take().is_some() {
-            info!(waiting = queue.closed.len(); "the chunk store takes chunks again");
-        }
-        self.backoff.reset();
-        true
-    }
-
-    fn failed(&mut self, queue: &mut Queue, cause: &StoreError) -> bool {
-        if queue.trouble.is_none() {
-            warn!(waiting = queue.closed.len(); "{cause}; chunks wait on the local disk until the store takes them");
-        }
-        queue.trouble = Some(cause.to_string());
-        false
-    }
-}
-
-/// The longest delay leaves room to catch up within 30 s of the store's return.
-const fn backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(250), Duration::from_secs(12))
+/// Deletes the files of those that the store has in full, and answers the others.
+fn without_stored(
+    earlier: BTreeMap<u64, Job>,
+    stored: &BTreeMap<String, u64>,
+) -> BTreeMap<u64, Job> {
+    let (had, missing): (BTreeMap<_, _>, _) = earlier.into_iter().partition(|(_, job)| {
+        let bytes = fs::metadata(&job.path).map_or(0, |data| data.len());
+        // After a loss of power the tail that was stored may be longer than what the disk kept.
+        let stored = stored.get(&job.key.to_string());
+        stored.is_some_and(|stored| *stored >= bytes)
+    });
+    had.values().for_each(|job| remove(&job.path));
+    missing
 }
 
 /// Asks the store until it does what is asked; `meanwhile` says once what that means.
@@ -443,14 +292,6 @@ where
             Err(_) => {}
         }
         tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-/// Ends when the rest after a failure is over; never without one.
-async fn over(rest: &mut Option<Pin<Box<Sleep>>>) {
-    match rest {
-        Some(rest) => rest.await,
-        None => std::future::pending().await,
     }
 }
 
@@ -471,9 +312,9 @@ fn left_behind(take: &TakeKey, recordings: &Path, run: RunNumber) -> Vec<Job> {
                 .filter_map(move |file| ChunkKey::parse(take, &format!("{take}/{run}/{file}")))
         })
         .filter(|key| key.run < run)
-        .map(|key| Job {
-            path: recordings.join(key.to_string()),
-            key,
+        .map(|key| {
+            let path = recordings.join(key.to_string());
+            Job::new(key, path, true)
         })
         .collect();
     found.sort_by_key(|job| (job.key.run, job.key.index));

@@ -1,0 +1,176 @@
+//! Where chunks lie: a folder of this machine, or a store. Bytes at a place of a chunk come out; who asks does not know from
+//! where.
+
+use super::LogError;
+use crate::join::Origin;
+use crate::model::chunk::{ChunkKey, TakeKey};
+use crate::store::{ChunkStore, StoreError};
+use bytes::Bytes;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// How much is read from a file at once.
+const READ: u64 = 256 << 10;
+
+/// A place with chunks. To be asked on a thread that may block.
+#[derive(Clone)]
+pub enum Source {
+    /// Below this folder, which is OpenVidu's recordings folder.
+    Folder(PathBuf),
+    /// In a store, which is asked through this runtime.
+    Store(Arc<dyn ChunkStore>, Handle),
+}
+
+impl Source {
+    /// The take's chunks, in the order of run and number.
+    ///
+    /// # Errors
+    /// When the folder or the store does not say. A take without a chunk is an empty list.
+    pub fn list(&self, take: &TakeKey) -> Result<Vec<Origin>, LogError> {
+        let keys = match self {
+            Self::Folder(root) => keys_below(root, take),
+            Self::Store(store, runtime) => runtime
+                .block_on(store.list(&take.to_string()))
+                .map(|objects| objects.into_iter().map(|object| object.key).collect())
+                .map_err(|cause| cause.to_string()),
+        };
+        let keys: Vec<String> = keys.map_err(|cause| LogError::List {
+            take: take.to_string(),
+            cause,
+        })?;
+        let parse = |key: &String| ChunkKey::parse(take, key);
+        let mut origins: Vec<Origin> = keys.iter().filter_map(parse).map(origin_of).collect();
+        origins.sort_unstable();
+        Ok(origins)
+    }
+}
+
+fn origin_of(key: ChunkKey) -> Origin {
+    Origin {
+        run: key.run,
+        index: key.index,
+    }
+}
+
+/// The keys of the files in the folders of the take's runs.
+fn keys_below(root: &Path, take: &TakeKey) -> Result<Vec<String>, String> {
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+    let names = |folder: &Path| match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().filter_map(name).collect()),
+        Err(cause) if is_absent(&cause) => Ok(Vec::new()),
+        Err(cause) => Err(cause.to_string()),
+    };
+    let folder = root.join(take.to_string());
+    let mut keys = Vec::new();
+    for run in names(&folder)? {
+        let files: Vec<String> = names(&folder.join(&run))?;
+        keys.extend(files.iter().map(|file| format!("{take}/{run}/{file}")));
+    }
+    Ok(keys)
+}
+
+fn is_absent(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// One chunk, open for reading.
+pub(super) struct Chunk {
+    key: ChunkKey,
+    source: Source,
+    /// The file, where there is one and it was read from before. It is read on where its name is taken away.
+    file: Option<File>,
+}
+
+impl Chunk {
+    pub(super) fn new(source: &Source, key: ChunkKey) -> Self {
+        Self {
+            key,
+            source: source.clone(),
+            file: None,
+        }
+    }
+
+    /// Bytes at `offset`, where `most` is known no more than that; none at the end of what is there. `None`: there is no such
+    /// chunk.
+    pub(super) fn read(
+        &mut self,
+        offset: u64,
+        most: Option<u64>,
+    ) -> Result<Option<Bytes>, LogError> {
+        match &self.source {
+            Source::Folder(root) => {
+                let path = root.join(self.key.to_string());
+                let most = most.map_or(READ, |most| most.min(READ));
+                let read = read_file(&mut self.file, &path, offset, most);
+                read.map_err(|cause| LogError::Folder {
+                    key: self.key.clone(),
+                    cause,
+                })
+            }
+            Source::Store(store, runtime) => {
+                let key = self.key.to_string();
+                match runtime.block_on(store.read_from(&key, offset)) {
+                    Ok(mut bytes) => {
+                        let most = most.map_or(usize::MAX, |most| most as usize);
+                        bytes.truncate(most);
+                        Ok(Some(bytes))
+                    }
+                    Err(StoreError::NotFound { .. }) => Ok(None),
+                    Err(cause) => Err(LogError::Store {
+                        key: self.key.clone(),
+                        cause,
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// Reads from the open file, and where that has no more, from the one that has its name by now: a chunk that was deleted
+/// or moved away while it was written is made again, with the same bytes at the same places.
+fn read_file(
+    open: &mut Option<File>,
+    path: &Path,
+    offset: u64,
+    most: u64,
+) -> io::Result<Option<Bytes>> {
+    if let Some(file) = open {
+        let bytes = read_at(file, offset, most)?;
+        if !bytes.is_empty() {
+            return Ok(Some(bytes));
+        }
+    }
+    match File::open(path) {
+        Ok(file) => {
+            let bytes = read_at(&file, offset, most)?;
+            if open.is_none() || !bytes.is_empty() {
+                *open = Some(file);
+            }
+            Ok(Some(bytes))
+        }
+        Err(cause) if is_absent(&cause) => Ok(open.as_ref().map(|_| Bytes::new())),
+        Err(cause) => Err(cause),
+    }
+}
+
+fn read_at(file: &File, offset: u64, most: u64) -> io::Result<Bytes> {
+    let mut bytes = vec![0; usize::try_from(most).unwrap_or(usize::MAX)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(more) => filled += more,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes.into())
+}
