@@ -321,7 +321,7 @@ mod tests {
         let session = lost(Reason::Removed);
         let record = without_last(&session, 2);
         sessions.tree.insert("ses_A", record).unwrap();
-        assert_eq!(sessions.all().next().unwrap().unwrap(), session);
+        assert_eq!(read(&sessions), session);
         let record = without_last(&particulars(), 1);
         sessions.particulars.insert("ses_A", record).unwrap();
         assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
