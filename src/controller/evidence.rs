@@ -320,8 +320,9 @@ impl Controller {
     }
 
     fn asked<T>(&self, id: &RecordingId, change: impl FnOnce(&mut Asked) -> T) -> Option<T> {
-        self.table()
-            .change(id, |entry: &mut Entry| change(&mut entry.asked))
+        self.table().change(id, |entry: &mut Entry| {
+            change(entry.asked.get_or_insert_default())
+        })
     }
 }
 

@@ -365,13 +365,12 @@ impl Controller {
         // As OpenVidu does once it has read it.
         let _ = std::fs::remove_file(beside.info());
         info!(session:% = session.id, size, duration; "sealed as ready in OpenVidu's place");
-        if session.sealed_at.is_some() {
+        if session.ready_told {
             return Ok(()); // OpenVidu wrote into its file once more; the customer knows
         }
         self.tell_ready(session, &recording).await?;
-        let now = self.0.clock.now();
         // A session that is gone needs no note of it.
-        let _ = self.change(&session.id, |entry| entry.session.sealed_at = Some(now));
+        let _ = self.change(&session.id, |entry| entry.session.ready_told = true);
         Ok(())
     }
 

@@ -714,7 +714,7 @@ impl Wanted {
             client_id: self.client_id.clone(),
             video_name: None,
             disowned: None,
-            sealed_at: None,
+            ready_told: false,
         };
         self.refresh(&mut session);
         if let Some(status) = self.status {

@@ -69,8 +69,8 @@ pub(super) struct Entry {
     pub(super) looking: bool,
     /// It was reported to record without being heard.
     pub(super) deaf: bool,
-    /// What OpenVidu said of it.
-    pub(super) asked: Asked,
+    /// What OpenVidu said of it, once it was asked; boxed, for most never need it.
+    pub(super) asked: Option<Box<Asked>>,
     due: Option<Timestamp>,
 }
 
@@ -84,14 +84,24 @@ impl Entry {
                 State::TakingOver { started_at: None, not_before, .. } if not_before <= now
             ),
             seal: session.seal_at.is_some_and(|at| at <= now),
-            question: self.asked.next().is_some_and(|at| at <= now),
+            question: self.question_at().is_some_and(|at| at <= now),
         }
     }
 
     /// When its time comes.
     fn comes_due(&self, policy: &Policy, watched_since: Timestamp) -> Option<Timestamp> {
         let work = policy.due(&self.session, watched_since);
-        [work, self.asked.next()].into_iter().flatten().min()
+        [work, self.question_at()].into_iter().flatten().min()
+    }
+
+    fn question_at(&self) -> Option<Timestamp> {
+        self.asked.as_ref().and_then(|asked| asked.next())
+    }
+
+    fn watch_from(&mut self, now: Timestamp) {
+        if let Some(asked) = &mut self.asked {
+            asked.watch_from(now);
+        }
     }
 }
 
@@ -146,7 +156,7 @@ impl Table {
     pub(super) fn watch_from(&mut self, now: Timestamp) {
         self.watched_since = now;
         for entry in self.entries.values_mut() {
-            entry.asked.watch_from(now);
+            entry.watch_from(now);
         }
     }
 
@@ -156,7 +166,7 @@ impl Table {
         self.due.clear();
         for entry in self.entries.values_mut() {
             entry.session.set_back(now);
-            entry.asked.watch_from(now);
+            entry.watch_from(now);
             entry.due = None;
         }
         for id in self.entries.keys().cloned().collect::<Vec<_>>() {
@@ -186,7 +196,7 @@ impl Table {
             looked: None,
             looking: false,
             deaf: false,
-            asked: Asked::default(),
+            asked: None,
             started_at: Timestamp::default(),
             due: None,
         };

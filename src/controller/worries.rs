@@ -13,7 +13,7 @@ impl Controller {
         let address = self.address();
         let table = self.table();
         let doubted = table.entries().filter_map(|entry| {
-            let (doubt, since) = entry.asked.doubt()?;
+            let (doubt, since) = entry.asked.as_ref()?.doubt()?;
             let (text, advice) = words_of(doubt, &address);
             entry.session.may_be_ended().then(|| Worry {
                 severity: match doubt {
@@ -43,15 +43,15 @@ fn left_by(session: &Session) -> Option<Worry> {
             let advice = "the video is in the recording's folder; OpenVidu does not show it";
             (text, advice, *at)
         }
-        (_, Some(Disowned::StopFails)) => {
+        (_, Some(Disowned::StopFails)) if session.ready_told => {
             let text = "OpenVidu could not stop this recording, for its container was gone; it was sealed in OpenVidu's place";
             let advice = "OpenVidu answers 409 to the session's next recording: close the session, or restart OpenVidu";
-            (text, advice, session.sealed_at?)
+            (text, advice, session.ended_at()?)
         }
-        (_, Some(Disowned::Forgotten)) => {
+        (_, Some(Disowned::Forgotten)) if session.ready_told => {
             let text = "OpenVidu does not know this recording any more; it was finished and sealed in OpenVidu's place";
             let advice = "start another recording if the session goes on";
-            (text, advice, session.sealed_at?)
+            (text, advice, session.ended_at()?)
         }
         _ => return None,
     };

@@ -303,14 +303,16 @@ mod tests {
         assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
     }
 
+    const NIL: u8 = 0xc0;
+    const FALSE: u8 = 0xc2;
+
     /// Members came later at the records' ends: a record without them is shorter, and says so in its third byte.
-    fn without_last(value: &impl Serialize, members: u8) -> Vec<u8> {
+    fn without_last(value: &impl Serialize, members: &[u8]) -> Vec<u8> {
         let mut record = rmp_serde::to_vec(value).unwrap();
         let is_short = record[0] & 0xf0 == 0x90;
-        record[if is_short { 0 } else { 2 }] -= members;
-        let nothing = vec![0xc0; members.into()];
-        assert!(record.ends_with(&nothing), "they are not the last ones");
-        record.truncate(record.len() - nothing.len());
+        record[if is_short { 0 } else { 2 }] -= u8::try_from(members.len()).unwrap();
+        assert!(record.ends_with(members), "they are not the last ones");
+        record.truncate(record.len() - members.len());
         [&[VERSION][..], &record].concat()
     }
 
@@ -319,10 +321,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sessions = open(folder.path());
         let session = lost(Reason::Removed);
-        let record = without_last(&session, 2);
+        let record = without_last(&session, &[NIL, FALSE]);
         sessions.tree.insert("ses_A", record).unwrap();
         assert_eq!(read(&sessions), session);
-        let record = without_last(&particulars(), 1);
+        let record = without_last(&particulars(), &[NIL]);
         sessions.particulars.insert("ses_A", record).unwrap();
         assert_eq!(sessions.particulars(&session.id).unwrap(), particulars());
     }

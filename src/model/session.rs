@@ -57,9 +57,9 @@ pub struct Session {
     /// Why OpenVidu will never seal the recording, where that is known.
     #[serde(default)]
     pub disowned: Option<Disowned>,
-    /// When the recording was sealed, and reported as ready, in OpenVidu's place.
+    /// Whether the recording was sealed, and reported as ready, in OpenVidu's place.
     #[serde(default)]
-    pub sealed_at: Option<Timestamp>,
+    pub ready_told: bool,
 }
 
 /// Why OpenVidu will never seal a recording: it is for us to finish it, and to report it as ready.
@@ -613,7 +613,7 @@ impl Session {
     }
 
     fn disown(&mut self, why: Disowned, now: Timestamp) -> Result<Option<Action>, Refusal> {
-        if matches!(self.state, State::Inactive { .. }) || self.sealed_at.is_some() {
+        if matches!(self.state, State::Inactive { .. }) || self.ready_told {
             return Err(Refusal::Over);
         }
         self.disowned = Some(why);
@@ -809,7 +809,7 @@ pub(crate) mod tests {
             client_id: "client".into(),
             video_name: None,
             disowned: None,
-            sealed_at: None,
+            ready_told: false,
         }
     }
 
