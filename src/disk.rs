@@ -225,6 +225,20 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(found.blocks_available() * found.fragment_size())
 }
 
+/// Refuses a copy of so many bytes at `path` for which there is no room: half of it would take the room of every recording on
+/// that disk.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`].
+pub fn needs_room(path: &Path, bytes: u64) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    match free_bytes(folder) {
+        Ok(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
+        // Where nobody can say, it is tried.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -197,8 +197,11 @@ async fn a_backup_gets_its_name_while_somebody_keeps_starting_the_one_that_has_i
     let spec = BackupSpec {
         recording: RecordingId::parse("suite").unwrap(),
         name: format!("backup_{}", ov2_ha_recorder::random::hex::<4>()),
-        // By this label the last one goes with the image.
-        labels: BTreeMap::from([("stand-in".into(), image.name.clone())]),
+        // By the first label the last one goes with the image.
+        labels: BTreeMap::from([
+            ("stand-in".into(), image.name.clone()),
+            ("created.by".into(), "ha-controller".into()),
+        ]),
         blueprint: runtime.blueprint(&id).await.unwrap(),
     };
     let mut last = runtime.start_backup(spec.clone()).await.unwrap();

@@ -99,7 +99,20 @@ async fn a_page_that_is_put_back_is_no_footage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_forward_costs_a_second_and_is_named() {
-    let mut stage = Stage::set("ses_forward").await;
+    let stage = clock_set("ses_forward", "+3600").await;
+    let gaps = stage.timeline()["gaps"].clone();
+    let cause = gaps[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("set forward by 3600"), "{gaps}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_costs_a_second() {
+    clock_set("ses_back", "-3600").await;
+}
+
+/// A recording in the middle of which the recorder's clock is set.
+async fn clock_set(id: &str, by: &str) -> Stage {
+    let mut stage = Stage::set(id).await;
     let clock = stage.folder.path().join("clock");
     fs::write(&clock, "+0").unwrap();
     stage.settings.extend([
@@ -112,7 +125,7 @@ async fn a_clock_that_is_set_forward_costs_a_second_and_is_named() {
     let mut recorder = stage.start().await;
     recorder.grows_for(Duration::from_secs(5)).await;
     let ahead = stage.folder.path().join("ahead");
-    fs::write(&ahead, "+3600").unwrap();
+    fs::write(&ahead, by).unwrap();
     fs::rename(ahead, clock).unwrap();
     recorder.grows_for(Duration::from_secs(5)).await;
     let (status, _) = recorder.stop().await;
@@ -123,9 +136,8 @@ async fn a_clock_that_is_set_forward_costs_a_second_and_is_named() {
     println!("the clock was set: {:.2} s missing", footage.missing());
     assert!(footage.missing() < 1.0 + SLACK, "{holes}");
     assert!(footage.longest_stall() < 0.5, "frames stand still");
-    let gaps = stage.timeline()["gaps"].clone();
-    let cause = gaps[0]["cause"].as_str().unwrap();
-    assert!(cause.contains("set forward by 3600"), "{gaps}");
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    stage
 }
 
 /// The library that gives a process another clock.

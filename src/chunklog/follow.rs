@@ -139,10 +139,22 @@ impl Follower {
         }
     }
 
+    /// The chunk that is being read.
+    pub fn reading(&self) -> Option<Origin> {
+        self.chunk.as_ref().map(|it| it.origin)
+    }
+
+    /// Leaves the chunk that cannot be read, for the next one; not the one of `head`, which has no next one yet.
+    pub fn give_up(&mut self, head: Head, cause: &LogError) -> Option<Entry> {
+        let origin = self.reading()?;
+        let is_written = head.is_some_and(|head| head.origin == origin);
+        (!is_written).then(|| self.pass(Some(cause.to_string())))
+    }
+
     /// The chunks of the own run, up to the one of `head`, that were not read to their ends.
     pub fn unread_own(&self, head: Position) -> impl Iterator<Item = Origin> + use<> {
         let run = self.own;
-        let reading = self.chunk.as_ref().map(|it| it.origin);
+        let reading = self.reading();
         let first = match (reading.filter(|origin| origin.run == run), self.last_own) {
             (Some(origin), _) => origin.index,
             (None, Some(last)) => last + 1,

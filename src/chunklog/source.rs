@@ -59,16 +59,23 @@ fn origin_of(key: ChunkKey) -> Origin {
 /// The keys of the files in the folders of the take's runs.
 fn keys_below(root: &Path, take: &TakeKey) -> Result<Vec<String>, String> {
     let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
-    let names = |folder: &Path| match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().filter_map(name).collect()),
-        Err(cause) if is_absent(&cause) => Ok(Vec::new()),
-        Err(cause) => Err(cause.to_string()),
+    let names = |folder: &Path| -> Result<Vec<String>, String> {
+        match fs::read_dir(folder) {
+            Ok(entries) => Ok(entries.flatten().filter_map(name).collect()),
+            Err(cause) if is_absent(&cause) => Ok(Vec::new()),
+            Err(cause) => Err(cause.to_string()),
+        }
     };
     let folder = root.join(take.to_string());
     let mut keys = Vec::new();
     for run in names(&folder)? {
-        let files: Vec<String> = names(&folder.join(&run))?;
-        keys.extend(files.iter().map(|file| format!("{take}/{run}/{file}")));
+        match names(&folder.join(&run)) {
+            Ok(files) => keys.extend(files.iter().map(|file| format!("{take}/{run}/{file}"))),
+            // The other runs' chunks are read all the same.
+            Err(cause) => {
+                log::error!("the chunks {take}/{run} are left out: {cause}; check the disk")
+            }
+        }
     }
     Ok(keys)
 }

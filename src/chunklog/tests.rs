@@ -191,3 +191,22 @@ fn what_cannot_be_read_now_is_asked_for_again() {
     assert_eq!(read(&mut follows, head), ["2/1: 1"]);
     assert!(Path::new(&path).exists());
 }
+
+#[test]
+fn a_chunk_that_cannot_be_read_is_left_for_those_behind_it_but_not_the_last_one() {
+    let log = Log::new();
+    let source = Source::Folder(log.root.path().into());
+    fs::create_dir_all(log.path(origin(1, 1))).unwrap();
+    let head = log.write(origin(2, 2), &[2.0], b"");
+    let mut follows = follower(&source, None);
+    let cause = follows.next(head).unwrap_err();
+    assert_eq!(follows.reading(), Some(origin(1, 1)));
+    let left = follows.give_up(head, &cause);
+    assert!(
+        matches!(&left, Some(Entry::Passed { origin: at, fault: Some(_), .. }) if *at == origin(1, 1)),
+        "{left:?}"
+    );
+    assert_eq!(read(&mut follows, head), ["2/2: 2"]);
+    let at_head = follows.give_up(head, &cause);
+    assert!(at_head.is_none(), "it is being written: {at_head:?}");
+}

@@ -9,7 +9,7 @@ use crate::model::failover::Seen;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Action, Event, Holder, Session, State};
 use crate::model::wire::RecorderIdentity;
-use crate::runtime::{BackupSpec, Blueprint, ContainerStatus, RuntimeError, Stop};
+use crate::runtime::{BackupSpec, Blueprint, Container, ContainerStatus, RuntimeError, Stop};
 use crate::tasks;
 use log::{debug, info, warn};
 use metrics::{counter, histogram};
@@ -52,6 +52,7 @@ impl Controller {
             }
             match runtime.inspect(&held.id).await {
                 Ok(Some(container)) => {
+                    controller.correct_holder(&id, &container);
                     lock(&controller.0.known).show(container.clone());
                     controller.remember_blueprint(&container).await;
                 }
@@ -59,6 +60,18 @@ impl Controller {
                 Err(cause) => warn!(session:% = id; "{cause}"),
             }
         });
+    }
+
+    /// Whose container it is, nobody could say of one that registered before the runtime's first list.
+    fn correct_holder(&self, id: &RecordingId, container: &Container) {
+        let (held, whose) = (
+            self.session(id).and_then(|it| it.container),
+            holder(container),
+        );
+        if held.is_some_and(|held| held.id == whose.id && held.backup != whose.backup) {
+            // A session that is gone holds nothing.
+            let _ = self.change(id, |entry| entry.session.container = Some(whose));
+        }
     }
 
     /// A recorder that was replaced comes again: its runtime starts it whenever it ends with a failure. What is ended by us
@@ -93,6 +106,9 @@ impl Controller {
                 self.act(id, Action::Salvage);
             }
             _ => self.judge(id),
+        }
+        if session.may_be_ended() {
+            self.ask_to_vouch(id);
         }
     }
 

@@ -58,6 +58,9 @@ impl Asked {
     }
 
     fn note(&mut self, answer: Answer, now: Timestamp) {
+        if answer == Answer::Late {
+            return;
+        }
         self.answer = answer;
         self.vouched |= answer == Answer::Recorded;
         self.silent_since = match answer {
@@ -194,6 +197,9 @@ impl Controller {
     /// Does what was decided.
     pub(super) fn carry_out(&self, session: &Session, verdict: Verdict) {
         let id = &session.id;
+        if !self.is_of_now(session) {
+            return;
+        }
         let event = match verdict {
             Verdict::Wait => Event::StopAsked,
             Verdict::Record(doubt) => return self.note_doubt(session, doubt),
@@ -209,6 +215,12 @@ impl Controller {
             // It was done meanwhile.
             Err(cause) => info!(session:% = id; "{}: {cause}", told(verdict)),
         }
+    }
+
+    /// Whether the id still belongs to this take: an answer may come when it is used again.
+    fn is_of_now(&self, session: &Session) -> bool {
+        let now = self.session(&session.id);
+        now.is_some_and(|now| now.take == session.take)
     }
 
     /// Whether OpenVidu's stop found no container; then its seal is not waited for.
@@ -255,6 +267,9 @@ impl Controller {
             unique_session: particulars.unique_session_id,
         };
         let answer = inquiry.ask(&about, patience).await;
+        if !self.is_of_now(session) {
+            return Answer::Late;
+        }
         let now = self.0.clock.now();
         self.asked(&session.id, |asked| {
             asked.vouched |= vouched;
@@ -281,8 +296,10 @@ impl Controller {
             return None;
         }
         let looked = tokio::time::timeout(patience, self.0.runtime.openvidu_started_at()).await;
-        // What the runtime cannot say now it may say at the next check.
-        looked.ok()?.ok()?
+        // What the runtime cannot say now it may say at the next check. A start that is still to come was told by a clock
+        // that has been set since.
+        let now = self.0.clock.now();
+        looked.ok()?.ok()?.filter(|started| *started <= now)
     }
 
     async fn original_of(&self, session: &Session, patience: Duration) -> Original {

@@ -358,19 +358,20 @@ impl Controller {
         recording.insert("status".into(), json!("ready"));
         recording.insert("size".into(), json!(size));
         recording.insert("duration".into(), json!(duration));
+        // Before the seal, which ends all that: what cannot be told now is told when it is tried again. Where it was told
+        // before, OpenVidu has written into its file once more.
+        if !session.ready_told {
+            self.tell_ready(session, &recording).await?;
+            // A session that is gone needs no note of it.
+            let _ = self.change(&session.id, |entry| entry.session.ready_told = true);
+        }
         let beside = self.beside(&session.id);
         beside
-            .write_seal(&Value::Object(recording.clone()))
+            .write_seal(&Value::Object(recording))
             .map_err(|cause| cause.to_string())?;
         // As OpenVidu does once it has read it.
         let _ = std::fs::remove_file(beside.info());
         info!(session:% = session.id, size, duration; "sealed as ready in OpenVidu's place");
-        if session.ready_told {
-            return Ok(()); // OpenVidu wrote into its file once more; the customer knows
-        }
-        self.tell_ready(session, &recording).await?;
-        // A session that is gone needs no note of it.
-        let _ = self.change(&session.id, |entry| entry.session.ready_told = true);
         Ok(())
     }
 

@@ -64,8 +64,11 @@ impl Inquiry {
         let (Some(url), Some(secret)) = (&settings.openvidu_url, &settings.openvidu_secret) else {
             return Ok(None);
         };
-        let trust = Trust::of_targets(settings)?;
-        let client = outbound::builder_trusting(PATIENCE, &trust)?.timeout(PATIENCE);
+        // Its secret goes there: a target of the relay that is not verified is another matter.
+        let trust = Trust::of(settings)?;
+        let client = outbound::builder_trusting(PATIENCE, &trust)?
+            .timeout(PATIENCE)
+            .no_proxy();
         Ok(Some(Self {
             client: client.build()?,
             address: url.expose().to_owned(),
@@ -108,7 +111,7 @@ impl Inquiry {
             Ok(Ok(answer)) => answer,
             Ok(Err(cause)) if is_silence(&cause) => Answer::Silence,
             Ok(Err(_)) => Answer::Odd,
-            Err(_) => Answer::Silence,
+            Err(_) => Answer::Late,
         }
     }
 
@@ -175,8 +178,11 @@ fn is_recording(body: &[u8], about: &Subject) -> bool {
     read.is_ok_and(|it| it.object == "recording" && it.id == about.recording)
 }
 
-/// Whether nobody was there: a certificate that is refused, or half an answer, is somebody's.
+/// Whether nobody was there: a certificate that is refused, half an answer, or a connection on which none comes is somebody's.
 fn is_silence(cause: &reqwest::Error) -> bool {
+    if !cause.is_connect() {
+        return false;
+    }
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
     let mut next: Option<&dyn std::error::Error> = Some(cause);
     while let Some(error) = next {

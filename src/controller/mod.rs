@@ -100,7 +100,7 @@ struct Inner {
     tasks: Tasks,
     table: Mutex<Table>,
     /// Whether the table has every session that the database has.
-    loaded: tokio::sync::watch::Sender<bool>,
+    loaded: tokio::sync::watch::Sender<load::Loaded>,
     known: Mutex<Known>,
     /// What recordings' first containers were made with, for backups; with secrets, so never on disk.
     blueprints: Mutex<HashMap<RecordingId, Blueprint>>,
@@ -144,7 +144,7 @@ impl Controller {
             clock: parts.clock,
             tasks: parts.tasks,
             table: Mutex::new(table),
-            loaded: tokio::sync::watch::Sender::new(false),
+            loaded: tokio::sync::watch::Sender::new(load::Loaded::NotYet),
             known: Mutex::default(),
             blueprints: Mutex::default(),
             unverified: Mutex::default(),

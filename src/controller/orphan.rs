@@ -82,6 +82,8 @@ pub(super) enum Answer {
     Unknown,
     /// The connection was refused or timed out.
     Silence,
+    /// It has not come yet: nobody was patient enough to know anything.
+    Late,
     /// Something that OpenVidu does not say of a session: a refusal, a fault, a page.
     Odd,
 }
@@ -149,7 +151,7 @@ fn is_forgotten(it: &Evidence) -> bool {
         Answer::Unknown | Answer::Another | Answer::NotRecorded
     );
     // A server that comes up behind a proxy is a fault of the proxy for as long.
-    let is_contradicted = it.answer == Answer::Recorded;
+    let is_contradicted = matches!(it.answer, Answer::Recorded | Answer::Late);
     let given_up = it.answer == Answer::Silence && it.silence >= it.patience;
     it.succeeded || (it.vouched && (says_so || given_up)) || (!is_contradicted && was_restarted(it))
 }
@@ -167,7 +169,7 @@ fn doubt(it: &Evidence) -> Option<Doubt> {
         Answer::NotAsked => Some(Doubt::NotAsked),
         Answer::Silence => Some(Doubt::Silence),
         Answer::Odd => Some(Doubt::Odd),
-        Answer::Recorded => None,
+        Answer::Recorded | Answer::Late => None,
         Answer::NotRecorded | Answer::Another | Answer::Unknown => Some(Doubt::NeverVouched),
     }
 }

@@ -310,6 +310,7 @@ async fn act(controller: &Controller, event: &Event) -> Tried {
                 unique_session_id,
             }) = read_json(&event.body)
             {
+                controller.loaded().await;
                 controller.openvidu_made_a_session(&session_id, &unique_session_id);
             }
             Ok(())

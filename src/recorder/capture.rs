@@ -130,8 +130,8 @@ async fn page_lost(ground: &Ground) {
             .await
             .map(drop)
     };
-    if lost.await.is_err() {
-        // Its browser's keeper has ended: no page will be lost any more.
+    if lost.await.is_err() || ground.stop.is_cancelled() {
+        // Its browser's keeper has ended, or what was captured is being written: no other stream is to begin.
         std::future::pending::<()>().await;
     }
 }
@@ -153,8 +153,9 @@ async fn stream(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
         Some(on)
     };
     let on = tokio::select! {
-        on = ready => on,
+        biased;
         () = ground.stop.cancelled() => None,
+        on = ready => on,
     };
     let Some(on) = on else { return Ended::Told };
     let steps = StepWatch::begin(Arc::clone(&stage.clock));
@@ -185,7 +186,7 @@ async fn stream(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
     let ended = tokio::select! {
         how = flowing => how,
         why = &mut below => Ended::Anew(why),
-        why = clock_set(&steps) => Ended::Anew(why),
+        why = clock_set(&steps, &ground.stop) => Ended::Anew(why),
         () = ground.refresh.notified() => Ended::Anew("a new stream was asked for".into()),
     };
     ffmpeg.kill().await;
@@ -197,11 +198,11 @@ async fn stream(stage: &Stage, order: &Order, ground: &Ground) -> Ended {
 
 /// Waits until the clock was set. The stream's stamps would stand still or leap, and frames be left out or repeated with
 /// them: another one begins, and what lies between is a gap with a name.
-async fn clock_set(steps: &StepWatch) -> String {
+async fn clock_set(steps: &StepWatch, stop: &CancellationToken) -> String {
     let mut look = tokio::time::interval(CLOCK);
     loop {
         look.tick().await;
-        if let Some(step) = steps.step() {
+        if let Some(step) = steps.step().filter(|_| !stop.is_cancelled()) {
             return step.to_string();
         }
     }

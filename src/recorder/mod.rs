@@ -512,7 +512,18 @@ impl Recorder {
             }
         }
         curtain.cancel();
-        let finished = match timeout_at(deadline, run.video).await {
+        let mut video = run.video;
+        let in_time = timeout_at(deadline - CLOSING, &mut video).await;
+        let finished = match in_time {
+            Ok(finished) => Ok(finished),
+            Err(_) => {
+                if let End::Stop(_) = &end {
+                    let _ = run.close.send(Close::FinishNow);
+                }
+                timeout_at(deadline, video).await
+            }
+        };
+        let finished = match finished {
             Ok(finished) => finished.map_err(|cause| RecorderError::Broken(cause.to_string()))?,
             Err(_) => {
                 let seconds = END.as_secs();

@@ -64,6 +64,27 @@ async fn a_run_is_recorded_whole_whatever_its_clock_says_beside_that_of_the_run_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_cannot_be_read_keeps_nothing_else_out_of_the_video() {
+    let stage = Stage::set("ses_unread").await;
+    let chunk = Chunk::encode(stage.folder.path(), "64x36", 60_000);
+    fs::create_dir_all(stage.run_folder(1).join("0002.mp4")).unwrap();
+    let before = |ago: f64| chunk.recorded_at(seconds_now() - ago);
+    fs::write(stage.run_folder(1).join("0001.mp4"), before(60.0)).unwrap();
+    fs::write(stage.run_folder(1).join("0003.mp4"), before(30.0)).unwrap();
+    let mut recorder = stage.start().await;
+    // It may be readable in a moment; then the video goes on without it.
+    recorder.grows_for(Duration::from_secs(10)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let timeline = stage.timeline();
+    let runs = timeline["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2, "{timeline}");
+    assert_eq!(runs[0]["chunks"].as_array().unwrap().len(), 2, "{timeline}");
+    let whole = timeline["durationSeconds"].as_f64().unwrap();
+    assert!(whole > 2.0 * LENGTH + 10.0 - SLACK, "{timeline}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_take_of_hours_is_gone_on_with_as_soon_as_a_new_one_begins() {
     let fresh = Stage::set("ses_fresh").await;
     let begin = Instant::now();

@@ -134,7 +134,12 @@ impl Open {
     /// Notes beside the video at `path` what is known of it before its next chunk.
     pub(super) fn note_in_index(&mut self, path: &Path) {
         let mut index = self.index.take().unwrap_or_else(|| Index::begin(path));
-        match index.note(&self.state, &self.file, self.end) {
+        // What the index vouches for is on the disk before it.
+        let noted = self
+            .file
+            .sync_data()
+            .and_then(|()| index.note(&self.state, &self.file, self.end));
+        match noted {
             Ok(()) => self.index = Some(index),
             // Without it the video is read as a whole by whoever goes on; it is begun anew with the next chunk.
             Err(cause) => {

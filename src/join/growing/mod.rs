@@ -154,7 +154,8 @@ impl GrowingFile {
         if let Some(there) = take_up(&self.path, &self.options)? {
             self.open = Some(there);
         } else if let Some(open) = &mut self.open {
-            let copy = disk::name_again(&open.file, &self.path);
+            let room = disk::needs_room(&self.path, open.end);
+            let copy = room.and_then(|()| disk::name_again(&open.file, &self.path));
             open.file = copy.map_err(JoinError::io("make again", &self.path))?;
             // It may be gone, too: it is made anew with the next chunk.
             open.index = None;

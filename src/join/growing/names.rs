@@ -5,6 +5,7 @@ use super::super::{JoinError, Options, PART};
 use super::append::Open;
 use super::scan::Form;
 use super::state::State;
+use crate::disk;
 use log::{error, warn};
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -90,6 +91,7 @@ fn own(file: File, path: &Path) -> Result<File, JoinError> {
     }
     let part = beside(path, &format!("taken{PART}"));
     let copy = || {
+        disk::needs_room(path, file.metadata()?.len())?;
         let new = File::options()
             .read(true)
             .write(true)

@@ -72,6 +72,8 @@ pub(super) struct Writer {
     pending: Option<Entry>,
     /// Chunks of this run that are in the video and were not yet passed on.
     passed: Vec<Origin>,
+    /// The chunk that could not be read, and since when, by the clock's uptime.
+    unread: Option<(Origin, Duration)>,
     /// How the last fragment was to be read.
     init: Option<Arc<Init>>,
     refused: Option<Refused>,
@@ -139,6 +141,7 @@ impl Writer {
             video: Video::Closed(None),
             pending: None,
             passed: Vec::new(),
+            unread: None,
             init: None,
             refused: None,
             patient_until: None,
@@ -178,12 +181,12 @@ impl Writer {
             }
             let step = self.step(head);
             self.note_growth();
-            if step != Step::Further && !self.is_to_go_on(step, &mut close) {
+            let is_late = *close.borrow() == Close::FinishNow;
+            if is_late || (step != Step::Further && !self.is_to_go_on(step, &mut close)) {
                 break;
             }
         }
-        let close = *close.borrow();
-        self.close(close)
+        self.close(&close)
     }
 
     /// Waits for more; `false` when no more will come, or is to be waited for.
@@ -203,9 +206,9 @@ impl Writer {
         })
     }
 
-    fn close(mut self, close: Close) -> Result<Option<Finished>, JoinError> {
+    fn close(mut self, close: &watch::Receiver<Close>) -> Result<Option<Finished>, JoinError> {
         let nameless = self.is_nameless();
-        if close == Close::Leave || self.fence.is_overtaken() {
+        if *close.borrow() == Close::Leave || self.fence.is_overtaken() {
             return Ok(None);
         }
         if nameless {
@@ -216,7 +219,8 @@ impl Writer {
         let head = *self.heads.borrow();
         let begun = self.stage.clock.uptime();
         while self.step(head) == Step::Further {
-            if self.stage.clock.uptime().saturating_sub(begun) > CATCH_UP {
+            let is_late = *close.borrow() == Close::FinishNow;
+            if is_late || self.stage.clock.uptime().saturating_sub(begun) > CATCH_UP {
                 log::error!(
                     "the video does not have all of the recording: the disk is too slow for what it missed; make it whole with \"ov2-ha-recorder recover\""
                 );
@@ -281,7 +285,10 @@ impl Writer {
             };
             let next = match self.pending.take() {
                 Some(entry) => Some(entry),
-                None => follower.next(head)?,
+                None => match follower.next(head) {
+                    Ok(next) => next,
+                    Err(cause) => Some(self.without_unread(head, cause)?),
+                },
             };
             match next {
                 None => return Ok(Step::AtHead),
@@ -298,6 +305,24 @@ impl Writer {
             }
         }
         Ok(Step::Further)
+    }
+
+    /// A chunk cannot be read: perhaps in a moment. One that still cannot then is left, for those behind it.
+    fn without_unread(&mut self, head: Head, cause: LogError) -> Result<Entry, Failed> {
+        let Video::Open { follower, .. } = &mut self.video else {
+            return Err(cause.into());
+        };
+        let Some(origin) = follower.reading() else {
+            return Err(cause.into());
+        };
+        let now = self.stage.clock.uptime();
+        let before = self.unread.filter(|(unread, _)| *unread == origin);
+        let (_, since) = *self.unread.insert(before.unwrap_or((origin, now)));
+        let is_closing = self.patient_until == Some(Duration::ZERO);
+        match is_closing || now.saturating_sub(since) >= PATIENCE {
+            true => follower.give_up(head, &cause).ok_or(cause.into()),
+            false => Err(cause.into()),
+        }
     }
 
     /// Opens the video where that is to be done.
