@@ -48,9 +48,9 @@ async fn a_page_is_recorded_to_the_frame_and_finished_within_a_second() {
         frames::describe(&footage.holes())
     );
     assert!((footage.duration - footage.clock_span()).abs() < 0.3);
-    // A page that draws by itself is shown one to three of the display's intervals later, as it falls out at its start.
+    // A page that draws by itself is shown up to three of the display's intervals later, as it falls out at its start.
     assert!(
-        (-0.12..0.04).contains(&footage.sound_offset()),
+        (-0.12..0.1).contains(&footage.sound_offset()),
         "{:?}",
         footage.sound_offsets()
     );
@@ -196,11 +196,11 @@ async fn sound_and_picture_stay_together_over_ten_lost_recorders() {
     let is_within = |bound: f64| offsets.iter().filter(move |offset| offset.abs() <= bound);
     // One of them the page itself may have laid wrong: its first readings of the audio clock can agree and be off.
     assert!(
-        is_within(0.025 + 0.030).count() + 1 >= offsets.len(),
+        is_within(0.040 + 0.030).count() + 1 >= offsets.len(),
         "{offsets:?}"
     );
     assert!(
-        is_within(0.025).count() * 10 >= offsets.len() * 9,
+        is_within(0.040).count() * 10 >= offsets.len() * 9,
         "{offsets:?}"
     );
     stage.is_what_openvidu_expects();
