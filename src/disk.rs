@@ -231,17 +231,29 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 /// # Errors
 /// [`io::ErrorKind::StorageFull`].
 pub fn needs_room(path: &Path, bytes: u64) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    match free_bytes(folder) {
-        Ok(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
+    // Its own folder may be gone.
+    let mut folders = path.ancestors().skip(1);
+    match folders.find_map(|folder| free_bytes(folder).ok()) {
+        Some(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
         // Where nobody can say, it is tried.
-        Ok(_) | Err(_) => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_no_room_for_more_than_the_disk_has_also_where_the_folder_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in ["file", "gone/too/file"] {
+            let path = folder.path().join(path);
+            needs_room(&path, 1).unwrap();
+            let refused = needs_room(&path, u64::MAX).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "{path:?}");
+        }
+    }
 
     #[test]
     fn a_draft_that_is_not_published_leaves_nothing_and_changes_nothing() {

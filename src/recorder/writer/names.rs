@@ -18,10 +18,10 @@ impl Writer {
             return;
         };
         // A copy that does not fit would fill the disk for every recording on it, again and again.
-        let free = disk::free_bytes(&self.target.recordings).unwrap_or(u64::MAX);
         let needed = file.bytes();
+        let room = disk::needs_room(&self.target.video, needed);
         self.found_swept();
-        if free < needed {
+        if room.is_err() {
             let message = format!(
                 "{} was deleted or moved away, and there is no room to make it again; free {needed} bytes before the recording stops",
                 self.target.video.display()
