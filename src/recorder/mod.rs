@@ -507,16 +507,13 @@ impl Recorder {
             log::error!(
                 "the last frames are not written in time; the video ends with what the disk took, check it"
             );
-            if let End::Stop(_) = &end {
-                let _ = run.close.send(Close::FinishNow);
-            }
         }
         curtain.cancel();
         let mut video = run.video;
-        let in_time = timeout_at(deadline - CLOSING, &mut video).await;
-        let finished = match in_time {
+        let finished = match timeout_at(deadline - CLOSING, &mut video).await {
             Ok(finished) => Ok(finished),
             Err(_) => {
+                // Frames are still to be written, or to be taken into the video.
                 if let End::Stop(_) = &end {
                     let _ = run.close.send(Close::FinishNow);
                 }
