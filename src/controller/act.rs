@@ -3,13 +3,15 @@
 
 use super::evidence::AT_ONCE;
 use super::orphan::Verdict;
-use super::watch::{MADE_BY_US, holder};
+use super::watch::holder;
 use super::{Controller, lock};
 use crate::model::failover::Seen;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Action, Event, Holder, Session, State};
 use crate::model::wire::RecorderIdentity;
-use crate::runtime::{BackupSpec, Blueprint, Container, ContainerStatus, RuntimeError, Stop};
+use crate::runtime::{
+    BackupSpec, Blueprint, Container, ContainerStatus, MADE_BY_US, RECORDING, RuntimeError, Stop,
+};
 use crate::tasks;
 use log::{debug, info, warn};
 use metrics::{counter, histogram};
@@ -334,7 +336,7 @@ fn backup_of(session: &Session, mut blueprint: Blueprint) -> BackupSpec {
     }
     let (label, us) = MADE_BY_US;
     let labels = BTreeMap::from([
-        ("session.id".to_owned(), session.id.to_string()),
+        (RECORDING.to_owned(), session.id.to_string()),
         ("container.type".to_owned(), "backup-recorder".to_owned()),
         (label.to_owned(), us.to_owned()),
         ("start.chunk".to_owned(), next.to_string()),

@@ -9,7 +9,7 @@ use crate::model::failover::{Fault, Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Event, Holder, Session};
 use crate::runtime::{
-    Container, ContainerStatus, Happening, HappeningKind, RuntimeError, RuntimeEvent,
+    Container, ContainerStatus, Happening, HappeningKind, RuntimeError, RuntimeEvent, made_by_us,
 };
 use crate::tasks;
 use futures_util::StreamExt;
@@ -21,9 +21,6 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_secs(1);
 /// Silence of the watcher itself from which it was absent: this process was stopped, or the machine slept.
 const ABSENT: Duration = Duration::from_secs(3);
-
-/// The label of containers that we made.
-pub(super) const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
 
 /// The containers as the runtime last showed them.
 #[derive(Default)]
@@ -439,7 +436,9 @@ impl Controller {
         let Some(recording) = &container.recording else {
             return;
         };
-        if is_ours(container) && lock(&self.0.blueprints).contains_key(recording) {
+        if made_by_us(|name| container.labels.get(name))
+            && lock(&self.0.blueprints).contains_key(recording)
+        {
             return;
         }
         match self.0.runtime.blueprint(&container.id).await {
@@ -536,12 +535,7 @@ pub(super) fn holder(container: &Container) -> Holder {
     Holder {
         id: container.id.clone(),
         name: container.name.clone(),
-        backup: is_ours(container),
+        backup: made_by_us(|name| container.labels.get(name)),
         created_at: container.created_at,
     }
-}
-
-fn is_ours(container: &Container) -> bool {
-    let (name, value) = MADE_BY_US;
-    container.labels.get(name).is_some_and(|it| it == value)
 }

@@ -3,7 +3,7 @@
 
 use super::{
     BackupSpec, Blueprint, Container, ContainerStatus, Environment, Happening, HappeningKind,
-    Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop,
+    RECORDING, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop, made_by_us,
 };
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -45,12 +45,6 @@ const BACKUP_IMAGE: &str = "ov2-ha-recorder/backup";
 
 /// Containers read at the same time.
 const READ_TOGETHER: usize = 8;
-
-/// The label of containers that we made.
-const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
-
-/// The label that names a backup's recording.
-const RECORDING: &str = "session.id";
 
 /// The label `created.by` of our recording image, which has the name of OpenVidu's own.
 const IMAGE_MADE_BY: &str = "ov2-ha-recorder";
@@ -179,7 +173,7 @@ impl DockerRuntime {
                 .image
                 .as_deref()
                 .is_some_and(|image| self.ours(image))
-            || summary.labels.as_ref().is_some_and(made_by_us)
+            || made_by_us(|name| summary.labels.as_ref()?.get(name))
     }
 
     /// Whether a container of this image is a recorder's.
@@ -196,7 +190,7 @@ impl DockerRuntime {
         let config = found.config?;
         let image = config.image.unwrap_or_default();
         let labels = config.labels.unwrap_or_default();
-        if !self.ours(&image) && !made_by_us(&labels) {
+        if !self.ours(&image) && !made_by_us(|name| labels.get(name)) {
             return None;
         }
         let environment = read_environment(&config.env.unwrap_or_default());
@@ -227,7 +221,7 @@ impl DockerRuntime {
         let actor = message.actor?;
         let attributes = actor.attributes.unwrap_or_default();
         let image = attributes.get("image").map_or("", String::as_str);
-        if !self.ours(image) && !made_by_us(&attributes) {
+        if !self.ours(image) && !made_by_us(|name| attributes.get(name)) {
             return None;
         }
         let action = message.action?;
@@ -367,7 +361,9 @@ impl DockerRuntime {
         };
         let labels = found.config.and_then(|config| config.labels);
         let labels = labels.unwrap_or_default();
-        if !made_by_us(&labels) || labels.get(RECORDING) != spec.labels.get(RECORDING) {
+        if !made_by_us(|name| labels.get(name))
+            || labels.get(RECORDING) != spec.labels.get(RECORDING)
+        {
             return Ok(());
         }
         match ContainerId::parse(found.id.unwrap_or_default()) {
@@ -711,11 +707,6 @@ fn is_openvidu_server(image: &str, recording_image: &str) -> bool {
     };
     let ((space, name), (own_space, _)) = (divide(image), divide(recording_image));
     name.starts_with(SERVER_IMAGE) && (space == own_space || space == "openvidu")
-}
-
-fn made_by_us(labels: &HashMap<String, String>) -> bool {
-    let (name, value) = MADE_BY_US;
-    labels.get(name).is_some_and(|it| it == value)
 }
 
 fn gone_is_well(cause: RuntimeError) -> Result<(), RuntimeError> {

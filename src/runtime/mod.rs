@@ -11,6 +11,18 @@ use futures_util::stream::BoxStream;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// The label of containers that we made.
+pub const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
+
+/// The label that names a backup's recording.
+pub const RECORDING: &str = "session.id";
+
+/// Whether a container is one that we made, by what its label of a name says.
+pub fn made_by_us<'a>(label: impl FnOnce(&str) -> Option<&'a String>) -> bool {
+    let (name, value) = MADE_BY_US;
+    label(name).is_some_and(|it| it == value)
+}
+
 /// A recorder's container, or process, as the runtime sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
