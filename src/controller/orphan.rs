@@ -215,6 +215,20 @@ mod tests {
         Evidence { answer, ..gone() }
     }
 
+    #[test]
+    fn an_answer_that_is_late_proves_nothing() {
+        let late = Evidence {
+            server_started_at: Some(at(5)),
+            ..answered(Answer::Late)
+        };
+        assert_eq!(verdict(&late), Verdict::Record(None));
+        let nobody_asked = Evidence {
+            answer: Answer::NotAsked,
+            ..late
+        };
+        assert_eq!(verdict(&nobody_asked), FORGOTTEN);
+    }
+
     const STOP_FAILS: Verdict = Verdict::Disowned(Disowned::StopFails);
     const FORGOTTEN: Verdict = Verdict::Disowned(Disowned::Forgotten);
 
