@@ -25,10 +25,20 @@ const SEALED: Duration = Duration::from_secs(15);
 
 impl Scene {
     /// One whose OpenVidu can be asked.
-    async fn with_rest(test: &str, rest: &Rest) -> Option<Self> {
+    async fn with_rest(test: &str) -> Option<Self> {
+        let rest = Rest::serve().await;
         let url = rest.url();
         let own = [("OPENVIDU_URL", url.as_str()), ("OPENVIDU_SECRET", SECRET)];
-        Self::set(test, &[QUICK, &own].concat()).await
+        let mut scene = Self::set(test, &[QUICK, &own].concat()).await?;
+        let openvidu = &mut scene.stage.openvidu;
+        openvidu.rest = Some(rest.over(&openvidu.recordings));
+        Some(scene)
+    }
+
+    /// Whether the controller has started a recorder again.
+    fn has_started_one_again(&self) -> bool {
+        let log = self.stage.controller.log();
+        log.contains("recorder started again")
     }
 
     /// Sealed in OpenVidu's place with one `ready`, which no `stopped` precedes; nothing records any more.
@@ -111,23 +121,15 @@ impl Drop for Server {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_openvidu_forgets_at_its_restart_is_sealed_and_no_backup_is_made() {
     let name = "what_openvidu_forgets_at_its_restart_is_sealed_and_no_backup_is_made";
-    let rest = Rest::serve().await;
-    let Some(mut scene) = Scene::with_rest(name, &rest).await else {
+    let Some(scene) = Scene::with_rest(name).await else {
         return;
     };
-    scene.stage.openvidu.rest = Some(rest.over(&scene.stage.openvidu.recordings));
     let recording = scene.under_way("ses_lost~1").await;
     scene.stage.openvidu.restart(Duration::ZERO).await;
     let forgotten_at = seconds_now();
     let footage = scene.is_sealed_without_a_stop(&recording).await;
     assert!(footage.last_clock() <= forgotten_at, "a backup recorded");
-    assert!(
-        !scene
-            .stage
-            .controller
-            .log()
-            .contains("recorder started again")
-    );
+    assert!(!scene.has_started_one_again());
     scene
         .worries(&recording, "does not know this recording any more")
         .await;
@@ -136,22 +138,14 @@ async fn what_openvidu_forgets_at_its_restart_is_sealed_and_no_backup_is_made() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_made_while_openvidu_starts_ends_once_openvidu_says_that_it_has_forgotten() {
     let name = "a_backup_made_while_openvidu_starts_ends_once_openvidu_says_that_it_has_forgotten";
-    let rest = Rest::serve().await;
-    let Some(mut scene) = Scene::with_rest(name, &rest).await else {
+    let Some(scene) = Scene::with_rest(name).await else {
         return;
     };
-    scene.stage.openvidu.rest = Some(rest.over(&scene.stage.openvidu.recordings));
     let recording = scene.under_way("ses_boot").await;
     // Nobody answers when it removes the container, and for a while longer.
     scene.stage.openvidu.restart(Duration::from_secs(5)).await;
     scene.is_sealed_without_a_stop(&recording).await;
-    assert!(
-        scene
-            .stage
-            .controller
-            .log()
-            .contains("recorder started again")
-    );
+    assert!(scene.has_started_one_again());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,23 +159,15 @@ async fn a_server_in_docker_that_was_started_after_the_recording_has_forgotten_i
     let _server = Server::beside(image);
     recording.vessel.container().remove();
     scene.is_sealed_without_a_stop(&recording).await;
-    assert!(
-        !scene
-            .stage
-            .controller
-            .log()
-            .contains("recorder started again")
-    );
+    assert!(!scene.has_started_one_again());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_records_while_openvidu_is_silent_and_until_it_has_forgotten() {
     let name = "a_backup_records_while_openvidu_is_silent_and_until_it_has_forgotten";
-    let rest = Rest::serve().await;
-    let Some(mut scene) = Scene::with_rest(name, &rest).await else {
+    let Some(scene) = Scene::with_rest(name).await else {
         return;
     };
-    scene.stage.openvidu.rest = Some(rest.over(&scene.stage.openvidu.recordings));
     let recording = scene.under_way("ses_mute").await;
     let rest = scene.stage.openvidu.rest.as_ref().unwrap();
     rest.down().await;
