@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 
 /// From Chromium's tick to the picture on the display: software compositing in Xvfb, measured by reading a display whose
-/// page shows the wall clock through a `<video>`, as WebRTC media are shown (8 to 10 ms at 25 and 30 Hz).
+/// page shows the wall clock through a `<video>`, as WebRTC media are shown (7 to 11 ms at 25 Hz; other rates were not measured).
 const DRAWN: Duration = Duration::from_millis(9);
 /// What Chromium's sound needs more than its time stamps say; measured with the same page, which also beeps the clock.
 const SOUND: Duration = Duration::from_millis(8);
