@@ -179,7 +179,7 @@ impl World for StandIn {
 async fn docker_does_what_the_controller_relies_on() {
     let folder = tempfile::tempdir().unwrap();
     let image = StandIn::image(folder.path()).unwrap();
-    let runtime = DockerRuntime::connect(&image.name, StandIn::TAG)
+    let runtime = DockerRuntime::connect(&image.name, &image.tag)
         .await
         .unwrap();
     runtime.prepare().await.unwrap();
@@ -190,7 +190,7 @@ async fn docker_does_what_the_controller_relies_on() {
 async fn a_backup_gets_its_name_while_somebody_keeps_starting_the_one_that_has_it() {
     let folder = tempfile::tempdir().unwrap();
     let image = StandIn::image(folder.path()).unwrap();
-    let runtime = DockerRuntime::connect(&image.name, StandIn::TAG).await;
+    let runtime = DockerRuntime::connect(&image.name, &image.tag).await;
     let runtime = runtime.unwrap();
     runtime.prepare().await.unwrap();
     let id = image.make("suite");

@@ -3,21 +3,23 @@
 
 mod browser;
 
-use crate::support::controller::{Controller, USER};
+use crate::support::controller::{Controller, USER, program};
+use crate::support::loss::least;
 use crate::support::stage::{Stage, leave_out};
 use crate::support::wait::until_true;
 use browser::{Browser, SOON};
 use fantoccini::key::Key;
 use reqwest::Method;
 use serde_json::json;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use warp::Filter;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
+/// What is tried; `OV2_PROGRAM` names another, as the one that ships for what is said of its cost.
+static BINARY: LazyLock<PathBuf> = LazyLock::new(|| program(env!("CARGO_BIN_EXE_ov2-ha-recorder")));
 
 /// One browser at a time: two fill a small machine.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -40,7 +42,7 @@ impl Desk {
         .concat();
         let recordings = folder.path().join("recordings");
         let at = folder.path().join("controller");
-        let controller = Controller::start(Path::new(BINARY), &at, &recordings, &all).await;
+        let controller = Controller::start(&BINARY, &at, &recordings, &all).await;
         Self {
             controller,
             folder,
@@ -328,32 +330,41 @@ async fn five_hundred_sessions_stay_light() {
     let Some(browser) = desk.browser("five_hundred_sessions_stay_light").await else {
         return;
     };
-    browser
-        .sees("#verdict-more", |text| text.starts_with("500 recordings"))
-        .await;
-    let paint = "return performance.getEntriesByName('first-contentful-paint')[0].startTime";
-    let paint = browser.run(paint).await.as_f64().unwrap();
-    browser.chrome("Performance.enable", json!({})).await;
+    let paint = least(200.0, || async {
+        browser.client.refresh().await.unwrap();
+        browser
+            .sees("#verdict-more", |text| text.starts_with("500 recordings"))
+            .await;
+        let paint = "return performance.getEntriesByName('first-contentful-paint')[0].startTime";
+        browser.run(paint).await.as_f64().unwrap()
+    });
+    let paint = paint.await;
+    // Tasks are counted by their own processor time, not by the time that others had the processor in between.
+    let own = json!({ "timeDomain": "threadTicks" });
+    browser.chrome("Performance.enable", own).await;
     let shifts = "window.shift = 0; new PerformanceObserver((list) => list.getEntries().forEach((one) => (window.shift += one.value)))
         .observe({ type: 'layout-shift', buffered: true })";
     browser.run(shifts).await;
-    let (before, rounds) = (busy(&browser).await, 10);
-    let begin = tokio::time::Instant::now();
-    for round in 0..rounds {
-        for i in (round * 50)..(round * 50 + 50) {
-            desk.beat(&format!("ses_{i}"), 1, round + 2).await;
+    let chunk = AtomicU32::new(1);
+    let share = least(0.10, || async {
+        let (before, begin) = (busy(&browser).await, tokio::time::Instant::now());
+        let chunk = chunk.fetch_add(1, Ordering::Relaxed) + 1;
+        for second in 0..10 {
+            for i in (second * 50)..(second * 50 + 50) {
+                desk.beat(&format!("ses_{i}"), 1, chunk).await;
+            }
+            tokio::time::sleep_until(begin + Duration::from_secs(second + 1)).await;
         }
-        tokio::time::sleep_until(begin + Duration::from_secs(u64::from(round) + 1)).await;
-    }
-    let share = (busy(&browser).await - before) / begin.elapsed().as_secs_f64();
+        (busy(&browser).await - before) / begin.elapsed().as_secs_f64()
+    });
+    let share = share.await;
     let shift = browser.run("return window.shift").await.as_f64().unwrap();
     eprintln!(
         "500 sessions: first paint {paint:.0} ms, page {:.1} % of a core, layout shift {shift:.3}",
         share * 100.0
     );
-    assert!(share < 0.10, "{share}");
-    // Required are 200 ms; tests beside this one have the machine too.
-    assert!(paint < 400.0, "{paint}");
+    assert!(share <= 0.10, "{share}");
+    assert!(paint <= 200.0, "{paint}");
     assert!(shift < 0.1, "{shift}");
     browser.types("/").await;
     browser.types("room 499").await;
@@ -433,10 +444,8 @@ async fn a_real_recording_is_seen_playing_and_finished() {
     let test = "a_real_recording_is_seen_playing_and_finished";
     let _turn = TURN.lock().await;
     let folder = tempfile::tempdir().unwrap();
-    let Some(stage) = unless_left_out(
-        test,
-        Stage::of_processes(Path::new(BINARY), folder.path(), &[]).await,
-    ) else {
+    let Some(stage) = unless_left_out(test, Stage::of_processes(&BINARY, folder.path(), &[]).await)
+    else {
         return;
     };
     let Some(browser) = unless_left_out(test, Browser::of(&stage.controller).await) else {
@@ -522,22 +531,23 @@ async fn a_hundred_open_pages_cost_the_controller_little() {
             while let Ok(Some(_)) = page.chunk().await {}
         }));
     }
-    let (before, begin) = (
-        core_seconds(desk.controller.process()),
-        tokio::time::Instant::now(),
-    );
-    for round in 0..10u32 {
-        for i in 0..10 {
-            desk.beat(&format!("ses_{}", round * 10 + i), 1, 1).await;
+    let share = least(0.05, || async {
+        let before = core_seconds(desk.controller.process());
+        let begin = tokio::time::Instant::now();
+        for round in 0..10 {
+            for i in 0..10 {
+                desk.beat(&format!("ses_{}", round * 10 + i), 1, 1).await;
+            }
+            tokio::time::sleep_until(begin + second * (round + 1)).await;
         }
-        tokio::time::sleep_until(begin + second * (round + 1)).await;
-    }
-    let share = (core_seconds(desk.controller.process()) - before) / begin.elapsed().as_secs_f64();
+        (core_seconds(desk.controller.process()) - before) / begin.elapsed().as_secs_f64()
+    });
+    let share = share.await;
     eprintln!(
         "100 pages, 100 sessions: the controller uses {:.1} % of a core",
         share * 100.0
     );
-    assert!(share < 0.05, "{share}");
+    assert!(share <= 0.05, "{share}");
     pages.into_iter().for_each(|page| page.abort());
     drop(desk.folder);
 }

@@ -180,13 +180,14 @@ async fn pause() -> Vec<Figure> {
 async fn crowd() -> Vec<Figure> {
     const ROUNDS: usize = 4;
     let mut crowd = Crowd::gather(50).await;
-    let mut costs = Vec::new();
+        delays.extend(crowd.delays());
+    let (mut costs, mut delays) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         tokio::time::sleep(A_WHILE).await;
         costs.push(crowd.kill_all().await);
     }
     crowd.each_was_started_once();
-    let delays = crowd.delays();
+    delays.sort();
     let p99 = delays[delays.len() * 99 / 100];
     crowd.leave().await;
     let all = Figure::at_most(

@@ -23,7 +23,17 @@ pub struct Browser {
     pub client: Client,
     driver: String,
     _child: Child,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
+}
+
+impl Drop for Browser {
+    /// chromedriver ends without the browser that it started; one that a failed test leaves would go on loading its page.
+    fn drop(&mut self) {
+        let own = format!("user-data-dir={}", self.profile.path().display());
+        let _ = Command::new("pkill")
+            .args(["-KILL", "-f", "--", &own])
+            .status();
+    }
 }
 
 impl Browser {
@@ -94,7 +104,7 @@ impl Browser {
             client,
             driver,
             _child: child,
-            _profile: profile,
+            profile,
         })
     }
 
@@ -232,7 +242,7 @@ impl Browser {
     }
 
     pub async fn close(self) {
-        self.client.close().await.unwrap();
+        self.client.clone().close().await.unwrap();
     }
 }
 

@@ -49,7 +49,7 @@ impl Crowd {
     pub async fn gather_with(size: usize, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let image = StandIn::image(folder.path()).unwrap();
-        let docker = DockerRuntime::connect(&image.name, StandIn::TAG).await;
+        let docker = DockerRuntime::connect(&image.name, &image.tag).await;
         let runtime = Arc::new(Noting {
             docker: docker.unwrap(),
             deaths: Arc::default(),
@@ -114,7 +114,8 @@ impl Crowd {
         assert_eq!(starts, self.rounds as usize * self.containers.len());
     }
 
-    /// From each death, as the controller was told of it, to the start that it asked for; the shortest first.
+    /// From each death of the last round, as the controller was told of it, to the start that it asked for; the shortest
+    /// first.
     pub fn delays(&self) -> Vec<Duration> {
         let starts = self.runtime.starts.lock().unwrap();
         let deaths = self.runtime.deaths.lock().unwrap();
@@ -125,7 +126,8 @@ impl Crowd {
                 .find(|(it, died)| it == id && died <= at);
             *at - before.expect("it was started without a death").1
         };
-        let mut delays: Vec<Duration> = starts.iter().map(delay).collect();
+        let last = starts.len() - self.containers.len();
+        let mut delays: Vec<Duration> = starts[last..].iter().map(delay).collect();
         delays.sort();
         delays
     }

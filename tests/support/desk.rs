@@ -67,6 +67,7 @@ impl Desk {
         let (outbox, due) = Outbox::open(&db, targets, bounds, clock.now()).unwrap();
         let controller = Controller::open(Parts {
             settings: Arc::clone(&settings),
+            data_dir: folder.join("data"),
             db,
             runtime,
             store: store::open(&settings, folder).unwrap(),
@@ -131,5 +132,12 @@ impl Desk {
     /// Ends its tasks.
     pub async fn close(self) {
         self.tasks.end(Duration::from_secs(5)).await;
+    }
+}
+
+impl Drop for Desk {
+    /// A test that fails must not leave a controller that starts what the test removes.
+    fn drop(&mut self) {
+        self.tasks.token().cancel();
     }
 }

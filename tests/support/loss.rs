@@ -77,6 +77,30 @@ fn names(folder: &Path) -> Vec<String> {
         .collect()
 }
 
+/// How often a cost may be measured before it counts.
+const TRIES: usize = 3;
+
+/// What something costs: the least of up to three measurements, of which the first that is within `bound` is the last.
+/// Whoever shares the machine adds to a cost and never takes from it, so the least is nearest to the program's own.
+pub async fn least<T, F>(bound: T, mut measure: impl FnMut() -> F) -> T
+where
+    T: PartialOrd + Copy + std::fmt::Debug,
+    F: Future<Output = T>,
+{
+    let mut least = measure().await;
+    for _ in 1..TRIES {
+        if least <= bound {
+            break;
+        }
+        let next = measure().await;
+        eprintln!("measured again, since {least:?} is over {bound:?}: {next:?}");
+        if next < least {
+            least = next;
+        }
+    }
+    least
+}
+
 /// The median; the middle one of an odd number.
 pub fn median(durations: &[Duration]) -> Duration {
     let mut sorted = durations.to_vec();

@@ -43,17 +43,17 @@ while :; do
 done
 "#;
 
-/// The stand-in's image under a name that only one test knows; gone with it, and so are its containers.
+/// The stand-in's image under a name and a tag that only one test knows; gone with it, and so are its containers and the
+/// backups that were made of it.
 #[derive(Debug)]
 pub struct StandIn {
     /// The image's name without tag.
     pub name: String,
+    /// Its tag, which the image of its backups bears too.
+    pub tag: String,
 }
 
 impl StandIn {
-    /// The tag.
-    pub const TAG: &str = "stand-in";
-
     /// Makes the image; an error where Docker cannot be had.
     pub fn image(folder: &Path) -> Result<Self, String> {
         docker(&["version", "--format", "{{.Server.Version}}"])?;
@@ -66,14 +66,15 @@ impl StandIn {
         // Docker runs health checks by it.
         std::os::unix::fs::symlink("bash", root.join("bin/sh")).unwrap();
         write_program(&root.join("record"));
-        let name = format!("ov2-ha-test/{}", ov2_ha_recorder::random::hex::<6>());
+        let tag = ov2_ha_recorder::random::hex::<6>();
+        let name = format!("ov2-ha-test/{tag}");
         let archive = folder.join("root.tar");
         let packed = Command::new("tar")
             .args(["-C", path_text(&root), "-cf", path_text(&archive), "."])
             .status()
             .map_err(|cause| cause.to_string())?;
         assert!(packed.success());
-        let image = format!("{name}:{}", Self::TAG);
+        let image = format!("{name}:{tag}");
         docker(&[
             "import",
             "--change",
@@ -81,7 +82,7 @@ impl StandIn {
             path_text(&archive),
             &image,
         ])?;
-        Ok(Self { name })
+        Ok(Self { name, tag })
     }
 
     /// Makes and starts a container as OpenVidu does.
@@ -108,7 +109,7 @@ impl StandIn {
         for (name, value) in environment(recording, more) {
             args.extend(["-e".into(), format!("{name}={value}")]);
         }
-        args.push(format!("{}:{}", self.name, Self::TAG));
+        args.push(format!("{}:{}", self.name, self.tag));
         Container(docker(&args).unwrap())
     }
 }
@@ -126,7 +127,9 @@ impl Drop for StandIn {
             .unwrap_or_default();
         let ours = ours.lines().filter_map(|line| {
             let (id, image) = line.split_once(' ')?;
-            image.starts_with(&self.name).then_some(id)
+            let backup = image.strip_prefix("ov2-ha-recorder/backup:");
+            let ours = image.starts_with(&self.name) || backup == Some(&self.tag);
+            ours.then_some(id)
         });
         let ids: Vec<String> = listed
             .unwrap_or_default()
@@ -139,7 +142,9 @@ impl Drop for StandIn {
             args.extend(ids);
             let _ = docker(&args);
         }
-        let _ = docker(&["rmi", &format!("{}:{}", self.name, Self::TAG)]);
+        for name in [self.name.as_str(), "ov2-ha-recorder/backup"] {
+            let _ = docker(&["rmi", &format!("{name}:{}", self.tag)]);
+        }
     }
 }
 
