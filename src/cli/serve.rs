@@ -206,12 +206,17 @@ async fn damaged(db: &Db, tasks: &Tasks) {
     }
 }
 
-/// Reads the database through, and condemns one that is damaged. What fails otherwise, as for want of space, is no damage.
+/// Reads the database through, and condemns one that is damaged. What fails otherwise, as for want of space or by a disk that
+/// does not read, is no damage.
 fn is_condemned(db: &Db, ended: impl Fn() -> bool) -> bool {
     let Err(cause) = db.read_through(ended) else {
         return false;
     };
     let condemned = db.condemn(&cause);
+    if !cause.is_damage() {
+        error!("{cause}");
+        return false;
+    }
     match &condemned {
         Ok(()) => error!("{cause}; the controller starts again with a fresh database"),
         // It goes on with what it knows.

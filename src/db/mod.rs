@@ -37,6 +37,10 @@ const UNREADABLE: &str = "unreadable";
 /// The file in the database's folder that says why the next start sets it aside.
 const CONDEMNED: &str = "condemned";
 
+/// The folder of a fresh database until it takes the place of one that is set aside. It holds the journal by then: a kill
+/// between the two steps costs no event.
+const NEXT: &str = "db.next";
+
 /// Bytes that sled keeps of its files; the kernel keeps them too.
 const CACHE: u64 = 4 << 20;
 
@@ -49,6 +53,14 @@ pub enum DbError {
     )]
     Folder {
         /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: String,
+    },
+    /// The disk did not read it.
+    #[error("the disk does not read the database in {path}: {cause}; check the disk")]
+    Disk {
+        /// The database's folder.
         path: PathBuf,
         /// What the system said.
         cause: String,
@@ -93,7 +105,7 @@ impl DbError {
     /// Whether the database itself is the fault, not who has it open or where it lies.
     pub const fn is_damage(&self) -> bool {
         match self {
-            Self::Folder { .. } | Self::InUse { .. } => false,
+            Self::Folder { .. } | Self::Disk { .. } | Self::InUse { .. } => false,
             Self::Version { .. } | Self::Record { .. } | Self::Failed { .. } => true,
         }
     }
@@ -216,23 +228,30 @@ impl Db {
     /// # Errors
     /// When the folder cannot be written or another process has the database open.
     pub fn open_or_set_aside(data_dir: &Path, clock: &dyn Clock) -> Result<Self, DbError> {
-        let condemned = std::fs::read_to_string(data_dir.join("db").join(CONDEMNED));
+        let folder = |cause: std::io::Error| DbError::Folder {
+            path: data_dir.to_owned(),
+            cause: cause.to_string(),
+        };
+        let (path, next) = (data_dir.join("db"), data_dir.join(NEXT));
+        if next.is_dir() && !path.exists() {
+            std::fs::rename(&next, &path).map_err(folder)?;
+        }
+        let condemned = std::fs::read_to_string(path.join(CONDEMNED));
         let cause = match (Self::open(data_dir), condemned) {
             (Err(cause), _) if cause.is_damage() => cause.to_string(),
             (Ok(_), Ok(cause)) => cause,
             (other, _) => return other,
         };
-        let aside = set_aside(data_dir, &data_dir.join("db"), clock.now())?;
-        let folder = |cause: std::io::Error| DbError::Folder {
-            path: data_dir.to_owned(),
-            cause: cause.to_string(),
-        };
-        std::fs::create_dir_all(data_dir.join("db")).map_err(folder)?;
+        let _ = std::fs::remove_dir_all(&next);
+        disk::make_folder(&next).map_err(folder)?;
         // Events that were answered as kept may be in the journal alone.
-        let taken_over = match std::fs::copy(aside.join("journal"), data_dir.join("db/journal")) {
+        let taken_over = match disk::copy(&path.join("journal"), &next.join("journal")) {
             Ok(_) => "webhooks that its journal holds are delivered",
             Err(_) => "it had no journal that can be read",
         };
+        let aside = set_aside(data_dir, &path, clock.now())?;
+        std::fs::rename(&next, &path).map_err(folder)?;
+        disk::sync_folder(data_dir).map_err(folder)?;
         let db = Self::open(data_dir)?;
         db.tell_set_aside(format!(
             "{cause}; the database was set aside as {} and a fresh one is used: recorders register again, {taken_over}, other webhooks that waited are lost; delete that folder when it is not wanted any more",
@@ -245,13 +264,14 @@ impl Db {
     /// needs what is damaged. Blocks for seconds where there is much.
     ///
     /// # Errors
-    /// When there is damage.
+    /// When there is damage, or when the disk does not let it be read.
     pub fn read_through(&self, ended: impl Fn() -> bool) -> Result<(), DbError> {
+        let unread = |act| move |cause| not_read(&self.path, act, &cause);
         guarded(|| {
             for name in self.sled.tree_names() {
-                let tree = self.sled.open_tree(name).map_err(failed("open a tree"))?;
+                let tree = self.sled.open_tree(name).map_err(unread("open a tree"))?;
                 for entry in tree.iter().take_while(|_| !ended()) {
-                    entry.map_err(failed("read a record"))?;
+                    entry.map_err(unread("read a record"))?;
                 }
             }
             Ok(())
@@ -419,6 +439,17 @@ fn not_opened(path: &Path, cause: &sled::Error) -> DbError {
     }
 }
 
+/// What the system says of a file is no damage of what lies in it: a disk that fails a read may not fail the next one.
+fn not_read(path: &Path, act: &'static str, cause: &sled::Error) -> DbError {
+    match cause {
+        sled::Error::Io(io) if io.raw_os_error().is_some() => DbError::Disk {
+            path: path.to_owned(),
+            cause: io.to_string(),
+        },
+        other => failed(act)(other),
+    }
+}
+
 /// Whether an error says something of the folder, and nothing of what lies in it.
 fn is_the_folders(kind: ErrorKind) -> bool {
     use ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -448,6 +479,35 @@ mod tests {
         drop(db);
         let refused = Db::open(folder.path()).err().unwrap();
         assert!(refused.to_string().contains("has version 99"), "{refused}");
+    }
+
+    #[test]
+    fn a_kill_while_a_database_is_set_aside_loses_no_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let clock = crate::clock::ManualClock::at(Timestamp::from_millis(0));
+        let journal = || std::fs::read(at("db/journal")).unwrap();
+        drop(Db::open(folder.path()).unwrap());
+        std::fs::write(at("db/journal"), b"of the damaged one").unwrap();
+        std::fs::write(at("db").join(CONDEMNED), b"damage").unwrap();
+        // What an earlier attempt left is nothing to go by.
+        std::fs::create_dir(at(NEXT)).unwrap();
+        std::fs::write(at(NEXT).join("journal"), b"of an earlier attempt").unwrap();
+        drop(Db::open_or_set_aside(folder.path(), &clock).unwrap());
+        assert_eq!(journal(), b"of the damaged one");
+        // Killed after the damaged one had lost its name and before the fresh one had it.
+        std::fs::rename(at("db"), at(NEXT)).unwrap();
+        drop(Db::open_or_set_aside(folder.path(), &clock).unwrap());
+        assert_eq!(journal(), b"of the damaged one");
+        assert!(!at(NEXT).exists());
+    }
+
+    #[test]
+    fn a_disk_that_does_not_read_is_no_damage() {
+        let refused = sled::Error::Io(std::io::Error::from_raw_os_error(5));
+        assert!(!not_read(Path::new("db"), "read", &refused).is_damage());
+        let cut_off = sled::Error::Io(ErrorKind::UnexpectedEof.into());
+        assert!(not_read(Path::new("db"), "read", &cut_off).is_damage());
     }
 
     #[tokio::test]
