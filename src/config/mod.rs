@@ -170,6 +170,7 @@ settings! {
     trusted_proxies: Several<ipnet::IpNet> = "HA_TRUSTED_PROXIES" or "", "networks of proxies whose X-Forwarded-For is believed";
     heartbeat_seconds: Whole<1, 300> = "HEARTBEAT_INTERVAL" or "10", "seconds between heartbeats";
     max_missed_heartbeats: Whole<1, 100> = "HA_MAX_MISSED_HEARTBEATS" or "3", "missed heartbeats, or chunk times without progress, before a failover";
+    stall_seconds: Whole<1, 3600> = "HA_STALL_SECONDS" or "5", "seconds that a recorder's container may be frozen before it is replaced";
     failover_check_seconds: Whole<1, 3600> = "HA_FAILOVER_CHECK_INTERVAL" or "15", "seconds between scheduled failover checks; events are acted on at once";
     failover_max_attempts: Whole<1, 100> = "HA_FAILOVER_MAX_ATTEMPTS" or "5", "failovers of one session in the window before it is given up";
     failover_window_seconds: Whole<1, 86400> = "HA_FAILOVER_WINDOW_SECONDS" or "600", "seconds of that window";

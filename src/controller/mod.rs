@@ -9,6 +9,7 @@ mod cleanup;
 mod evidence;
 mod finish;
 mod growth;
+mod frozen;
 mod inquiry;
 mod jobs;
 #[cfg(test)]
@@ -844,6 +845,7 @@ fn policy(settings: &Settings) -> Policy {
         window: settings.failover_window_seconds.seconds(),
         first_delay: Duration::from_secs(1),
         longest_delay: Duration::from_secs(30),
+        stall_timeout: settings.stall_seconds.seconds(),
     }
 }
 

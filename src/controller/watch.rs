@@ -206,6 +206,7 @@ impl Controller {
         if calls.replacement {
             tasks::block(|| self.learn_of_stop(id));
             self.begin_replacement(id);
+                Reason::Frozen => self.ask_whether_frozen(id),
         }
         if calls.seal {
             self.begin_conclusion(id, SealState::Due);
@@ -255,7 +256,8 @@ impl Controller {
             }
             HappeningKind::Removed => self.removed(id, event.at),
             HappeningKind::Paused => {
-                self.see(id, ContainerStatus::Paused, Seen::Frozen);
+                let since = self.0.clock.now();
+                self.see(id, ContainerStatus::Paused, Seen::Frozen { since });
             }
             HappeningKind::Unpaused => {
                 self.see(id, ContainerStatus::Running, Seen::Running);
@@ -405,7 +407,11 @@ impl Controller {
     }
 
     pub(super) fn mark(&self, id: &RecordingId, seen: Seen) {
-        self.table().change(id, |entry| entry.seen = seen);
+        self.table().change(id, |entry| match (entry.seen, seen) {
+            // Since when it is frozen is known already.
+            (Seen::Frozen { .. }, Seen::Frozen { .. }) => {}
+            _ => entry.seen = seen,
+        });
     }
 
     fn session_in(&self, container: &ContainerId) -> Option<Session> {
@@ -521,7 +527,10 @@ impl Controller {
                     self.mark(id, Seen::Ended);
                     self.ended(&session, code, false, session.heartbeat_at);
                 }
-                ContainerStatus::Paused => self.mark(id, Seen::Frozen),
+                ContainerStatus::Paused => {
+                    let since = self.0.clock.now();
+                    self.mark(id, Seen::Frozen { since });
+                }
                 ContainerStatus::Running | ContainerStatus::Restarting => {
                     self.mark(id, Seen::Running);
                 }

@@ -92,8 +92,11 @@ pub enum Seen {
     Unknown,
     /// It runs.
     Running,
-    /// It is frozen.
-    Frozen,
+    /// It is frozen: nothing in it runs.
+    Frozen {
+        /// When that was first seen.
+        since: Timestamp,
+    },
     /// It ended.
     Ended,
     /// It was removed.
@@ -107,6 +110,8 @@ pub struct Policy {
     pub heartbeat_timeout: Duration,
     /// Without a chunk or byte more for this long it is lost.
     pub stuck_timeout: Duration,
+    /// Frozen for this long it is lost.
+    pub stall_timeout: Duration,
     /// How much longer a recorder may take that has just been started.
     pub grace: Duration,
     /// Failovers in `window` before no further recorder is started.
@@ -131,16 +136,20 @@ impl Policy {
     ) -> Option<Fault> {
         let late = |from: Timestamp, limit: Duration| now.since(from.max(watched_since)) >= limit;
         let alive = alive_at(session);
+        let frozen = match seen {
+            Seen::Frozen { since } => late(alive.max(since), self.stall_timeout),
+            _ => false,
+        };
         let reason = match session.state {
             State::Starting { .. } => {
                 let silent = late(alive, self.heartbeat_timeout);
                 let stuck = late(session.advanced_at, self.stuck_timeout + self.grace);
-                named(seen, silent, stuck)
+                named(frozen, silent, stuck)
             }
             State::Recording { .. } => {
                 let silent = late(alive, self.heartbeat_timeout);
                 let stuck = late(session.advanced_at, self.stuck_timeout);
-                named(seen, silent, stuck && !disk_troubled(session))
+                named(frozen, silent, stuck && !disk_troubled(session))
             }
             State::TakingOver {
                 started_at: Some(at),
@@ -149,7 +158,7 @@ impl Policy {
                 let silent = late(alive.max(at), self.heartbeat_timeout + self.grace);
                 let begun = session.advanced_at.max(at);
                 let stuck = late(begun, self.stuck_timeout + self.grace);
-                named(seen, silent, stuck)
+                named(frozen, silent, stuck)
             }
             State::TakingOver { .. }
             | State::Paused { .. }
@@ -171,7 +180,12 @@ impl Policy {
 
     /// When the session must be looked at again, if nothing is heard until then: a time-out, a replacement whose time
     /// comes, a recording that must be sealed.
-    pub fn due(&self, session: &Session, watched_since: Timestamp) -> Option<Timestamp> {
+    pub fn due(
+        &self,
+        session: &Session,
+        seen: Seen,
+        watched_since: Timestamp,
+    ) -> Option<Timestamp> {
         let heard = alive_at(session).max(watched_since);
         let advanced = session.advanced_at.max(watched_since);
         let work = match session.state {
@@ -202,7 +216,14 @@ impl Policy {
             | State::GivenUp { .. }
             | State::Inactive { .. } => None,
         };
-        [work, session.seal_at].into_iter().flatten().min()
+        let frozen = match seen {
+            // Nobody waits for a recorder of a session that has no work for one.
+            Seen::Frozen { since } => {
+                work.map(|work| work.min(heard.max(since).plus(self.stall_timeout)))
+            }
+            _ => work,
+        };
+        [frozen, session.seal_at].into_iter().flatten().min()
     }
 
     /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up. One that is given
@@ -301,12 +322,10 @@ fn disk_troubled(session: &Session) -> bool {
     troubles.iter().any(|t| t.kind == TroubleKind::Disk)
 }
 
-fn named(seen: Seen, silent: bool, stuck: bool) -> Option<Reason> {
-    match (silent, seen) {
-        (true, Seen::Frozen) => Some(Reason::Frozen),
-        (true, _) => Some(Reason::Silent),
-        (false, _) => stuck.then_some(Reason::Stuck),
-    }
+fn named(frozen: bool, silent: bool, stuck: bool) -> Option<Reason> {
+    let frozen = frozen.then_some(Reason::Frozen);
+    let silent = silent.then_some(Reason::Silent);
+    frozen.or(silent).or(stuck.then_some(Reason::Stuck))
 }
 
 /// One failover, as the history keeps it.
@@ -345,6 +364,7 @@ mod tests {
             Self {
                 heartbeat_timeout: Duration::from_secs(30),
                 stuck_timeout: Duration::from_secs(30),
+                stall_timeout: Duration::from_secs(5),
                 grace: Duration::from_secs(5),
                 max_attempts: 5,
                 window: Duration::from_secs(600),
@@ -377,12 +397,28 @@ mod tests {
         session.advanced_at = at(100);
         assert_eq!(fault(&session, 129), None);
         assert_eq!(fault(&session, 130), Some(Reason::Silent));
-        let frozen = Policy::for_tests().fault(&session, Seen::Frozen, at(0), at(130));
-        let wanted = Fault {
-            reason: Reason::Frozen,
-            well_until: at(100),
+    }
+
+    #[test]
+    fn a_frozen_recorder_is_lost_soon_and_not_for_the_silence_before_it_froze() {
+        let policy = Policy::for_tests();
+        let mut session = recording();
+        session.heartbeat_at = at(100);
+        session.advanced_at = at(100);
+        let frozen = Seen::Frozen { since: at(109) };
+        let fault = |watched_since, now| {
+            let fault = policy.fault(&session, frozen, at(watched_since), at(now));
+            fault.map(|fault| (fault.reason, fault.well_until))
         };
-        assert_eq!(frozen, Some(wanted));
+        assert_eq!(policy.due(&session, frozen, at(0)), Some(at(114)));
+        assert_eq!(fault(0, 113), None);
+        assert_eq!(fault(0, 114), Some((Reason::Frozen, at(100))));
+        // What passed while the controller itself was stopped does not count.
+        assert_eq!(fault(120, 124), None);
+        assert_eq!(fault(120, 125), Some((Reason::Frozen, at(100))));
+        let paused = self::session(State::Paused { since: at(0) });
+        assert_eq!(policy.due(&paused, frozen, at(0)), None);
+        assert_eq!(policy.fault(&paused, frozen, at(0), at(200)), None);
     }
 
     #[test]
@@ -517,7 +553,7 @@ mod tests {
     fn what_is_due_is_what_will_be_a_fault() {
         let policy = Policy::for_tests();
         let session = recording();
-        let due = policy.due(&session, at(0)).unwrap();
+        let due = policy.due(&session, Seen::Running, at(0)).unwrap();
         let before = Timestamp::from_millis(due.millis() - 1);
         assert_eq!(policy.fault(&session, Seen::Running, at(0), before), None);
         assert!(policy.fault(&session, Seen::Running, at(0), due).is_some());

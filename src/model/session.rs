@@ -773,7 +773,7 @@ fn millis(now: Timestamp, since: Timestamp) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::failover::Policy;
+    use crate::model::failover::{Policy, Seen};
     use proptest::prelude::*;
 
     pub(crate) fn at(seconds: i64) -> Timestamp {
@@ -1029,7 +1029,7 @@ givenup   starting  starting !superseded recording recording !notrecording repla
                 }
                 // Whoever is expected to record is looked at again, and so is what waits for its seal.
                 let watched = it.state.status().active() || it.seal_at.is_some();
-                prop_assert_eq!(watched, policy.due(&it, at(0)).is_some());
+                prop_assert_eq!(watched, policy.due(&it, Seen::Running, at(0)).is_some());
             }
             let mut finished = it.clone();
             let _ = finished.on(Event::Failed("the end".into()), at(now));

@@ -280,7 +280,8 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_container_is_fenced_and_replaced() {
-    let Some(scene) = Scene::set("a_frozen_container_is_fenced_and_replaced", QUICK).await else {
+    // With the settings as they come: it is not for missed heartbeats that it is replaced.
+    let Some(scene) = Scene::set("a_frozen_container_is_fenced_and_replaced", &[]).await else {
         return;
     };
     let recording = scene.under_way("ses_pause").await;
@@ -298,9 +299,10 @@ async fn a_frozen_container_is_fenced_and_replaced() {
     let seen_at = Timestamp::parse(event["timestamp"].as_str().unwrap()).unwrap();
     let replaced_at = seen_at.millis() as f64 + event["startMs"].as_f64().unwrap();
     let took = replaced_at / 1_000.0 - frozen_at;
-    assert!(took <= SILENCE + 3.0, "replaced after {took} s");
     eprintln!("replaced {took:.2} s after the freeze");
-    let footage = scene.finish(&recording, SILENCE + 3.0 + 3.5, 1).await;
+    assert!((5.0..7.0).contains(&took), "replaced after {took} s");
+    // Those 5 s and what a killed recorder may cost; the bench asks for 9 s on a machine of its own.
+    let footage = scene.finish(&recording, 5.0 + 6.0, 1).await;
     assert!(
         (footage.holes()[0].from - frozen_at).abs() < 1.5,
         "{:?}",

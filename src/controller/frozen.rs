@@ -1,0 +1,83 @@
+//! A frozen container is the surest stall there is: nothing in it runs, and it says nothing of it. Heartbeats would be missed
+//! half a minute later, so time counts from when the runtime showed the freeze. The event of a thaw may be lost, though, and
+//! what records is never ended: the runtime is asked once more before the recorder is held lost.
+
+use super::Controller;
+use crate::model::failover::{Fault, Reason, Seen, alive_at};
+use crate::model::ids::RecordingId;
+use crate::model::session::Session;
+use crate::runtime::ContainerStatus;
+use log::debug;
+
+impl Controller {
+    /// Holds a recorder lost that has been frozen for too long, where the runtime still shows it so.
+    pub(super) fn ask_whether_frozen(&self, id: &RecordingId) {
+        let begins = self
+            .table()
+            .change(id, |entry| !std::mem::replace(&mut entry.looking, true));
+        if begins != Some(true) {
+            return;
+        }
+        let (controller, id) = (self.clone(), id.clone());
+        let name = format!("ask whether the recorder of {id} is frozen");
+        self.0.tasks.spawn(name, async move {
+            let answered = controller.see_whether_frozen(&id).await;
+            controller
+                .table()
+                .change(&id, |entry| entry.looking = false);
+            if !answered {
+                controller.hear_files_instead(&id);
+            }
+        });
+    }
+
+    /// Answers `false` where the runtime gave no answer.
+    async fn see_whether_frozen(&self, id: &RecordingId) -> bool {
+        let held = |it: Session| it.container.map(|it| it.id);
+        let Some(container) = self.session(id).and_then(held) else {
+            return true;
+        };
+        let found = match self.0.runtime.inspect(&container).await {
+            Ok(found) => found.map(|it| it.status),
+            Err(cause) => {
+                debug!(session:% = id; "whether its recorder is frozen cannot be asked: {cause}");
+                return false;
+            }
+        };
+        // Another recorder may have its place by now.
+        if self.session(id).and_then(held).as_ref() != Some(&container) {
+            return true;
+        }
+        match found {
+            Some(ContainerStatus::Paused) => {
+                if let Some(fault) = self.frozen(id) {
+                    self.fault(id, fault);
+                }
+            }
+            Some(ContainerStatus::Running) => {
+                debug!(session:% = id; "its recorder was frozen and runs again");
+                self.mark(id, Seen::Running);
+            }
+            // That it ended or is gone is an event of its own, with its own reason.
+            Some(_) | None => {}
+        }
+        true
+    }
+
+    /// A recorder that was shown as frozen, is silent for as long as any may be, and cannot be asked about: its files tell.
+    fn hear_files_instead(&self, id: &RecordingId) {
+        let now = self.0.clock.now();
+        let silent = |it: &Session| now.since(alive_at(it)) >= self.0.policy.heartbeat_timeout;
+        if let Some(fault) = self.frozen(id)
+            && self.session(id).is_some_and(|it| silent(&it))
+        {
+            self.look_for_growth(id, fault);
+        }
+    }
+
+    /// The fault, while it is one.
+    fn frozen(&self, id: &RecordingId) -> Option<Fault> {
+        let calls = self.table().calls(id, self.0.clock.now());
+        calls.fault.filter(|it| it.reason == Reason::Frozen)
+    }
+}
