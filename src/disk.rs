@@ -5,7 +5,7 @@
 use crate::random;
 use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -82,6 +82,19 @@ impl Drop for Draft {
 pub fn write(to: &Path, bytes: &[u8]) -> io::Result<()> {
     make_folder(parent(to))?;
     let mut draft = Draft::new(parent(to))?;
+    draft.file.write_all(bytes)?;
+    draft.publish(to)
+}
+
+/// The same for bytes that only this user may read.
+///
+/// # Errors
+/// When a folder or the file cannot be written; what was there before is still there.
+pub fn write_private(to: &Path, bytes: &[u8]) -> io::Result<()> {
+    make_folder(parent(to))?;
+    let mut draft = Draft::new(parent(to))?;
+    let own = fs::Permissions::from_mode(0o600);
+    draft.file.set_permissions(own)?;
     draft.file.write_all(bytes)?;
     draft.publish(to)
 }

@@ -219,6 +219,67 @@ async fn a_backup_gets_its_name_while_somebody_keeps_starting_the_one_that_has_i
     }
 }
 
+/// What an administrator gives OpenVidu's containers of the host by a setting of the daemon's, a template or a patched server.
+#[tokio::test]
+async fn a_backup_has_of_its_host_what_its_original_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = StandIn::image(folder.path()).unwrap();
+    let runtime = DockerRuntime::connect(&image.name, &image.tag).await;
+    let runtime = runtime.unwrap();
+    runtime.prepare().await.unwrap();
+    let options = [
+        "--ulimit=nofile=1234:4321",
+        "--add-host=media.example:192.0.2.7",
+        "--dns=192.0.2.53",
+        "--device=/dev/null:/dev/dri",
+        "--memory=256m",
+        "--cpus=0.5",
+        "--security-opt=no-new-privileges",
+        "--cap-drop=NET_RAW",
+        "--tmpfs=/scratch:size=1m",
+        "--shm-size=64m",
+        "--rm",
+    ];
+    let original = image.run_with("suite", &[], &options);
+    let id = ContainerId::parse(original.0.clone()).unwrap();
+    let spec = BackupSpec {
+        recording: RecordingId::parse("suite").unwrap(),
+        name: format!("ha-backup-{}", ov2_ha_recorder::random::hex::<4>()),
+        labels: BTreeMap::from([("created.by".into(), "ha-controller".into())]),
+        blueprint: runtime.blueprint(&id).await.unwrap(),
+    };
+    let asked = [
+        ".Ulimits",
+        ".ExtraHosts",
+        ".Dns",
+        ".Devices",
+        ".Memory",
+        ".NanoCpus",
+        ".SecurityOpt",
+        ".CapDrop",
+        ".Tmpfs",
+        ".ShmSize",
+        ".NetworkMode",
+    ];
+    let of_host = |container: &Docked, asked: &[&str]| {
+        let inspect = |name: &&str| {
+            let format = format!("{{{{with .HostConfig}}}}{{{{json {name}}}}}{{{{end}}}}");
+            format!("{name} {}", container.inspect(&format).unwrap())
+        };
+        asked.iter().map(inspect).collect::<Vec<_>>()
+    };
+    let wanted = of_host(&original, &asked);
+    original.remove();
+    let backup = Docked(runtime.start_backup(spec).await.unwrap().id.to_string());
+    assert_eq!(of_host(&backup, &asked), wanted);
+    // What belongs to the original alone.
+    let own = of_host(&backup, &[".AutoRemove", ".RestartPolicy.Name"]);
+    assert_eq!(
+        own,
+        [".AutoRemove false", ".RestartPolicy.Name \"on-failure\""]
+    );
+}
+
 struct Processes {
     runtime: ProcessRuntime,
     folder: PathBuf,

@@ -127,6 +127,7 @@ async fn serve(
     };
     let controller = Controller::open(Parts {
         settings: Arc::clone(&settings),
+        data_dir: data_dir.to_owned(),
         db: db.clone(),
         runtime,
         store: Arc::clone(&store),
@@ -212,11 +213,11 @@ fn is_condemned(db: &Db, ended: impl Fn() -> bool) -> bool {
     let Err(cause) = db.read_through(ended) else {
         return false;
     };
-    let condemned = db.condemn(&cause);
     if !cause.is_damage() {
         error!("{cause}");
         return false;
     }
+    let condemned = db.condemn(&cause);
     match &condemned {
         Ok(()) => error!("{cause}; the controller starts again with a fresh database"),
         // It goes on with what it knows.

@@ -255,7 +255,7 @@ impl Controller {
     }
 
     async fn start_backup(&self, session: &Session) -> Result<Holder, RuntimeError> {
-        let blueprint = lock(&self.0.blueprints).get(&session.id).cloned();
+        let blueprint = self.0.blueprints.get(&session.id);
         let blueprint = blueprint.ok_or_else(|| RuntimeError::Failed {
             act: format!("start a backup recorder for session {}", session.id),
             cause: "its first container is gone and its environment is not known".into(),

@@ -4,6 +4,7 @@
 use super::{Controller, Which};
 use crate::join::beside::Beside;
 use crate::model::session::{Session, State};
+use crate::tasks;
 use log::{info, warn};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ impl Controller {
                 warn!("{cause}");
             }
         }
+        tasks::block(|| self.forget_blueprints());
         self.sweep_store(removed > 0).await;
         removed
     }

@@ -5,7 +5,7 @@ use super::act::{SealState, can_write};
 use super::orphan::Verdict;
 use super::table::Entry;
 use super::takes::{Take, TakeError};
-use super::{Controller, ControllerError, OPENVIDU_SAYS_FAILED, lock};
+use super::{Controller, ControllerError, OPENVIDU_SAYS_FAILED};
 use crate::clock::Timestamp;
 use crate::db::outbox;
 use crate::join;
@@ -97,8 +97,8 @@ impl Controller {
 
     /// The take that the recording's container was made for, as OpenVidu told it; for one that never registered.
     fn take_ordered(&self, id: &RecordingId) -> Option<TakeId> {
-        let blueprints = lock(&self.0.blueprints);
-        let json = blueprints.get(id)?.environment.0.get("RECORDING_JSON")?;
+        let blueprint = self.0.blueprints.get(id)?;
+        let json = blueprint.environment.0.get("RECORDING_JSON")?;
         let recording: Value = serde_json::from_str(json).ok()?;
         TakeId::parse(recording.get("createdAt")?.as_i64()?.to_string()).ok()
     }

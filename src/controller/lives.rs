@@ -3,6 +3,8 @@
 //! away, and ends the controller between any two of its steps. Whatever it does, no two recorders are believed at once,
 //! nothing that happened is forgotten, what records is not ended, and every recording comes to its end.
 
+mod backups;
+mod frozen;
 mod rest;
 
 use super::Controller;
@@ -355,6 +357,7 @@ impl Life {
         let controller = Controller::open(Parts {
             store: store::open(&settings, folder).unwrap(),
             settings,
+            data_dir: folder.join("data"),
             db,
             runtime: Arc::new(docker),
             outbox,

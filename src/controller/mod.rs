@@ -5,11 +5,12 @@
 mod act;
 mod answers;
 mod backup;
+mod blueprints;
 mod cleanup;
 mod evidence;
 mod finish;
-mod growth;
 mod frozen;
+mod growth;
 mod inquiry;
 mod jobs;
 #[cfg(test)]
@@ -41,12 +42,14 @@ use crate::model::session::{Event, Holder, Particulars, Refusal, Session, State,
 use crate::model::wire::{
     Heartbeat, RecorderIdentity, RecordingStatusChanged, Registration, Report,
 };
-use crate::runtime::{Blueprint, Runtime};
+use crate::runtime::Runtime;
 use crate::store::ChunkStore;
 use crate::tasks::{self, Tasks};
+use blueprints::Blueprints;
 use log::{error, info, warn};
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::{Entry, Table};
@@ -69,6 +72,8 @@ const CHANGES_KEPT: usize = 1_024;
 pub struct Parts {
     /// The settings.
     pub settings: Arc<Settings>,
+    /// Where the controller keeps what is on this machine only.
+    pub data_dir: PathBuf,
     /// The database.
     pub db: Db,
     /// Where recorders run.
@@ -103,8 +108,8 @@ struct Inner {
     /// Whether the table has every session that the database has.
     loaded: tokio::sync::watch::Sender<load::Loaded>,
     known: Mutex<Known>,
-    /// What recordings' first containers were made with, for backups; with secrets, so never on disk.
-    blueprints: Mutex<HashMap<RecordingId, Blueprint>>,
+    /// What recordings' first containers were made with, for backups.
+    blueprints: Blueprints,
     /// Recordings whose chunks stay because no video was verified to hold them.
     unverified: Mutex<BTreeSet<RecordingId>>,
     sweep: Mutex<sweep::Sweep>,
@@ -147,7 +152,7 @@ impl Controller {
             table: Mutex::new(table),
             loaded: tokio::sync::watch::Sender::new(load::Loaded::NotYet),
             known: Mutex::default(),
-            blueprints: Mutex::default(),
+            blueprints: Blueprints::open(&parts.data_dir),
             unverified: Mutex::default(),
             sweep: Mutex::default(),
             probed: Mutex::default(),
@@ -503,7 +508,7 @@ impl Controller {
             .ok_or_else(|| ControllerError::unknown(id))?;
         self.0.stored.remove(id)?;
         drop(table);
-        lock(&self.0.blueprints).remove(id);
+        self.0.blueprints.forget(id);
         self.tell(|| Change::Removed(id.clone()));
         Ok(session)
     }
@@ -840,12 +845,12 @@ fn policy(settings: &Settings) -> Policy {
     Policy {
         heartbeat_timeout: settings.heartbeat_timeout(),
         stuck_timeout: settings.stuck_timeout(),
+        stall_timeout: settings.stall_seconds.seconds(),
         grace: GRACE,
         max_attempts: settings.failover_max_attempts.get() as usize,
         window: settings.failover_window_seconds.seconds(),
         first_delay: Duration::from_secs(1),
         longest_delay: Duration::from_secs(30),
-        stall_timeout: settings.stall_seconds.seconds(),
     }
 }
 

@@ -52,6 +52,12 @@ impl Known {
         shown.is_some_and(|it| it.container.recording.as_ref() == Some(recording))
     }
 
+    /// Whether the runtime shows any container that was made for this recording.
+    pub(super) fn has_a_container_of(&self, recording: &RecordingId) -> bool {
+        let mut all = self.containers.values();
+        all.any(|it| it.container.recording.as_ref() == Some(recording))
+    }
+
     pub(super) fn running_holder_of(&self, recording: &RecordingId) -> Option<Holder> {
         self.containers
             .values()
@@ -200,13 +206,13 @@ impl Controller {
         if let Some(fault) = calls.fault {
             return match fault.reason {
                 Reason::Silent | Reason::Stuck => self.look_for_growth(id, fault),
+                Reason::Frozen => self.ask_whether_frozen(id),
                 _ => self.fault(id, fault),
             };
         }
         if calls.replacement {
             tasks::block(|| self.learn_of_stop(id));
             self.begin_replacement(id);
-                Reason::Frozen => self.ask_whether_frozen(id),
         }
         if calls.seal {
             self.begin_conclusion(id, SealState::Due);
@@ -442,15 +448,11 @@ impl Controller {
         let Some(recording) = &container.recording else {
             return;
         };
-        if made_by_us(|name| container.labels.get(name))
-            && lock(&self.0.blueprints).contains_key(recording)
-        {
+        if made_by_us(|name| container.labels.get(name)) && self.0.blueprints.has(recording) {
             return;
         }
         match self.0.runtime.blueprint(&container.id).await {
-            Ok(blueprint) => {
-                lock(&self.0.blueprints).insert(recording.clone(), blueprint);
-            }
+            Ok(blueprint) => tasks::block(|| self.0.blueprints.keep(recording, blueprint)),
             Err(cause) => warn!(container:% = container.id; "{cause}"),
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{
     BackupSpec, Blueprint, Container, ContainerStatus, Environment, Happening, HappeningKind,
-    RECORDING, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop, made_by_us,
+    HostOptions, RECORDING, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop, made_by_us,
 };
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -459,13 +459,15 @@ impl Runtime for DockerRuntime {
     async fn blueprint(&self, id: &ContainerId) -> Result<Blueprint, RuntimeError> {
         let found = self.read(id.as_str()).await?;
         let found = found.ok_or_else(|| RuntimeError::NotFound(id.clone()))?;
-        let host = found.host_config.unwrap_or_default();
         let variables = found.config.and_then(|config| config.env);
+        let host = serde_json::to_value(found.host_config.unwrap_or_default());
+        let host = host.map_err(|cause| RuntimeError::Failed {
+            act: format!("read what container {id} was made with"),
+            cause: cause.to_string(),
+        })?;
         Ok(Blueprint {
             environment: read_environment(&variables.unwrap_or_default()),
-            binds: host.binds.unwrap_or_default(),
-            shared_memory_bytes: host.shm_size,
-            network: host.network_mode,
+            host: HostOptions(host),
         })
     }
 
@@ -485,7 +487,7 @@ impl Runtime for DockerRuntime {
         let options = CreateContainerOptionsBuilder::default()
             .name(&spec.name)
             .build();
-        let body = backup_body(&spec, format!("{BACKUP_IMAGE}:{}", self.image_tag));
+        let body = backup_body(spec, format!("{BACKUP_IMAGE}:{}", self.image_tag));
         let created = docker.create_container(Some(options), body).await;
         let created = created.map_err(|cause| self.failed(&act, cause))?;
         let id = ContainerId::parse(created.id).map_err(|cause| RuntimeError::Failed {
@@ -641,23 +643,27 @@ impl Following {
     }
 }
 
-fn backup_body(spec: &BackupSpec, image: String) -> ContainerCreateBody {
-    let variables = &spec.blueprint.environment.0;
-    let variables = variables
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"));
-    let host = HostConfig {
-        binds: Some(spec.blueprint.binds.clone()),
-        shm_size: spec.blueprint.shared_memory_bytes,
-        network_mode: spec.blueprint.network.clone(),
-        restart_policy: Some(on_failure()),
-        ..HostConfig::default()
-    };
+fn backup_body(spec: BackupSpec, image: String) -> ContainerCreateBody {
+    let Blueprint { environment, host } = spec.blueprint;
+    let variables = environment.0.into_iter();
+    let variables = variables.map(|(name, value)| format!("{name}={value}"));
+    // What Docker wrote, it reads; a backup without it is better than none.
+    let host = serde_json::from_value(host.0).unwrap_or_else(|cause| {
+        warn!(session:% = spec.recording; "the backup gets Docker's own host options: {cause}");
+        HostConfig::default()
+    });
     ContainerCreateBody {
         image: Some(image),
         env: Some(variables.collect()),
-        labels: Some(spec.labels.clone().into_iter().collect()),
-        host_config: Some(host),
+        labels: Some(spec.labels.into_iter().collect()),
+        host_config: Some(HostConfig {
+            restart_policy: Some(on_failure()),
+            // Docker refuses it beside a restart policy, and a backup's end is looked at before it is removed.
+            auto_remove: Some(false),
+            // Docker writes the id into a file that must not be there yet.
+            container_id_file: None,
+            ..host
+        }),
         ..ContainerCreateBody::default()
     }
 }

@@ -123,20 +123,27 @@ pub struct BackupSpec {
 }
 
 /// What a container was made with, as far as a backup must be like it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blueprint {
-    /// Its environment, secrets included: it is never written to disk.
+    /// Its environment, secrets included.
     pub environment: Environment,
-    /// Folders of the host that it sees, as Docker writes them.
-    pub binds: Vec<String>,
-    /// Its shared memory.
-    pub shared_memory_bytes: Option<i64>,
-    /// Its network mode.
-    pub network: Option<String>,
+    /// What it has of the host.
+    pub host: HostOptions,
+}
+
+/// What a container has of its host, in the runtime's own form: folders, shared memory, network, devices, limits, names. For
+/// Docker the member `HostConfig` of its API. Log options may hold secrets: its `Debug` shows nothing.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct HostOptions(pub serde_json::Value);
+
+impl std::fmt::Debug for HostOptions {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("HostOptions")
+    }
 }
 
 /// Environment variables that may hold secrets: its `Debug` shows names only.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(pub BTreeMap<String, String>);
 
 impl std::fmt::Debug for Environment {

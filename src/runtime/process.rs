@@ -5,7 +5,7 @@
 
 use super::{
     BackupSpec, Blueprint, Container, ContainerStatus, Environment, Happening, HappeningKind,
-    Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop,
+    HostOptions, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::model::ids::{ContainerId, RecordingId};
@@ -331,9 +331,7 @@ impl Runtime for ProcessRuntime {
         let card = self.card(id)?;
         Ok(Blueprint {
             environment: self.environment(id)?,
-            binds: vec![card.recordings.display().to_string()],
-            shared_memory_bytes: None,
-            network: None,
+            host: HostOptions(card.recordings.display().to_string().into()),
         })
     }
 
@@ -345,7 +343,7 @@ impl Runtime for ProcessRuntime {
                 self.remove(&id).await?;
             }
         }
-        let recordings = spec.blueprint.binds.first().map(PathBuf::from);
+        let recordings = spec.blueprint.host.0.as_str().map(PathBuf::from);
         let recordings =
             recordings.ok_or_else(|| failed(&act, "its recordings folder is not known"))?;
         let environment = spec.blueprint.environment;
