@@ -207,8 +207,7 @@ async fn damaged(db: &Db, tasks: &Tasks) {
     }
 }
 
-/// Reads the database through, and condemns one that is damaged. What fails otherwise, as for want of space or by a disk that
-/// does not read, is no damage.
+/// Reads the database through, and condemns one that is damaged. What fails otherwise, as for want of memory, is no damage.
 fn is_condemned(db: &Db, ended: impl Fn() -> bool) -> bool {
     let Err(cause) = db.read_through(ended) else {
         return false;

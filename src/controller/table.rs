@@ -170,6 +170,7 @@ impl Table {
         self.due.clear();
         for entry in self.entries.values_mut() {
             entry.session.set_back(now);
+            entry.started_at = entry.started_at.min(now);
             if let Seen::Frozen { since } = &mut entry.seen {
                 *since = now.min(*since);
             }

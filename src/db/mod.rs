@@ -15,6 +15,7 @@ pub mod sessions;
 use crate::clock::{Clock, Timestamp};
 use crate::disk;
 use crate::tasks;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// The version of the layout of keys and trees; nothing is read from a database of another one.
@@ -41,6 +43,10 @@ const CONDEMNED: &str = "condemned";
 /// between the two steps costs no event.
 const NEXT: &str = "db.next";
 
+/// How often a disk is asked that does not read, and how long is waited in between.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Bytes that sled keeps of its files; the kernel keeps them too.
 const CACHE: u64 = 4 << 20;
 
@@ -57,9 +63,19 @@ pub enum DbError {
         /// What the system said.
         cause: String,
     },
-    /// The disk did not read it.
+    /// The disk did not read it, also when it was asked again.
     #[error("the disk does not read the database in {path}: {cause}; check the disk")]
     Disk {
+        /// The database's folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: String,
+    },
+    /// The system lacks what it takes to read anything.
+    #[error(
+        "the database in {path} cannot be read now: {cause}; give this machine more memory or files"
+    )]
+    Lacking {
         /// The database's folder.
         path: PathBuf,
         /// What the system said.
@@ -105,8 +121,11 @@ impl DbError {
     /// Whether the database itself is the fault, not who has it open or where it lies.
     pub const fn is_damage(&self) -> bool {
         match self {
-            Self::Folder { .. } | Self::Disk { .. } | Self::InUse { .. } => false,
-            Self::Version { .. } | Self::Record { .. } | Self::Failed { .. } => true,
+            Self::Folder { .. } | Self::Lacking { .. } | Self::InUse { .. } => false,
+            Self::Version { .. }
+            | Self::Record { .. }
+            | Self::Disk { .. }
+            | Self::Failed { .. } => true,
         }
     }
 }
@@ -237,7 +256,7 @@ impl Db {
             std::fs::rename(&next, &path).map_err(folder)?;
         }
         let condemned = std::fs::read_to_string(path.join(CONDEMNED));
-        let cause = match (Self::open(data_dir), condemned) {
+        let cause = match (again(|| Self::open(data_dir)), condemned) {
             (Err(cause), _) if cause.is_damage() => cause.to_string(),
             (Ok(_), Ok(cause)) => cause,
             (other, _) => return other,
@@ -267,7 +286,7 @@ impl Db {
     /// When there is damage, or when the disk does not let it be read.
     pub fn read_through(&self, ended: impl Fn() -> bool) -> Result<(), DbError> {
         let unread = |act| move |cause| not_read(&self.path, act, &cause);
-        guarded(|| {
+        let read = || {
             for name in self.sled.tree_names() {
                 let tree = self.sled.open_tree(name).map_err(unread("open a tree"))?;
                 for entry in tree.iter().take_while(|_| !ended()) {
@@ -275,7 +294,8 @@ impl Db {
                 }
             }
             Ok(())
-        })
+        };
+        again(|| guarded(read))
     }
 
     /// Has the next [`Db::open_or_set_aside`] set this database aside.
@@ -393,7 +413,8 @@ impl Db {
 }
 
 fn check_version(sled: &sled::Db, path: &Path) -> Result<(), DbError> {
-    let found = sled.get(VERSION_KEY).map_err(failed("read"))?;
+    let found = sled.get(VERSION_KEY);
+    let found = found.map_err(|cause| not_read(path, "read", &cause))?;
     match found {
         Some(found) if *found == *VERSION.to_string().as_bytes() => Ok(()),
         Some(found) => Err(DbError::Version {
@@ -435,18 +456,33 @@ fn not_opened(path: &Path, cause: &sled::Error) -> DbError {
             path,
             found: found.clone(),
         },
-        other => failed("open")(other),
+        other => not_read(path.as_path(), "open", other),
     }
 }
 
-/// What the system says of a file is no damage of what lies in it: a disk that fails a read may not fail the next one.
+/// Does what a disk may refuse once more, some moments later.
+fn again<T>(mut work: impl FnMut() -> Result<T, DbError>) -> Result<T, DbError> {
+    let mut done = work();
+    for _ in 1..TRIES {
+        if !matches!(done, Err(DbError::Disk { .. } | DbError::Lacking { .. })) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        done = work();
+    }
+    done
+}
+
+/// What the system says of a file may be no damage of what lies in it: a disk that fails a read may not fail the next one.
 fn not_read(path: &Path, act: &'static str, cause: &sled::Error) -> DbError {
-    match cause {
-        sled::Error::Io(io) if io.raw_os_error().is_some() => DbError::Disk {
-            path: path.to_owned(),
-            cause: io.to_string(),
-        },
-        other => failed(act)(other),
+    let sled::Error::Io(io) = cause else {
+        return failed(act)(cause);
+    };
+    let (path, cause) = (path.to_owned(), io.to_string());
+    match io.raw_os_error().map(Errno::from_raw) {
+        None => failed(act)(cause),
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => DbError::Lacking { path, cause },
+        Some(_) => DbError::Disk { path, cause },
     }
 }
 
@@ -503,11 +539,22 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_does_not_read_is_no_damage() {
-        let refused = sled::Error::Io(std::io::Error::from_raw_os_error(5));
-        assert!(!not_read(Path::new("db"), "read", &refused).is_damage());
+    fn a_read_that_fails_is_tried_again_and_want_of_files_is_no_damage() {
+        let said = |errno: Errno| {
+            let io = std::io::Error::from_raw_os_error(errno as i32);
+            not_read(Path::new("db"), "read", &sled::Error::Io(io))
+        };
+        let mut answers = vec![Ok(()), Err(said(Errno::EIO)), Err(said(Errno::EMFILE))];
+        assert!(again(|| answers.pop().unwrap()).is_ok());
+        let refused = again(|| Err::<(), _>(said(Errno::EIO))).unwrap_err();
+        assert!(refused.is_damage());
+        let lacking = again(|| Err::<(), _>(said(Errno::EMFILE))).unwrap_err();
+        assert!(!lacking.is_damage());
         let cut_off = sled::Error::Io(ErrorKind::UnexpectedEof.into());
-        assert!(not_read(Path::new("db"), "read", &cut_off).is_damage());
+        assert!(matches!(
+            not_read(Path::new("db"), "read", &cut_off),
+            DbError::Failed { .. }
+        ));
     }
 
     #[tokio::test]
