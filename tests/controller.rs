@@ -219,6 +219,34 @@ async fn a_backup_gets_its_name_while_somebody_keeps_starting_the_one_that_has_i
     }
 }
 
+#[tokio::test]
+async fn a_backup_starts_without_what_its_original_may_have_ended_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = StandIn::image(folder.path()).unwrap();
+    let runtime = DockerRuntime::connect(&image.name, &image.tag).await;
+    let runtime = runtime.unwrap();
+    runtime.prepare().await.unwrap();
+    let device = folder.path().join("device");
+    std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+    let option = format!("--device={}:/dev/dri", device.display());
+    let original = image.run_with("suite", &[], &[&option, "--shm-size=64m"]);
+    let id = ContainerId::parse(original.0.clone()).unwrap();
+    let spec = BackupSpec {
+        recording: RecordingId::parse("suite").unwrap(),
+        name: format!("ha-backup-{}", ov2_ha_recorder::random::hex::<4>()),
+        labels: BTreeMap::from([("created.by".into(), "ha-controller".into())]),
+        blueprint: runtime.blueprint(&id).await.unwrap(),
+    };
+    original.remove();
+    std::fs::remove_file(device).unwrap();
+    let backup = Docked(runtime.start_backup(spec).await.unwrap().id.to_string());
+    assert!(backup.runs());
+    assert_eq!(
+        backup.inspect("{{.HostConfig.ShmSize}}").unwrap(),
+        "67108864"
+    );
+}
+
 /// What an administrator gives OpenVidu's containers of the host by a setting of the daemon's, a template or a patched server.
 #[tokio::test]
 async fn a_backup_has_of_its_host_what_its_original_has() {

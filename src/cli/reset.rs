@@ -60,6 +60,10 @@ impl Reset {
             })?;
             done.kept = Some(kept);
         }
+        // What belongs to the recordings that are forgotten, and what a database that was set aside left for the next one.
+        for folder in ["blueprints", "db.next"] {
+            let _ = std::fs::remove_dir_all(self.data.data_dir.join(folder));
+        }
         self.form.print(&done, |done| match &done.kept {
             Some(kept) => format!(
                 "reset; the old database is {}: delete it when it is not wanted any more",

@@ -140,6 +140,7 @@ impl Controller {
         let id = &session.id;
         match self.start_replacement(session, seen).await {
             Ok(Replacement::Unwanted(verdict)) => self.carry_out(session, verdict),
+            Ok(Replacement::Thawed) => self.thawed(id),
             Ok(Replacement::Started(holder, rung)) => {
                 info!(session:% = id, container:% = holder.id, rung; "recorder started again");
                 counter!("ha_recorder_failover_events_total", "reason" => label(session), "rung" => rung).increment(1);
@@ -220,6 +221,9 @@ impl Controller {
         seen: Seen,
     ) -> Result<Replacement, RuntimeError> {
         if let Some(held) = session.container.as_ref().filter(|_| seen != Seen::Gone) {
+            if self.has_thawed(session, held).await? {
+                return Ok(Replacement::Thawed);
+            }
             match self.start_again(session, held, seen).await {
                 Ok(()) => return Ok(Replacement::Started(held.clone(), "same-container")),
                 Err(cause @ RuntimeError::Unreachable { .. }) => return Err(cause),
@@ -308,6 +312,8 @@ impl Controller {
 enum Replacement {
     /// A recorder was started, on this rung of the ladder.
     Started(Holder, &'static str),
+    /// None is needed: the frozen one runs again.
+    Thawed,
     /// Nobody wants the recording to go on.
     Unwanted(Verdict),
 }

@@ -30,6 +30,8 @@ struct Kept {
 pub(super) struct Blueprints {
     folder: PathBuf,
     known: Mutex<HashMap<RecordingId, Blueprint>>,
+    /// Held while the folder is changed, so that what is forgotten is not written afterwards.
+    changing: Mutex<()>,
 }
 
 impl Blueprints {
@@ -48,8 +50,11 @@ impl Blueprints {
                 }
             }
         }
-        let known = Mutex::new(known);
-        Self { folder, known }
+        Self {
+            folder,
+            known: Mutex::new(known),
+            changing: Mutex::default(),
+        }
     }
 
     pub(super) fn get(&self, id: &RecordingId) -> Option<Blueprint> {
@@ -62,6 +67,7 @@ impl Blueprints {
 
     /// Keeps one. Where the disk does not take it, it is known for as long as this process lives.
     pub(super) fn keep(&self, id: &RecordingId, blueprint: Blueprint) {
+        let _changing = lock(&self.changing);
         let before = lock(&self.known).insert(id.clone(), blueprint.clone());
         if before.as_ref() == Some(&blueprint) {
             return;
@@ -91,6 +97,7 @@ impl Blueprints {
     }
 
     pub(super) fn forget(&self, id: &RecordingId) {
+        let _changing = lock(&self.changing);
         if lock(&self.known).remove(id).is_some() {
             let _ = fs::remove_file(self.folder.join(id.as_str()));
         }
@@ -118,8 +125,14 @@ impl Controller {
     /// Forgets what nobody can need any more: the recording is over, and its containers are gone.
     pub(super) fn forget_blueprints(&self) {
         for id in self.0.blueprints.ids() {
-            let is_open = self.session(&id).is_some_and(|it| !it.over());
-            if !is_open && !lock(&self.0.known).has_a_container_of(&id) {
+            // A session that cannot be read may be open.
+            let Ok(is_open) = self
+                .table_with(&id)
+                .map(|table| table.get(&id).is_some_and(|it| !it.session.over()))
+            else {
+                continue;
+            };
+            if !is_open && lock(&self.0.known).has_none_of(&id) {
                 self.0.blueprints.forget(&id);
             }
         }

@@ -3,11 +3,12 @@
 //! what records is never ended: the runtime is asked once more before the recorder is held lost.
 
 use super::Controller;
+use crate::clock::Timestamp;
 use crate::model::failover::{Fault, Reason, Seen, alive_at};
 use crate::model::ids::RecordingId;
-use crate::model::session::Session;
-use crate::runtime::ContainerStatus;
-use log::debug;
+use crate::model::session::{Event, Holder, Session, State};
+use crate::runtime::{ContainerStatus, RuntimeError};
+use log::{debug, info};
 
 impl Controller {
     /// Holds a recorder lost that has been frozen for too long, where the runtime still shows it so.
@@ -31,12 +32,13 @@ impl Controller {
         });
     }
 
-    /// Answers `false` where the runtime gave no answer.
+    /// Answers `false` where what the runtime says decides nothing.
     async fn see_whether_frozen(&self, id: &RecordingId) -> bool {
         let held = |it: Session| it.container.map(|it| it.id);
         let Some(container) = self.session(id).and_then(held) else {
             return true;
         };
+        let asked_at = self.0.clock.now();
         let found = match self.0.runtime.inspect(&container).await {
             Ok(found) => found.map(|it| it.status),
             Err(cause) => {
@@ -54,14 +56,19 @@ impl Controller {
                     self.fault(id, fault);
                 }
             }
-            Some(ContainerStatus::Running) => {
-                debug!(session:% = id; "its recorder was frozen and runs again");
-                self.mark(id, Seen::Running);
-            }
-            // That it ended or is gone is an event of its own, with its own reason.
-            Some(_) | None => {}
+            Some(ContainerStatus::Running) => self.mark_as_running(id, asked_at),
+            // That it ended or is gone is an event of its own, with its own reason; should it be missed, silence tells.
+            Some(_) | None => return false,
         }
         true
+    }
+
+    /// Notes that a container ran at `then`, unless it froze since.
+    pub(super) fn mark_as_running(&self, id: &RecordingId, then: Timestamp) {
+        self.table().change(id, |entry| match entry.seen {
+            Seen::Frozen { since } if since >= then => {}
+            _ => entry.seen = Seen::Running,
+        });
     }
 
     /// A recorder that was shown as frozen, is silent for as long as any may be, and cannot be asked about: its files tell.
@@ -75,8 +82,42 @@ impl Controller {
         }
     }
 
+    /// Whether a recorder that was held lost because it was frozen runs again. Asked in the moment before it is fenced: Docker
+    /// may have been away since.
+    ///
+    /// # Errors
+    /// When the runtime cannot be reached.
+    pub(super) async fn has_thawed(
+        &self,
+        session: &Session,
+        held: &Holder,
+    ) -> Result<bool, RuntimeError> {
+        let was_frozen = matches!(
+            session.state,
+            State::TakingOver {
+                reason: Reason::Frozen,
+                ..
+            }
+        );
+        if !was_frozen {
+            return Ok(false);
+        }
+        match self.0.runtime.inspect(&held.id).await {
+            Ok(found) => Ok(found.is_some_and(|it| it.status == ContainerStatus::Running)),
+            Err(cause @ RuntimeError::Unreachable { .. }) => Err(cause),
+            Err(_) => Ok(false),
+        }
+    }
+
+    pub(super) fn thawed(&self, id: &RecordingId) {
+        self.mark(id, Seen::Running);
+        if self.apply(id, Event::Thawed).is_ok() {
+            info!(session:% = id; "its recorder was frozen and runs again: nothing is started in its place");
+        }
+    }
+
     /// The fault, while it is one.
-    fn frozen(&self, id: &RecordingId) -> Option<Fault> {
+    pub(super) fn frozen(&self, id: &RecordingId) -> Option<Fault> {
         let calls = self.table().calls(id, self.0.clock.now());
         calls.fault.filter(|it| it.reason == Reason::Frozen)
     }

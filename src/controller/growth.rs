@@ -148,6 +148,9 @@ impl Controller {
         if matches!(fault.reason, Reason::Silent | Reason::Stuck) {
             return self.table().calls(id, now).fault;
         }
+        if fault.reason == Reason::Frozen {
+            self.frozen(id)?;
+        }
         let advanced_at = self.session(id)?.advanced_at;
         let grows = now.since(advanced_at) < self.0.policy.heartbeat_timeout;
         let grows = grows && self.table().get(id)?.looked.is_some();

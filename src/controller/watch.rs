@@ -25,6 +25,8 @@ const ABSENT: Duration = Duration::from_secs(3);
 /// The containers as the runtime last showed them.
 #[derive(Default)]
 pub(super) struct Known {
+    /// Whether it has shown them yet.
+    listed: bool,
     containers: HashMap<ContainerId, Shown>,
 }
 
@@ -52,10 +54,10 @@ impl Known {
         shown.is_some_and(|it| it.container.recording.as_ref() == Some(recording))
     }
 
-    /// Whether the runtime shows any container that was made for this recording.
-    pub(super) fn has_a_container_of(&self, recording: &RecordingId) -> bool {
+    /// Whether the runtime shows no container that was made for this recording.
+    pub(super) fn has_none_of(&self, recording: &RecordingId) -> bool {
         let mut all = self.containers.values();
-        all.any(|it| it.container.recording.as_ref() == Some(recording))
+        self.listed && all.all(|it| it.container.recording.as_ref() != Some(recording))
     }
 
     pub(super) fn running_holder_of(&self, recording: &RecordingId) -> Option<Holder> {
@@ -83,6 +85,7 @@ impl Known {
     }
 
     fn show_all(&mut self, containers: &[Container]) {
+        self.listed = true;
         self.containers
             .retain(|id, _| containers.iter().any(|it| it.id == *id));
         for container in containers {
@@ -534,7 +537,7 @@ impl Controller {
                     self.mark(id, Seen::Frozen { since });
                 }
                 ContainerStatus::Running | ContainerStatus::Restarting => {
-                    self.mark(id, Seen::Running);
+                    self.mark_as_running(id, before);
                 }
                 ContainerStatus::Created => {}
             },

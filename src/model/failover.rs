@@ -216,14 +216,20 @@ impl Policy {
             | State::GivenUp { .. }
             | State::Inactive { .. } => None,
         };
-        let frozen = match seen {
-            // Nobody waits for a recorder of a session that has no work for one.
-            Seen::Frozen { since } => {
+        let awaited = !matches!(
+            session.state,
+            State::TakingOver {
+                started_at: None,
+                ..
+            }
+        );
+        let work = match seen {
+            Seen::Frozen { since } if awaited => {
                 work.map(|work| work.min(heard.max(since).plus(self.stall_timeout)))
             }
             _ => work,
         };
-        [frozen, session.seal_at].into_iter().flatten().min()
+        [work, session.seal_at].into_iter().flatten().min()
     }
 
     /// What becomes of a session whose recorder is lost: replaced, after a delay that grows, or given up. One that is given
@@ -234,9 +240,14 @@ impl Policy {
         if spent || session.given_up_at().is_some() {
             return Event::GivenUp(self.too_often(recent, &fault.reason));
         }
+        // One that is frozen may run again: what is asked of it now is no longer true after a delay.
+        let delay = match fault.reason {
+            Reason::Frozen => Duration::ZERO,
+            _ => self.delay(recent),
+        };
         Event::Lost {
             fault,
-            not_before: now.plus(self.delay(recent)),
+            not_before: now.plus(delay),
         }
     }
 
@@ -557,5 +568,12 @@ mod tests {
         let before = Timestamp::from_millis(due.millis() - 1);
         assert_eq!(policy.fault(&session, Seen::Running, at(0), before), None);
         assert!(policy.fault(&session, Seen::Running, at(0), due).is_some());
+        // While nothing was started in its place, its thaw is nothing to wait for.
+        let frozen = Seen::Frozen { since: at(0) };
+        let mut lost = session;
+        let event = policy.answer(&lost, stuck(), at(1));
+        lost.on(event, at(1)).unwrap();
+        assert_eq!(policy.due(&lost, frozen, at(0)), Some(at(1)));
+        assert_eq!(policy.fault(&lost, frozen, at(0), at(99)), None);
     }
 }

@@ -299,6 +299,8 @@ pub enum Event {
         /// Tries that have failed by now. Where the runtime is away none was made.
         tries: u32,
     },
+    /// It was held lost because it was frozen, and runs again before anything was started in its place.
+    Thawed,
     /// No further recorder is to be started; why, for a person.
     GivenUp(String),
     /// OpenVidu or a client says that it failed, or nothing is left of it; why, for a person.
@@ -368,6 +370,7 @@ impl Session {
             Event::Lost { fault, not_before } => self.lost(fault, not_before, now),
             Event::Replaced(holder) => self.replaced(holder, now),
             Event::NotReplaced { not_before, tries } => self.not_replaced(not_before, tries),
+            Event::Thawed => self.thawed(now),
             Event::GivenUp(why) => self.given_up(why, now),
             Event::Failed(why) => self.failed(why, now),
             Event::StopAsked => self.stop_asked(now),
@@ -555,6 +558,22 @@ impl Session {
             }
             _ => Err(Refusal::NotRecording),
         }
+    }
+
+    fn thawed(&mut self, now: Timestamp) -> Result<Option<Action>, Refusal> {
+        let State::TakingOver {
+            since,
+            started_at: None,
+            ..
+        } = self.state
+        else {
+            return Err(Refusal::NotRecording);
+        };
+        if let Some(failover) = self.failovers.last_mut() {
+            failover.recovery_ms = Some(millis(now, since));
+        }
+        self.state = State::Recording { since: now };
+        Ok(None)
     }
 
     fn given_up(&mut self, why: String, now: Timestamp) -> Result<Option<Action>, Refusal> {
@@ -907,6 +926,7 @@ pub(crate) mod tests {
                     tries: 1,
                 },
             ),
+            ("thawed", Event::Thawed),
             ("given-up", Event::GivenUp("enough".into())),
             ("failed", Event::Failed("OpenVidu says so".into())),
             ("stop", Event::StopAsked),
@@ -923,16 +943,16 @@ pub(crate) mod tests {
     /// Every state (rows) and every event (columns, in the order of `events`): the state afterwards, with what is to be
     /// done; or why nothing changed.
     const TABLE: &str = "
-starting  starting  replaced !superseded starting  recording starting      replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
-recording recording replaced !superseded recording recording recording     replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
-replacing replacing replaced !superseded replacing replacing !notrecording !notrecording     replaced    replacing+replace givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop replacing replacing inactive
-replaced  replaced  replaced !superseded replaced  replaced  replaced      replacing+replace replaced    !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop replaced  replaced  inactive
-paused    paused    paused   !superseded paused    paused    paused        replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
-stopping  !over     !over    !over       stopping  stopping  !notrecording stopping+stop     !over       !notrecording     !over           failed+salvage stopping      completed completed   completed+stop stopping+stop !over     !over     inactive
-completed !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          completed     !over     completed   completed      completed     !over     !over     inactive
-failed    !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !over           !over          failed        !over     failed      failed         failed        !over     !over     inactive
-inactive  starting  starting !superseded inactive  inactive  !notrecording !notrecording     !over       !notrecording     !over           failed+salvage inactive      completed inactive    completed+stop !over         recording paused    inactive
-givenup   starting  starting !superseded recording recording !notrecording replacing+replace !superseded !notrecording     givenup+salvage failed+salvage stopping+stop completed givenup     completed+stop stopping+stop recording paused    inactive
+starting  starting  replaced !superseded starting  recording starting      replacing+replace !superseded !notrecording     !notrecording givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
+recording recording replaced !superseded recording recording recording     replacing+replace !superseded !notrecording     !notrecording givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
+replacing replacing replaced !superseded replacing replacing !notrecording !notrecording     replaced    replacing+replace recording     givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop replacing replacing inactive
+replaced  replaced  replaced !superseded replaced  replaced  replaced      replacing+replace replaced    !notrecording     !notrecording givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop replaced  replaced  inactive
+paused    paused    paused   !superseded paused    paused    paused        replacing+replace !superseded !notrecording     !notrecording givenup+salvage failed+salvage stopping+stop completed !superseded completed+stop stopping+stop recording paused    inactive
+stopping  !over     !over    !over       stopping  stopping  !notrecording stopping+stop     !over       !notrecording     !notrecording !over           failed+salvage stopping      completed completed   completed+stop stopping+stop !over     !over     inactive
+completed !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !notrecording !over           !over          completed     !over     completed   completed      completed     !over     !over     inactive
+failed    !over     !over    !over       !over     !over     !notrecording !notrecording     !over       !notrecording     !notrecording !over           !over          failed        !over     failed      failed         failed        !over     !over     inactive
+inactive  starting  starting !superseded inactive  inactive  !notrecording !notrecording     !over       !notrecording     !notrecording !over           failed+salvage inactive      completed inactive    completed+stop !over         recording paused    inactive
+givenup   starting  starting !superseded recording recording !notrecording replacing+replace !superseded !notrecording     !notrecording givenup+salvage failed+salvage stopping+stop completed givenup     completed+stop stopping+stop recording paused    inactive
 ";
 
     #[test]

@@ -353,6 +353,34 @@ impl DockerRuntime {
         started.map(drop).map_err(refused)
     }
 
+    /// Makes and starts a backup with these options of the host.
+    async fn make_backup(
+        &self,
+        spec: &BackupSpec,
+        host: HostConfig,
+    ) -> Result<ContainerId, RuntimeError> {
+        let act = format!("start a backup recorder for session {}", spec.recording);
+        let options = CreateContainerOptionsBuilder::default()
+            .name(&spec.name)
+            .build();
+        let body = backup_body(spec, format!("{BACKUP_IMAGE}:{}", self.image_tag), host);
+        let docker = self.docker().await?;
+        let created = docker.create_container(Some(options), body).await;
+        let created = created.map_err(|cause| self.failed(&act, cause))?;
+        let id = ContainerId::parse(created.id).map_err(|cause| RuntimeError::Failed {
+            act,
+            cause: cause.to_string(),
+        })?;
+        match self.start(&id).await {
+            Ok(()) => Ok(id),
+            Err(cause) => {
+                // What could not be started is of no use; that it cannot be removed either changes nothing.
+                let _ = self.remove(&id).await;
+                Err(cause)
+            }
+        }
+    }
+
     /// Ends and removes an earlier backup of the recording, in one call: between two, Docker or another controller of this
     /// machine may start it again. What bears the name without being one is left alone: the new one cannot be made then.
     async fn clear_earlier(&self, spec: &BackupSpec) -> Result<(), RuntimeError> {
@@ -484,21 +512,15 @@ impl Runtime for DockerRuntime {
             Err(cause) => return Err(self.failed(&act, cause)),
         }
         self.clear_earlier(&spec).await?;
-        let options = CreateContainerOptionsBuilder::default()
-            .name(&spec.name)
-            .build();
-        let body = backup_body(spec, format!("{BACKUP_IMAGE}:{}", self.image_tag));
-        let created = docker.create_container(Some(options), body).await;
-        let created = created.map_err(|cause| self.failed(&act, cause))?;
-        let id = ContainerId::parse(created.id).map_err(|cause| RuntimeError::Failed {
-            act: act.clone(),
-            cause: cause.to_string(),
-        })?;
-        if let Err(cause) = self.start(&id).await {
-            // What could not be started is of no use; that it cannot be removed either changes nothing.
-            let _ = self.remove(&id).await;
-            return Err(cause);
-        }
+        let host = host_of(&spec);
+        let id = match self.make_backup(&spec, host.clone()).await {
+            // It may be for what the original ended of: a device that is gone, a port that is taken.
+            Err(cause @ RuntimeError::Failed { .. }) => {
+                warn!(session:% = spec.recording; "{cause}; tried again with folders, shared memory and network alone");
+                self.make_backup(&spec, essentials(host)).await?
+            }
+            other => other?,
+        };
         let found = self.inspect(&id).await?;
         found.ok_or(RuntimeError::NotFound(id))
     }
@@ -643,27 +665,43 @@ impl Following {
     }
 }
 
-fn backup_body(spec: BackupSpec, image: String) -> ContainerCreateBody {
-    let Blueprint { environment, host } = spec.blueprint;
-    let variables = environment.0.into_iter();
-    let variables = variables.map(|(name, value)| format!("{name}={value}"));
+/// What the original has of its host, but for what is its own.
+fn host_of(spec: &BackupSpec) -> HostConfig {
     // What Docker wrote, it reads; a backup without it is better than none.
-    let host = serde_json::from_value(host.0).unwrap_or_else(|cause| {
-        warn!(session:% = spec.recording; "the backup gets Docker's own host options: {cause}");
+    let host = serde_json::from_value(spec.blueprint.host.0.clone()).unwrap_or_else(|_| {
+        warn!(session:% = spec.recording; "what its container has of the host cannot be read: the backup gets Docker's own options");
         HostConfig::default()
     });
+    HostConfig {
+        restart_policy: Some(on_failure()),
+        // Docker refuses it beside a restart policy, and a backup's end is looked at before it is removed.
+        auto_remove: Some(false),
+        // Docker writes the id into a file that must not be there yet.
+        container_id_file: None,
+        ..host
+    }
+}
+
+/// What no recorder can do without.
+fn essentials(host: HostConfig) -> HostConfig {
+    HostConfig {
+        binds: host.binds,
+        mounts: host.mounts,
+        shm_size: host.shm_size,
+        network_mode: host.network_mode,
+        restart_policy: host.restart_policy,
+        ..HostConfig::default()
+    }
+}
+
+fn backup_body(spec: &BackupSpec, image: String, host: HostConfig) -> ContainerCreateBody {
+    let variables = spec.blueprint.environment.0.iter();
+    let variables = variables.map(|(name, value)| format!("{name}={value}"));
     ContainerCreateBody {
         image: Some(image),
         env: Some(variables.collect()),
-        labels: Some(spec.labels.into_iter().collect()),
-        host_config: Some(HostConfig {
-            restart_policy: Some(on_failure()),
-            // Docker refuses it beside a restart policy, and a backup's end is looked at before it is removed.
-            auto_remove: Some(false),
-            // Docker writes the id into a file that must not be there yet.
-            container_id_file: None,
-            ..host
-        }),
+        labels: Some(spec.labels.clone().into_iter().collect()),
+        host_config: Some(host),
         ..ContainerCreateBody::default()
     }
 }

@@ -2,6 +2,8 @@
 
 use super::{Fate, Story};
 use crate::model::failover::Reason;
+use crate::model::session::State;
+use crate::runtime::ContainerStatus;
 
 fn story() -> Story {
     // As it comes: silence alone is noticed after 30 s.
@@ -59,4 +61,28 @@ fn a_frozen_recorder_that_cannot_be_asked_about_is_lost_when_any_silent_one_is()
     }
     assert_eq!(reasons(&story), [Reason::Frozen]);
     assert_eq!(story.believed, [2]);
+}
+
+#[test]
+fn a_frozen_recorder_that_runs_again_before_it_is_fenced_records_on() {
+    let mut story = story();
+    for fate in [Fate::Pause, Fate::Seconds(3), Fate::DockerGoes] {
+        story.befall(fate);
+    }
+    story.befall(Fate::Seconds(30));
+    assert_eq!(reasons(&story), [Reason::Frozen]);
+    let thawed = ContainerStatus::Running;
+    story.world().vessels[0].container.status = thawed;
+    for fate in [Fate::Seconds(5), Fate::DockerComes, Fate::Seconds(60)] {
+        story.befall(fate);
+    }
+    let session = story.session().unwrap();
+    assert!(
+        matches!(session.state, State::Recording { .. }),
+        "{:?}",
+        session.state
+    );
+    assert_eq!(reasons(&story), [Reason::Frozen]);
+    assert_eq!(session.failovers[0].start_ms, None);
+    assert_eq!(story.believed, [1]);
 }
