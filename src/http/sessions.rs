@@ -61,7 +61,8 @@ pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
         "GET /api/sessions/{id}/active",
         with(shared).and(param()).and_then(is_active),
     );
-    routes.operator(
+    // A recorder's own words: what a person does has requests of its own.
+    routes.account(
         "PUT /api/sessions/{id}/status",
         with(shared).and(id()).and(body()).and_then(set_status),
     );
