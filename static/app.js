@@ -2,21 +2,21 @@
 // news comes, once a second for what grows old. The parts know nothing of each other.
 
 import { Live } from "./live.js";
-import { judge, over } from "./judge.js";
+import { bySession, headline, over } from "./judge.js";
 import { perform, play } from "./dialogs.js";
 import { $, absolute, make, ms, put, span } from "./format.js";
 import * as list from "./sessions.js";
 import * as side from "./side.js";
 import * as films from "./recordings.js";
 
-const known = { sessions: new Map(), overview: undefined, link: { state: "wait" }, skew: 0 };
+const known = { sessions: new Map(), overview: undefined, judgement: undefined, judged: new Map(), link: { state: "wait" }, skew: 0 };
 let changed = new Set();
 let waiting = false;
 
 const now = () => Date.now() + known.skew;
-const context = () => ({ now: now(), overview: known.overview });
+const context = () => ({ now: now(), overview: known.overview, judged: known.judged });
 
-function news(kind, { sessions, removed = [], overview }) {
+function news(kind, { sessions, removed = [], overview, judgement }) {
   if (kind === "snapshot") {
     known.sessions = new Map();
     changed = undefined;
@@ -26,6 +26,10 @@ function news(kind, { sessions, removed = [], overview }) {
     changed?.add(session.sessionId);
   }
   for (const id of removed) known.sessions.delete(id);
+  if (judgement) {
+    known.judgement = judgement;
+    known.judged = bySession(judgement);
+  }
   if (overview) {
     const before = known.overview?.recordingsVersion;
     known.overview = overview;
@@ -43,9 +47,10 @@ function link(next) {
 }
 
 function soon() {
+  // A hidden page gets no frames; it draws when it is looked at again, and its title is all that is seen meanwhile.
+  if (document.hidden) entitle(headline({ ...known, now: now() }));
   if (waiting) return;
   waiting = true;
-  // A hidden page gets no frames; it draws when it is looked at again.
   requestAnimationFrame(render);
 }
 
@@ -62,8 +67,7 @@ function render() {
 
 /** Everything that changes by time alone. */
 function aged() {
-  const said = judge({ ...known, now: now() });
-  headline(said);
+  head(headline({ ...known, now: now() }));
   const words = { live: "Live", polling: "Asking every 3 s", wait: "Connecting", lost: "No answer" };
   $("link").dataset.state = known.link.state;
   put($("link-text"), words[known.link.state]);
@@ -74,23 +78,28 @@ function aged() {
   $("about").title = `Started ${absolute(ms(startedAt))}`;
 }
 
-function headline({ level, verdict, more, worries }) {
+function head(told) {
+  const { level, verdict, more, worries } = told;
   $("headline").dataset.level = level;
   put($("verdict"), verdict);
   put($("verdict-more"), more);
-  const shown = worries.slice(0, 6);
   const list = $("worries");
-  list.hidden = !shown.length;
-  while (list.children.length > shown.length) list.lastChild.remove();
-  while (list.children.length < shown.length) list.append(make("li", {}, make("button", {})));
-  shown.forEach((worry, i) => {
+  list.hidden = !worries.length;
+  while (list.children.length > worries.length) list.lastChild.remove();
+  while (list.children.length < worries.length) list.append(make("li", {}, make("button", {}, make("span"), make("span", { className: "muted small" }))));
+  worries.forEach((worry, i) => {
     const item = list.children[i];
-    item.dataset.weight = worry.level;
-    const rest = i === 5 && worries.length > 6;
-    item.firstChild.dataset.reveal = rest ? "" : worry.id;
-    put(item.firstChild, rest ? `and ${worries.length - 5} more` : worry.text);
+    item.dataset.weight = worry.weight;
+    item.firstChild.dataset.reveal = worry.reveal;
+    put(item.firstChild.firstChild, worry.text);
+    put(item.firstChild.lastChild, worry.more);
   });
-  document.title = `${level === "bad" ? `(!) ${verdict}` : more} ov2-ha-recorder`;
+  entitle(told);
+}
+
+function entitle({ level, verdict, more }) {
+  const title = `${level === "bad" ? `(!) ${verdict}` : more} ov2-ha-recorder`;
+  if (document.title !== title) document.title = title;
 }
 
 function tick() {

@@ -1,9 +1,13 @@
 // The line to the controller: server-sent events where they can be had, else a question every few seconds. When neither
 // answers it says so and since when, and tries on.
 
-const SILENCE = 20_000; // longest pause between events, pings included
+const SILENCE = 8_000; // longest pause between events, pings included
 const POLL = 3_000;
 const LONGEST = 10_000;
+const ANSWER = 5_000; // longest that an answer is waited for
+const WORK = 90_000; // the same where something is done: a check asks Docker
+
+const late = (limit) => ({ cache: "no-store", signal: AbortSignal.timeout(limit) });
 
 export class Live {
   #source;
@@ -14,13 +18,14 @@ export class Live {
   #lostAt;
   #on;
 
-  /** `on.news(kind, news)` and `on.link({ state, since })` with `state` one of `live`, `polling`, `lost`. */
+  /** `on.news(kind, news)` and `on.link({ state, since })` with `state` one of `live`, `polling`, `wait`, `lost`. */
   constructor(on) {
     this.#on = on;
     this.#open();
     setInterval(() => {
       if (this.#source && performance.now() - this.#heard > SILENCE) this.#failed();
-    }, 5_000);
+    }, 1_000);
+    addEventListener("offline", () => this.#failed());
   }
 
   #open() {
@@ -49,9 +54,11 @@ export class Live {
   async #failed() {
     this.#close();
     this.#failures += 1;
+    // Said at once; whether it is lost the next answer tells, or that there is none.
+    if (!this.#lostAt && this.#failures === 1) this.#on.link({ state: "wait" });
     try {
       // The stream may be all that a proxy in between does not let through.
-      const answer = await fetch("/api/overview", { cache: "no-store" });
+      const answer = await fetch("/api/overview", late(ANSWER));
       if (!answer.ok) throw new Error(answer.statusText);
       this.#on.news("snapshot", await answer.json());
       this.#up("polling");
@@ -79,12 +86,13 @@ export async function act(method, path, body) {
   let answer;
   try {
     answer = await fetch(path, {
+      ...late(WORK),
       method,
       headers: { "X-Requested-With": "ov2-ha-recorder", ...(body && { "Content-Type": "application/json" }) },
       body: body && JSON.stringify(body),
     });
-  } catch {
-    throw new Error("The controller does not answer.");
+  } catch (fault) {
+    throw new Error(fault.name === "TimeoutError" ? "The controller has not answered yet; it may still be done." : "The controller does not answer.");
   }
   const told = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(told.message ?? `The controller answered ${answer.status}.`);
@@ -92,7 +100,7 @@ export async function act(method, path, body) {
 }
 
 export async function ask(path) {
-  const answer = await fetch(path, { cache: "no-store" });
+  const answer = await fetch(path, late(ANSWER));
   if (!answer.ok) throw new Error(answer.statusText);
   return answer.json();
 }

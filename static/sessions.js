@@ -1,7 +1,7 @@
 // The list of sessions. A row is made once and only what changed in it is written; rows out of sight are left alone, so
 // that five hundred sessions cost what a screenful does.
 
-import { condition, over, since, weight, word } from "./judge.js";
+import { over, word } from "./judge.js";
 import { draw, ofSession } from "./timeline.js";
 import { $, absolute, bytes, cause, clock, count, make, missing, ms, name, put, span, stamp, stencil } from "./format.js";
 import { offer } from "./dialogs.js";
@@ -24,7 +24,8 @@ const rows = new Map();
 const seen = new Set();
 let filter = "all";
 let width = 600;
-let context = { now: Date.now(), overview: undefined };
+let context = { now: Date.now(), overview: undefined, judged: new Map() };
+let judged = context.judged;
 
 const eye = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
@@ -72,16 +73,17 @@ export function update(sessions, ids, next) {
     const session = sessions.get(id);
     if (session) take(session);
   }
+  if (judged !== context.judged) {
+    judged = context.judged;
+    for (const row of rows.values()) if (assess(row) && seen.has(row)) paint(row);
+  }
   arrange();
 }
 
-/** A second has passed: ages, and states that depend on them. */
+/** A second has passed: ages. */
 export function tick(next) {
   context = next;
-  let turned = false;
-  for (const row of rows.values()) turned = assess(row) || turned;
   seen.forEach(paint);
-  if (turned) arrange();
 }
 
 function take(session) {
@@ -109,15 +111,18 @@ function drop(id) {
   rows.delete(id);
 }
 
-/** Judges a row anew; answers whether it turned. */
+/** Takes over what the controller judges of a row; answers whether it turned. */
 function assess(row) {
-  const is = condition(row.session, context.now, context.overview);
-  const heavy = weight(row.session, is, context.now, context.overview);
-  const turned = row.is !== is || row.weight !== heavy;
+  const { weight = 0, badge } = context.judged.get(row.session.sessionId) ?? {};
+  const is = badge ?? word(row.session.status);
+  const turned = row.is !== is || row.weight !== weight;
   row.is = is;
-  row.weight = heavy;
+  row.weight = weight;
   return turned;
 }
+
+/** Since when a session does what it does. */
+const since = ({ state, createdAt }) => ms(state?.since ?? state?.at ?? createdAt);
 
 function arrange() {
   const wanted = $("search").value.trim().toLowerCase();
@@ -144,10 +149,11 @@ function paint(row) {
   const { now, overview } = context;
   const report = session.report ?? {};
   const ended = over(session);
-  if (node.dataset.is !== row.is) node.dataset.is = row.is;
+  const is = row.is.toUpperCase();
+  if (node.dataset.is !== is) node.dataset.is = is;
   name(row, row.name);
   put(fields.more.firstChild, `Details of ${row.name}`);
-  put(fields.badge, word(row.is));
+  put(fields.badge, row.is);
   const from = since(session);
   stamp(fields.since, from, ended ? `at ${clock(from)}` : `for ${span((now - from) / 1000)}`);
   stamp(fields.beat, row.beat, Number.isFinite(row.beat) ? `${span((now - row.beat) / 1000)} ago` : "–");

@@ -2,8 +2,7 @@
 
 import { ask } from "./live.js";
 import { entry } from "./sessions.js";
-import { title } from "./judge.js";
-import { $, bytes, clock, make, ms, put, span } from "./format.js";
+import { $, clock, make, ms, put, span } from "./format.js";
 import { offer } from "./dialogs.js";
 
 const HISTORY = 30;
@@ -15,19 +14,13 @@ export function health(overview) {
   $("parts").told = told;
   $("parts").replaceChildren(...parts.map(([name, part]) => {
     const up = part.status === "UP";
-    const item = make("li", {}, make("span", { className: "badge" }, up ? "Up" : part.status === "DOWN" ? "Down" : part.status), make("b", {}, title(name)), make("span", { className: "muted" }, detail(part)));
+    const item = make("li", {}, make("span", { className: "badge" }, up ? "Up" : part.status === "DOWN" ? "Down" : part.status), make("b", {}, title(name)), make("span", { className: "muted" }, part.summary));
     item.dataset.up = up;
     return item;
   }));
 }
 
-function detail({ details = {} }) {
-  if (details.error) return String(details.error);
-  if (details.total) return `${bytes(details.free)} of ${bytes(details.total)} free`;
-  if ("dead" in details) return `${details.pending} waiting`;
-  if (details.enabled === false) return "off";
-  return Object.values(details).slice(0, 3).join(", ");
-}
+const title = (name) => name[0].toUpperCase() + name.slice(1);
 
 export function outbox(overview, now) {
   const box = overview.outbox ?? {};

@@ -711,7 +711,56 @@ async fn open_pages_are_told_what_changes_and_what_they_missed() {
         stream.seen
     );
     let (_, overview) = house.get("/api/overview").await;
-    has(&overview, &["sessions", "overview"]);
+    has(&overview, &["sessions", "overview", "judgement"]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_in_the_same_words_everywhere() {
+    let house = House::with(&[]).await;
+    house.register("ses_A").await;
+    let mut stream = Events::open(&house, None).await;
+    let (_, _, data) = stream.next().await;
+    assert_eq!(data["judgement"]["severity"], Value::Null, "{data}");
+    let (_, worries) = house.get("/api/worries").await;
+    assert_eq!(worries, json!([]));
+    let trouble =
+        json!({ "report": { "troubles": [{ "kind": "audio", "message": "no sound arrives" }] } });
+    house
+        .put("/api/sessions/ses_A/heartbeat", Some(trouble))
+        .await;
+    let judgement = loop {
+        let (_, _, data) = stream.next().await;
+        if data["judgement"].is_object() {
+            break data["judgement"].clone();
+        }
+    };
+    assert_eq!(
+        judgement["verdict"],
+        "No recording is at risk; 1 thing is worth a look."
+    );
+    let worry = &judgement["worries"][0];
+    assert_eq!(worry["text"], "ses_A: no sound arrives", "{worry}");
+    assert_eq!(
+        (&worry["subject"], &worry["area"], &worry["severity"]),
+        (&json!("ses_A"), &json!("session"), &json!("look"))
+    );
+    let (_, worries) = house.get("/api/worries").await;
+    assert_eq!(worries, judgement["worries"]);
+    let (_, overview) = house.get("/api/overview").await;
+    assert_eq!(overview["judgement"], judgement);
+}
+
+#[tokio::test]
+async fn only_what_a_person_does_is_noted_as_such() {
+    let house = House::with(&[]).await;
+    house.register("ses_A").await;
+    let completed = json!({"status": "completed"});
+    let status = house.put("/api/sessions/ses_A/status", Some(completed));
+    assert_eq!(status.await.0, 200);
+    let noted = || house.controller.log().matches("an operator acts").count();
+    assert_eq!(noted(), 0, "{}", house.controller.log());
+    house.put("/api/sessions/ses_A/deactivate", None).await;
+    assert_eq!(noted(), 1, "{}", house.controller.log());
 }
 
 #[tokio::test]
@@ -787,8 +836,13 @@ async fn health_info_and_metrics_come_in_springs_shapes() {
     house.register("ses_A").await;
     let (status, health) = house.get("/actuator/health").await;
     assert_eq!((status, &health["status"]), (200, &json!("UP")), "{health}");
-    for part in ["store", "docker", "s3", "disk", "outbox"] {
-        has(&health["components"][part], &["status", "details"]);
+    for part in [
+        "store", "docker", "s3", "disk", "database", "contact", "outbox",
+    ] {
+        has(
+            &health["components"][part],
+            &["status", "details", "summary"],
+        );
         assert_eq!(house.get(&format!("/actuator/health/{part}")).await.0, 200);
     }
     assert_eq!(house.get("/actuator/health/none").await.0, 404);

@@ -4,6 +4,7 @@
 mod browser;
 
 use crate::support::controller::{Controller, USER, program};
+use crate::support::docker_socket::DockerSocket;
 use crate::support::loss::least;
 use crate::support::stage::{Stage, leave_out};
 use crate::support::wait::until_true;
@@ -24,6 +25,7 @@ static BINARY: LazyLock<PathBuf> = LazyLock::new(|| program(env!("CARGO_BIN_EXE_
 /// One browser at a time: two fill a small machine.
 static TURN: Mutex<()> = Mutex::const_new(());
 
+/// A controller with a browser's turn.
 struct Desk {
     controller: Controller,
     folder: tempfile::TempDir,
@@ -147,6 +149,147 @@ async fn a_session_appears_and_its_failover_leaves_a_mark_and_a_gap_without_a_re
         .await;
     assert_eq!(browser.run("return window.loaded").await, json!(true));
     is_clean(&browser).await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_recorder_is_shown_in_the_controllers_own_words() {
+    let quick = [
+        ("HEARTBEAT_INTERVAL", "1"),
+        ("HA_MAX_MISSED_HEARTBEATS", "2"),
+    ];
+    let desk = Desk::set(&quick).await;
+    let test = "a_lost_recorder_is_shown_in_the_controllers_own_words";
+    let Some(browser) = desk.browser(test).await else {
+        return;
+    };
+    desk.register("ses_A", "Board meeting", 0).await;
+    desk.beat("ses_A", 1, 1).await;
+    browser
+        .sees("#rows .badge", |text| text == "Taking over")
+        .await;
+    let worries = desk.controller.get("/api/worries").await;
+    let words = worries[0]["text"].as_str().unwrap();
+    assert!(words.contains("Board meeting lost its recorder"), "{words}");
+    browser
+        .sees("#worries button > span", |text| text == format!("{words}."))
+        .await;
+    browser
+        .sees("#worries button > .muted", |text| {
+            text.starts_with("For ") && text.contains("What to do: ")
+        })
+        .await;
+    // Nothing was told meanwhile but that no other recorder comes.
+    browser
+        .sees("#verdict", |text| text == "1 thing needs you.")
+        .await;
+    browser.click("#chips [data-filter=worry]").await;
+    browser
+        .sees("#rows .row:not([hidden]) h3", |text| {
+            text == "Board meeting"
+        })
+        .await;
+    is_clean(&browser).await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_the_background_tells_by_its_title() {
+    let desk = Desk::set(&[]).await;
+    let test = "a_page_in_the_background_tells_by_its_title";
+    let Some(browser) = desk.browser(test).await else {
+        return;
+    };
+    browser
+        .sees("#verdict", |text| text == "All is well.")
+        .await;
+    // As a browser treats a page behind another one: it gets no frames.
+    let hide = "Object.defineProperty(document, 'hidden', { value: true }); window.requestAnimationFrame = () => 0";
+    browser.run(hide).await;
+    desk.register("ses_A", "Alpha", 0).await;
+    desk.beat("ses_A", 1, 1).await;
+    let says = async |what: &str| {
+        crate::support::wait::until(what, SOON, || async {
+            let title = browser.run("return document.title").await;
+            title.as_str().unwrap().starts_with(what).then_some(())
+        })
+        .await;
+    };
+    says("1 recording is running.").await;
+    let dying = json!({ "status": "failed" });
+    desk.controller
+        .ask(Method::PUT, "/api/sessions/ses_A/status", Some(&dying))
+        .await;
+    says("(!) 1 thing needs you.").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_shows_its_thumbnail() {
+    let desk = Desk::set(&[]).await;
+    let folder = desk.folder.path().join("recordings/ses_A");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("talk.mp4"), b"a video").unwrap();
+    let seal = json!({ "id": "ses_A", "name": "talk", "status": "ready", "createdAt": 1_795_577_569_120_u64 });
+    std::fs::write(folder.join(".recording.ses_A"), seal.to_string()).unwrap();
+    let made = std::process::Command::new("ffmpeg")
+        .args(["-nostdin", "-loglevel", "error", "-f", "lavfi"])
+        .args(["-i", "testsrc=size=480x270", "-frames:v", "1"])
+        .arg(folder.join("ses_A.jpg"))
+        .status();
+    assert!(made.unwrap().success());
+    let Some(browser) = desk.browser("a_recording_shows_its_thumbnail").await else {
+        return;
+    };
+    browser.sees("#films h3", |text| text == "talk").await;
+    let drawn = "const image = document.querySelector('#films img'); return image.naturalWidth > 0 && image.checkVisibility({ visibilityProperty: true })";
+    crate::support::wait::until("the thumbnail", SOON, || async {
+        (browser.run(drawn).await == json!(true)).then_some(())
+    })
+    .await;
+    is_clean(&browser).await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_docker_that_hangs_is_seen_on_the_page_within_five_seconds() {
+    let test = "a_docker_that_hangs_is_seen_on_the_page_within_five_seconds";
+    let turn = TURN.lock().await;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let daemon = DockerSocket::at(&socket);
+    let nobody = [("IMAGE_NAME", "127.0.0.1:1/ov2-ha-test/nobody")];
+    let (recordings, state) = (
+        folder.path().join("recordings"),
+        folder.path().join("state"),
+    );
+    let controller = Controller::start_beside(&socket, &BINARY, &state, &recordings, &nobody).await;
+    let desk = Desk {
+        controller,
+        folder,
+        _turn: turn,
+    };
+    let Some(browser) = desk.browser(test).await else {
+        return;
+    };
+    let parts = |words: &'static str| move |text: &str| text.contains(words);
+    browser.sees("#parts", parts(" answers")).await;
+    browser.sees("#parts", parts("nobody:")).await;
+    daemon.hang();
+    let begin = std::time::Instant::now();
+    browser
+        .sees("#worries", parts("Docker does not answer"))
+        .await;
+    browser
+        .sees("#parts", parts("Docker does not answer"))
+        .await;
+    let took = begin.elapsed();
+    eprintln!("seen after {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    desk.register("ses_A", "Alpha", 0).await;
+    browser.sees("#rows h3", |text| text == "Alpha").await;
+    daemon.go_on();
+    browser.sees("#parts", parts(" answers")).await;
     browser.close().await;
 }
 

@@ -3,6 +3,7 @@
 use super::api::Api;
 use super::report::{Check, Form, Report};
 use super::{Failure, SettingsFile};
+use crate::model::worry::{Area, Worry};
 use clap::Args;
 use serde_json::Value;
 
@@ -36,30 +37,29 @@ impl Health {
         for (name, part) in answer.body["components"].as_object().into_iter().flatten() {
             report.add(component(name, part));
         }
+        for worry in worries(&api).await {
+            report.add(worry);
+        }
         report.conclude(self.form)
     }
 }
 
 fn component(name: &str, part: &Value) -> Check {
-    let details = match &part["details"] {
-        Value::Object(details) => details
-            .iter()
-            .map(|(key, value)| match value {
-                Value::String(text) => format!("{key} {text}"),
-                value => format!("{key} {value}"),
-            })
-            .collect::<Vec<_>>()
-            .join(", "),
-        Value::String(text) => text.clone(),
-        _ => String::new(),
-    };
-    let said = part["status"].as_str().unwrap_or("UNKNOWN");
-    let finding = format!("{said} {details}").trim_end().to_owned();
-    match said {
-        "UP" => Check::good(name, finding),
-        "DOWN" | "OUT_OF_SERVICE" => {
-            Check::bad(name, finding).advice("\"ov2-ha-recorder validate\" tells what to do")
-        }
-        _ => Check::skipped(name, finding),
+    let summary = part["summary"].as_str().unwrap_or_default();
+    match part["status"].as_str() {
+        Some("UP") => Check::good(name, summary),
+        Some("DOWN" | "OUT_OF_SERVICE") => Check::bad(name, summary)
+            .advice("\"ov2-ha-recorder validate\" looks at everything that recording needs"),
+        _ => Check::skipped(name, "unknown"),
     }
+}
+
+/// What a person must know beside the parts; nothing where this account is not the controller's.
+async fn worries(api: &Api) -> Vec<Check> {
+    let told = api.get("/api/worries").await.ok();
+    let told = told.and_then(|it| serde_json::from_value::<Vec<Worry>>(it.body).ok());
+    let beside = |it: &Worry| it.area != Area::Health;
+    let told = told.unwrap_or_default().into_iter().filter(beside);
+    told.map(|it| Check::warning(&it.subject, it.text).advice(it.advice))
+        .collect()
 }

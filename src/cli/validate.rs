@@ -8,6 +8,7 @@ use super::{Failure, SettingsFile};
 use crate::config::{Port, RuntimeKind, Settings, Storage, Url};
 use crate::controller::Inquiry;
 use crate::outbound::{self, OutboundError, Trust};
+use crate::runtime::{Image, ImageState};
 use crate::store;
 use clap::Args;
 use std::io::ErrorKind;
@@ -125,16 +126,16 @@ fn docker() -> Check {
 }
 
 fn image(settings: &Settings) -> Check {
-    let image = settings.image();
-    match image_is_ours(&image) {
-        Some(true) => Check::good("image", format!("{image} is ours")),
-        Some(false) => Check::bad(
-            "image",
-            format!("{image} is OpenVidu's own: recordings with it are not protected"),
-        )
-        .advice("\"ov2-ha-recorder install\" builds ours under the same name"),
-        None => Check::bad("image", format!("{image} is not there"))
-            .advice("\"ov2-ha-recorder install\" builds it"),
+    let name = settings.image();
+    let state = match image_is_ours(&name) {
+        Some(true) => ImageState::Ours,
+        Some(false) => ImageState::Foreign,
+        None => ImageState::Missing,
+    };
+    let image = Image { name, state };
+    match image.fault() {
+        None => Check::good("image", image),
+        Some((fault, advice)) => Check::bad("image", fault).advice(advice),
     }
 }
 

@@ -55,7 +55,7 @@ impl Controller {
             match runtime.inspect(&held.id).await {
                 Ok(Some(container)) => {
                     controller.correct_holder(&id, &container);
-                    lock(&controller.0.known).show(container.clone());
+                    lock(&controller.0.known).show(container.clone(), controller.0.clock.now());
                     controller.remember_blueprint(&container).await;
                 }
                 Ok(None) => warn!(session:% = id; "the recorder's container is not known to the runtime"),
@@ -272,7 +272,7 @@ impl Controller {
             .runtime
             .start_backup(backup_of(session, blueprint))
             .await?;
-        lock(&self.0.known).show(container.clone());
+        lock(&self.0.known).show(container.clone(), self.0.clock.now());
         counter!("ha_recorder_backups_total").increment(1);
         Ok(holder(&container))
     }

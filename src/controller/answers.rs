@@ -4,7 +4,7 @@ use super::table::Which;
 use crate::db::DbError;
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Contact, Holder, Refusal, Session};
-use crate::runtime::RuntimeError;
+use crate::runtime::{Image, RuntimeError};
 
 /// Which part of the list of sessions is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,8 @@ pub struct RuntimeState {
     pub kind: &'static str,
     /// Its version.
     pub version: String,
-    /// The recording image and whether it is there.
-    pub image: Option<(String, bool)>,
+    /// The recording image, where one is used.
+    pub image: Option<Image>,
 }
 
 /// How failovers are set up and what runs because of them.

@@ -49,7 +49,7 @@ use blueprints::Blueprints;
 use log::{error, info, warn};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::{Entry, Table};
@@ -60,7 +60,14 @@ use watch::Known;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How long an answer of the runtime about itself is good.
-const PROBE_KEPT: Duration = Duration::from_secs(2);
+const PROBE_KEPT: Duration = Duration::from_millis(500);
+
+/// How long the runtime may take to answer about itself.
+const PROBE_PATIENCE: Duration = Duration::from_millis(2_500);
+
+/// What is said of a runtime that does not answer in time.
+const HANGS: &str = "Docker does not answer: recordings go on, and a lost recorder is replaced once it does; \
+                     see \"systemctl status docker\"";
 
 /// Why a session failed that OpenVidu's own file holds for failed.
 const OPENVIDU_SAYS_FAILED: &str = "OpenVidu's file says that the recording failed";
@@ -114,7 +121,7 @@ struct Inner {
     unverified: Mutex<BTreeSet<RecordingId>>,
     sweep: Mutex<sweep::Sweep>,
     /// What the runtime said of itself, and when.
-    probed: Mutex<Option<(Timestamp, Result<RuntimeState, String>)>>,
+    probed: tokio::sync::Mutex<Option<(Timestamp, Result<RuntimeState, String>)>>,
     changes: broadcast::Sender<Change>,
     /// Something may have become due earlier than the watcher thinks.
     wake: Notify,
@@ -155,7 +162,7 @@ impl Controller {
             blueprints: Blueprints::open(&parts.data_dir),
             unverified: Mutex::default(),
             sweep: Mutex::default(),
-            probed: Mutex::default(),
+            probed: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_KEPT).0,
             wake: Notify::new(),
             looks: Arc::new(Semaphore::new(growth::MOST_LOOKS)),
@@ -368,25 +375,40 @@ impl Controller {
         }
     }
 
-    /// What the runtime says about itself; asked again only after a moment, so that anybody may ask often.
+    /// What the runtime says about itself; asked again only after a moment, and by one at a time, so that anybody may ask
+    /// often. A runtime that hangs is told from one that answers within [`PROBE_PATIENCE`].
     async fn runtime_state(&self) -> Result<RuntimeState, String> {
-        let now = self.0.clock.now();
-        let last = lock(&self.0.probed).clone();
-        if let Some((at, state)) = last
-            && now.since(at) < PROBE_KEPT
+        let mut probed = self.0.probed.lock().await;
+        let is_good = |at: Timestamp| self.0.clock.now().since(at) < PROBE_KEPT;
+        if let Some((at, state)) = &*probed
+            && is_good(*at)
         {
-            return state;
+            return state.clone();
         }
-        let state = match self.0.runtime.probe().await {
-            Ok(info) => Ok(RuntimeState {
+        let state = match tokio::time::timeout(PROBE_PATIENCE, self.0.runtime.probe()).await {
+            Ok(Ok(info)) => Ok(RuntimeState {
                 kind: info.kind,
                 version: info.version,
                 image: info.image,
             }),
-            Err(cause) => Err(cause.to_string()),
+            Ok(Err(cause)) => Err(cause.to_string()),
+            Err(_) => Err(HANGS.to_owned()),
         };
-        *lock(&self.0.probed) = Some((now, state.clone()));
+        *probed = Some((self.0.clock.now(), state.clone()));
         state
+    }
+
+    /// Tries whether the database takes writes.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn try_database(&self) -> Result<(), DbError> {
+        self.0.db.probe().await
+    }
+
+    /// Where database and journal lie.
+    pub fn data_dir(&self) -> &Path {
+        self.0.db.data_dir()
     }
 
     /// Replaces a session's recorder now, because a person asked for it.

@@ -282,6 +282,11 @@ impl Table {
         })
     }
 
+    /// What was missed before this does not count.
+    pub(super) const fn watched_since(&self) -> Timestamp {
+        self.watched_since
+    }
+
     /// Whether a session's recorder is heard.
     pub(super) fn contact(&self, session: &Session, now: Timestamp) -> Contact {
         session.contact(self.policy.heartbeat_timeout, self.watched_since, now)

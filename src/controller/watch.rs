@@ -32,6 +32,8 @@ pub(super) struct Known {
 
 struct Shown {
     container: Container,
+    /// When it was shown first, by our clock.
+    seen_at: Timestamp,
     /// The kernel ended something in it since it was started.
     out_of_memory: bool,
     /// When it was started again although no recorder had registered from it.
@@ -46,6 +48,16 @@ impl Known {
     pub(super) fn runs(&self, id: &ContainerId) -> bool {
         let shown = self.containers.get(id);
         shown.is_some_and(|it| it.container.status == ContainerStatus::Running)
+    }
+
+    /// The containers that run for a recording, with when they were shown first.
+    pub(super) fn recording_ones(&self) -> Vec<(RecordingId, Container, Timestamp)> {
+        let running = self.containers.values();
+        let running = running.filter(|it| it.container.status == ContainerStatus::Running);
+        let named = running.filter_map(|it| Some((it.container.recording.clone()?, it)));
+        named
+            .map(|(recording, it)| (recording, it.container.clone(), it.seen_at))
+            .collect()
     }
 
     /// Whether the container was made for this recording.
@@ -70,12 +82,13 @@ impl Known {
             .map(holder)
     }
 
-    pub(super) fn show(&mut self, container: Container) {
+    pub(super) fn show(&mut self, container: Container, now: Timestamp) {
         match self.containers.get_mut(&container.id) {
             Some(shown) => shown.container = container,
             None => {
                 let shown = Shown {
                     container,
+                    seen_at: now,
                     out_of_memory: false,
                     restarts: Vec::new(),
                 };
@@ -84,12 +97,12 @@ impl Known {
         }
     }
 
-    fn show_all(&mut self, containers: &[Container]) {
+    fn show_all(&mut self, containers: &[Container], now: Timestamp) {
         self.listed = true;
         self.containers
             .retain(|id, _| containers.iter().any(|it| it.id == *id));
         for container in containers {
-            self.show(container.clone());
+            self.show(container.clone(), now);
         }
     }
 
@@ -371,7 +384,11 @@ impl Controller {
 
     /// Whether a session answers for this container: one that is alive and held elsewhere, or one that ended after the
     /// container was made.
-    fn belongs_to_a_session(&self, recording: &RecordingId, container: &Container) -> bool {
+    pub(super) fn belongs_to_a_session(
+        &self,
+        recording: &RecordingId,
+        container: &Container,
+    ) -> bool {
         self.session(recording).is_some_and(|session| {
             session
                 .ended_at()
@@ -438,7 +455,7 @@ impl Controller {
     async fn look_at(&self, id: &ContainerId) {
         match self.0.runtime.inspect(id).await {
             Ok(Some(container)) => {
-                lock(&self.0.known).show(container.clone());
+                lock(&self.0.known).show(container.clone(), self.0.clock.now());
                 self.remember_blueprint(&container).await;
             }
             Ok(None) => {}
@@ -480,7 +497,7 @@ impl Controller {
                 return Vec::new();
             }
         };
-        lock(&self.0.known).show_all(&containers);
+        lock(&self.0.known).show_all(&containers, before);
         for container in &containers {
             self.adopt(container);
             self.remember_blueprint(container).await;

@@ -1,36 +1,201 @@
-//! What a person must know about recordings whose OpenVidu could not do its part. Nothing is kept for it: a worry follows from
-//! what a session is, and ends with it.
+//! What a person must know about sessions. Nothing is kept for it: a worry follows from what a session is, and ends with it.
 
 use super::evidence::words_of;
 use super::orphan::Doubt;
-use super::{Controller, OPENVIDU_SAYS_FAILED};
-use crate::model::session::{Disowned, Session, State};
-use crate::model::view::{Severity, Worry};
+use super::table::{Entry, Which};
+use super::{Controller, OPENVIDU_SAYS_FAILED, lock};
+use crate::clock::Timestamp;
+use crate::model::ids::RecordingId;
+use crate::model::session::{Contact, Disowned, Session, State, Status};
+use crate::model::wire::TroubleKind;
+use crate::model::worry::{Area, Severity, Worry};
+use crate::runtime::made_by_us;
+use std::time::Duration;
+
+/// So soon a recorder registers after its start.
+const REGISTERS: Duration = Duration::from_secs(10);
+
+/// What happens by itself, as soon as it is done.
+const BY_ITSELF: &str = "nothing, unless it lasts: the log says why then";
 
 impl Controller {
-    /// What a person must know, the oldest first.
+    /// What a person must know about the sessions, in no order. Where it is not known since when, `since` is 0.
     pub fn worries(&self) -> Vec<Worry> {
-        let address = self.address();
+        let (address, now) = (self.address(), self.0.clock.now());
+        let patience = self.0.policy.heartbeat_timeout;
+        let mut worries: Vec<_> = self.unregistered().into_iter().map(unprotected).collect();
         let table = self.table();
-        let doubted = table.entries().filter_map(|entry| {
-            let (doubt, since) = entry.asked.as_ref()?.doubt()?;
-            let (text, advice) = words_of(doubt, &address);
-            entry.session.may_be_ended().then(|| Worry {
-                severity: match doubt {
-                    Doubt::NotAsked => Severity::Look,
-                    _ => Severity::Act,
-                },
-                subject: entry.session.id.to_string(),
-                text,
-                advice: advice.into(),
-                since,
-            })
-        });
-        let left = table.entries().filter_map(|entry| left_by(&entry.session));
-        let mut worries: Vec<_> = doubted.chain(left).collect();
-        worries.sort_by_key(|it| it.since);
+        for entry in table.entries() {
+            let session = &entry.session;
+            let silence = Silence {
+                patience,
+                since: session.heartbeat_at.max(table.watched_since()),
+                contact: table.contact(session, now),
+            };
+            worries.extend(doubted(entry, &address));
+            match left_by(session) {
+                Some(left) => worries.push(left),
+                None => worries.extend(lost(session, &silence, now)),
+            }
+            worries.extend(troubled(session));
+        }
         worries
     }
+
+    /// Containers that record although nothing ever registered from them, with their recordings and since when.
+    pub fn unregistered(&self) -> Vec<(RecordingId, String, Timestamp)> {
+        let now = self.0.clock.now();
+        let running = lock(&self.0.known).recording_ones();
+        let late = running.into_iter().filter(|it| now.since(it.2) > REGISTERS);
+        // A backup is of a session.
+        let strange = late.filter(|(recording, container, _)| {
+            !made_by_us(|name| container.labels.get(name))
+                && !self.belongs_to_a_session(recording, container)
+        });
+        strange
+            .map(|(recording, container, since)| (recording, container.name, since))
+            .collect()
+    }
+
+    /// How many recordings are running.
+    pub fn running(&self) -> usize {
+        self.table().count(Which::Is(Status::Recording))
+    }
+}
+
+/// Whether a session's recorder is heard.
+struct Silence {
+    /// Without a heartbeat for so long it is worth a look, for twice as long a person must act.
+    patience: Duration,
+    /// Since when it could have been heard and was not.
+    since: Timestamp,
+    contact: Contact,
+}
+
+fn worry(
+    session: &Session,
+    severity: Severity,
+    text: &str,
+    advice: &str,
+    since: Timestamp,
+) -> Worry {
+    Worry {
+        severity,
+        area: Area::Session,
+        subject: session.id.to_string(),
+        badge: None,
+        text: format!("{} {text}", name_of(session)),
+        advice: advice.into(),
+        since,
+    }
+}
+
+fn name_of(session: &Session) -> &str {
+    let given = session
+        .video_name
+        .as_deref()
+        .filter(|name| !name.is_empty());
+    given.unwrap_or(session.id.as_str())
+}
+
+/// A session that was given up, or has no recorder, or one that is not heard. The controller acts by itself: only where that
+/// takes too long a person must.
+fn lost(session: &Session, silence: &Silence, now: Timestamp) -> Option<Worry> {
+    let after = |since: Timestamp, limit: Duration| match now.since(since) > limit {
+        true => Severity::Act,
+        false => Severity::Look,
+    };
+    match &session.state {
+        State::GivenUp { at, why } => {
+            let text = format!("was given up: {why}. What was recorded is kept");
+            let advice = "\"Fail over now\" starts another recorder, once the cause is gone";
+            Some(worry(session, Severity::Act, &text, advice, *at))
+        }
+        State::Failed { at, why } => {
+            let text = format!("has failed: {why}. What was recorded is kept");
+            let advice = "\"ov2-ha-recorder recover\" makes a video of what was recorded";
+            Some(worry(session, Severity::Act, &text, advice, *at))
+        }
+        State::TakingOver { since, reason, .. } => {
+            let severity = after(*since, silence.patience);
+            let text = format!("lost its recorder ({reason}); another is being started");
+            Some(Worry {
+                badge: Some("Taking over".into()),
+                ..worry(session, severity, &text, BY_ITSELF, *since)
+            })
+        }
+        _ if silence.contact == Contact::Heard => None,
+        _ => {
+            let severity = after(silence.since, 2 * silence.patience);
+            let (text, advice) = match silence.contact {
+                Contact::Deaf => (
+                    "records on and has not been heard",
+                    "check the controller's address and password in .env in the recordings folder",
+                ),
+                _ => ("has not been heard", BY_ITSELF),
+            };
+            Some(Worry {
+                badge: Some("Silent".into()),
+                ..worry(session, severity, text, advice, session.heartbeat_at)
+            })
+        }
+    }
+}
+
+/// A recording whose recorder nobody hears, and which nobody would replace.
+fn unprotected((recording, container, since): (RecordingId, String, Timestamp)) -> Worry {
+    Worry {
+        severity: Severity::Act,
+        area: Area::Session,
+        subject: recording.to_string(),
+        badge: None,
+        text: format!("{recording} is not protected: container {container} records it and has never registered"),
+        advice: "check with \"ov2-ha-recorder validate\" that the image is ours, and the controller's address and password \
+                 in .env in the recordings folder"
+            .into(),
+        since,
+    }
+}
+
+/// What the recorder itself reports.
+fn troubled(session: &Session) -> impl Iterator<Item = Worry> + '_ {
+    let ended = matches!(
+        session.state.status(),
+        Status::Completed | Status::Failed | Status::Inactive
+    );
+    let troubles = session.report.troubles.iter().filter(move |_| !ended);
+    troubles.map(move |trouble| {
+        let since = match trouble.kind {
+            TroubleKind::Page => session.page_troubled_at,
+            _ => None,
+        };
+        let advice = "the recorder's log says more";
+        Worry {
+            text: format!("{}: {}", name_of(session), trouble.message),
+            ..worry(
+                session,
+                Severity::Look,
+                "",
+                advice,
+                since.unwrap_or_default(),
+            )
+        }
+    })
+}
+
+/// A backup that records without OpenVidu's word.
+fn doubted(entry: &Entry, address: &str) -> Option<Worry> {
+    let (doubt, since) = entry.asked.as_ref()?.doubt()?;
+    let (text, advice) = words_of(doubt, address);
+    let severity = match doubt {
+        Doubt::NotAsked => Severity::Look,
+        _ => Severity::Act,
+    };
+    let session = &entry.session;
+    session.may_be_ended().then(|| Worry {
+        text: format!("{}: {text}", name_of(session)),
+        ..worry(session, severity, "", advice, since)
+    })
 }
 
 /// What OpenVidu left of a recording for a person to see to.
@@ -56,25 +221,34 @@ fn left_by(session: &Session) -> Option<Worry> {
         _ => return None,
     };
     Some(Worry {
-        severity: Severity::Look,
-        subject: session.id.to_string(),
-        text: text.into(),
-        advice: advice.into(),
-        since,
+        text: format!("{}: {text}", name_of(session)),
+        ..worry(session, Severity::Look, "", advice, since)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::failover::Reason;
     use crate::model::session::tests::{at, session};
+
+    fn failed(why: &str) -> Session {
+        let (at, why) = (at(9), why.to_owned());
+        session(State::Failed { at, why })
+    }
+
+    /// What is said of a session that was last heard at second 60, at the second `now`.
+    fn said(session: &Session, contact: Contact, now: i64) -> Option<(Severity, String)> {
+        let silence = Silence {
+            patience: Duration::from_secs(30),
+            since: at(60),
+            contact,
+        };
+        lost(session, &silence, at(now)).map(|it| (it.severity, it.text))
+    }
 
     #[test]
     fn a_video_that_openvidu_holds_for_failed_is_a_worry_and_a_failure_without_one_is_none() {
-        let failed = |why: &str| {
-            let (at, why) = (at(9), why.to_owned());
-            session(State::Failed { at, why })
-        };
         let mut kept = failed(OPENVIDU_SAYS_FAILED);
         assert!(left_by(&kept).is_none());
         kept.finished_at = Some(at(10));
@@ -83,5 +257,57 @@ mod tests {
         let mut other = failed("nothing is left of it");
         other.finished_at = Some(at(10));
         assert!(left_by(&other).is_none());
+    }
+
+    #[test]
+    fn a_recorder_that_is_not_heard_is_worth_a_look_and_later_needs_somebody() {
+        let recording = session(State::Recording { since: at(1) });
+        let name = recording.id.clone();
+        assert_eq!(said(&recording, Contact::Heard, 200), None);
+        let silent = |severity| Some((severity, format!("{name} has not been heard")));
+        assert_eq!(
+            said(&recording, Contact::Unheard, 91),
+            silent(Severity::Look)
+        );
+        assert_eq!(
+            said(&recording, Contact::Unheard, 121),
+            silent(Severity::Act)
+        );
+        let deaf = said(&recording, Contact::Deaf, 91).unwrap().1;
+        assert!(deaf.contains("records on"), "{deaf}");
+        let over = session(State::Completed { at: at(70) });
+        assert_eq!(said(&over, Contact::Heard, 200), None);
+    }
+
+    #[test]
+    fn a_recorder_that_was_lost_needs_somebody_only_when_no_other_one_comes() {
+        let lost = session(State::TakingOver {
+            since: at(100),
+            reason: Reason::OutOfMemory,
+            started_at: None,
+            not_before: at(100),
+            tries: 0,
+        });
+        let (severity, text) = said(&lost, Contact::Unheard, 101).unwrap();
+        assert_eq!(severity, Severity::Look);
+        assert!(text.contains("lost its recorder (the kernel"), "{text}");
+        let (severity, _) = said(&lost, Contact::Unheard, 131).unwrap();
+        assert_eq!(severity, Severity::Act);
+        let (severity, _) = said(&failed("no room"), Contact::Heard, 10).unwrap();
+        assert_eq!(severity, Severity::Act);
+    }
+
+    #[test]
+    fn every_trouble_of_a_recorder_is_told_under_the_recordings_name() {
+        let mut recording = session(State::Recording { since: at(1) });
+        recording.video_name = Some("Board meeting".into());
+        recording.report = serde_json::from_value(serde_json::json!({ "troubles": [
+            { "kind": "page", "message": "the page does not answer" },
+            { "kind": "audio", "message": "no sound arrives" },
+        ]}))
+        .unwrap();
+        let told = troubled(&recording).map(|it| it.text).collect::<Vec<_>>();
+        let wanted = ["the page does not answer", "no sound arrives"];
+        assert_eq!(told, wanted.map(|it| format!("Board meeting: {it}")));
     }
 }

@@ -358,6 +358,19 @@ impl Db {
         Ok(())
     }
 
+    /// Tries whether the data directory takes writes and what was written before comes to disk.
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub async fn probe(&self) -> Result<(), DbError> {
+        let data_dir = self.data_dir();
+        tasks::block(|| try_writing(data_dir)).map_err(|cause| DbError::Folder {
+            path: data_dir.to_owned(),
+            cause: cause.to_string(),
+        })?;
+        self.durable().await
+    }
+
     /// sled asks the kernel to write back, which a crash of this process survives; the sync survives a loss of power too.
     fn flush(&self) -> Result<(), DbError> {
         self.sled.flush().map_err(failed("flush"))?;
@@ -407,6 +420,11 @@ impl Db {
         &self.path
     }
 
+    /// The folder that it was opened below.
+    pub fn data_dir(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
     fn tree(&self, name: &str) -> Result<sled::Tree, DbError> {
         self.sled.open_tree(name).map_err(failed("open a tree"))
     }
@@ -433,10 +451,11 @@ fn check_version(sled: &sled::Db, path: &Path) -> Result<(), DbError> {
     }
 }
 
+/// A disk that is full still makes an empty file.
 fn try_writing(folder: &Path) -> std::io::Result<()> {
-    let probe = folder.join(".probe");
-    std::fs::write(&probe, b"")?;
-    std::fs::remove_file(&probe)
+    let probe = folder.join(format!(".probe-{}", std::process::id()));
+    let written = std::fs::write(&probe, [0; 4096]);
+    written.and(std::fs::remove_file(&probe))
 }
 
 fn not_opened(path: &Path, cause: &sled::Error) -> DbError {

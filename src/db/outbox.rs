@@ -250,6 +250,8 @@ pub struct Counts {
     pub bytes: u64,
     /// Pending or dead deliveries that were dropped because the outbox was full.
     pub dropped: u64,
+    /// When the last of them were.
+    pub dropped_at: Option<Timestamp>,
 }
 
 /// The outbox. Clones share it.
@@ -848,7 +850,9 @@ impl Outbox {
                     break;
                 }
                 if state != DeliveryState::Delivered {
-                    self.front().counts.dropped += forgotten as u64;
+                    let counts = &mut self.front().counts;
+                    counts.dropped += forgotten as u64;
+                    counts.dropped_at = Some(now);
                     log::error!(deliveries = forgotten, state = state.as_str(), at:% = now;
                         "the webhook outbox is full: the oldest deliveries were dropped; repair their target or raise HA_WEBHOOK_OUTBOX_MAX_BYTES");
                 }

@@ -8,7 +8,8 @@ use super::route::Routes;
 use super::sessions::SessionView;
 use super::{Context, Shared, context, with};
 use crate::controller::{Change, Which};
-use crate::model::view::{News, OutboxView, Overview};
+use crate::model::view::{Health, News, Overview};
+use crate::model::worry::Judgement;
 use crate::random;
 use ::http::header;
 use futures_util::stream;
@@ -28,8 +29,8 @@ use warp::{Filter, Reply};
 
 /// How often readers are told.
 const PACE: Duration = Duration::from_secs(1);
-/// A sign of life at least every so many paces.
-const PING: u32 = 10;
+/// A sign of life at least every so many paces: a controller that hangs is missed by its page soon.
+const PING: u32 = 3;
 /// Changes that are remembered for readers that come back.
 const REMEMBERED: usize = 60;
 /// What may wait for one slow reader.
@@ -74,6 +75,13 @@ struct Past {
     number: u64,
     account: Arc<str>,
     viewer: Arc<str>,
+}
+
+/// What readers were told last of what is not about one session.
+#[derive(Default)]
+struct Shown {
+    overview: Option<Overview>,
+    judgement: Option<Judgement>,
 }
 
 /// One event for one reader.
@@ -144,7 +152,7 @@ async fn tell(shared: Arc<Shared>) {
 /// Tells readers once a second until there have been none for a minute.
 async fn tell_readers(shared: &Arc<Shared>) {
     let mut changes = shared.controller.changes();
-    let mut known: Option<Overview> = None;
+    let mut known = Shown::default();
     let (mut alone, mut quiet) = (0, 0);
     while alone < REMEMBERED {
         tokio::time::sleep(PACE).await;
@@ -168,7 +176,7 @@ async fn tell_readers(shared: &Arc<Shared>) {
 async fn gather(
     shared: &Arc<Shared>,
     changes: &mut Receiver<Change>,
-    known: &mut Option<Overview>,
+    known: &mut Shown,
 ) -> News<SessionView> {
     let (mut changed, mut lost) = (BTreeSet::new(), false);
     loop {
@@ -178,11 +186,7 @@ async fn gather(
             Err(TryRecvError::Empty | TryRecvError::Closed) => break,
         }
     }
-    let mut news = News {
-        sessions: Vec::new(),
-        removed: Vec::new(),
-        overview: None,
-    };
+    let mut news = News::default();
     if lost {
         news.sessions = all_sessions(shared).await;
     }
@@ -194,14 +198,19 @@ async fn gather(
         }
     }
     let overview = glance(shared, false).await;
+    let judgement = shared.judgement(&overview.health, &overview.outbox);
+    if known.judgement.as_ref() != Some(&judgement) {
+        known.judgement = Some(judgement.clone());
+        news.judgement = Some(judgement);
+    }
     let same = |old: &Overview| {
         Overview {
             now: overview.now,
             ..old.clone()
         } == overview
     };
-    if !known.as_ref().is_some_and(same) {
-        *known = Some(overview.clone());
+    if !known.overview.as_ref().is_some_and(same) {
+        known.overview = Some(overview.clone());
         news.overview = Some(overview);
     }
     news
@@ -209,7 +218,8 @@ async fn gather(
 
 /// Tells every reader, and says whether there was anything to tell.
 fn publish(shared: &Shared, mut news: News<SessionView>) -> bool {
-    if news.sessions.is_empty() && news.removed.is_empty() && news.overview.is_none() {
+    let nothing = news.sessions.is_empty() && news.removed.is_empty();
+    if nothing && news.overview.is_none() && news.judgement.is_none() {
         return false;
     }
     let account = text(&news);
@@ -261,29 +271,15 @@ async fn all_sessions(shared: &Shared) -> Vec<SessionView> {
 }
 
 /// The controller at a glance.
-async fn glance(shared: &Shared, viewer: bool) -> Overview {
+async fn glance(shared: &Arc<Shared>, viewer: bool) -> Overview {
     let settings = &shared.settings;
-    let counts = shared.outbox.counts();
-    let tally = shared.relay.tally();
-    let oldest = if counts.pending > 0 {
-        shared.outbox.oldest_pending()
-    } else {
-        None
-    };
     Overview {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: shared.started_at,
         now: shared.clock.now(),
         viewer,
-        health: steady(Shared::health(shared).await),
-        outbox: OutboxView {
-            enabled: settings.relay_on(),
-            pending: counts.pending,
-            dead: counts.dead,
-            oldest_pending_at: oldest,
-            last_error: tally.last_error,
-            last_error_at: tally.last_failure_at,
-        },
+        health: steady(Shared::health_known(shared).await),
+        outbox: shared.outbox_view(),
         chunk_seconds: settings.chunk_seconds.get(),
         heartbeat_timeout_seconds: settings.heartbeat_timeout().as_secs() as u32,
         storage: shared.storage(),
@@ -291,25 +287,27 @@ async fn glance(shared: &Shared, viewer: bool) -> Overview {
     }
 }
 
-/// A disk's free bytes change with every frame: in steps of 16 MiB they are news.
-fn steady(mut health: crate::model::view::Health) -> crate::model::view::Health {
+/// A disk's free bytes change with every frame: in steps of 16 MiB they are news. An age is none: `outbox` has its begin.
+fn steady(mut health: Health) -> Health {
     const STEP: u64 = 16 << 20;
-    if let Some(free) = health
-        .components
-        .get_mut("disk")
-        .and_then(|disk| disk.details.get_mut("free"))
-        && let Some(bytes) = free.as_u64()
-    {
-        *free = (bytes / STEP * STEP).into();
+    for part in health.components.values_mut() {
+        part.details.remove("oldestPendingSeconds");
+        if let Some(free) = part.details.get_mut("free")
+            && let Some(bytes) = free.as_u64()
+        {
+            *free = (bytes / STEP * STEP).into();
+        }
     }
     health
 }
 
-async fn snapshot(shared: &Shared, caller: Caller) -> News<SessionView> {
+async fn snapshot(shared: &Arc<Shared>, caller: Caller) -> News<SessionView> {
+    let overview = glance(shared, caller == Caller::Viewer).await;
     News {
         sessions: all_sessions(shared).await,
         removed: Vec::new(),
-        overview: Some(glance(shared, caller == Caller::Viewer).await),
+        judgement: Some(shared.judgement(&overview.health, &overview.outbox)),
+        overview: Some(overview),
     }
 }
 

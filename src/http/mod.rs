@@ -8,6 +8,7 @@ mod answer;
 mod backup;
 mod events;
 mod failover;
+mod health;
 mod listen;
 mod metrics;
 mod openapi;
@@ -68,7 +69,8 @@ pub struct App {
 /// What the routes share.
 struct Shared {
     app: App,
-    health: actuator::Monitor,
+    health: health::Known,
+    noticed: worries::Noticed,
     news: events::Hub,
     started_at: crate::clock::Timestamp,
 }
@@ -113,7 +115,8 @@ impl Edge {
         let doorkeeper = Doorkeeper::new(&app.settings)?;
         let shared = Arc::new(Shared {
             started_at: app.clock.now(),
-            health: actuator::Monitor::default(),
+            health: health::Known::default(),
+            noticed: worries::Noticed::default(),
             news: events::Hub::default(),
             app,
         });

@@ -9,3 +9,4 @@ pub mod session;
 pub mod timeline;
 pub mod view;
 pub mod wire;
+pub mod worry;

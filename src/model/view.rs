@@ -6,13 +6,14 @@
 //! know, the pages read these of it: `run`, `take`, `state` (the whole of [`State`](super::session::State)), `report`,
 //! `failovers` (each a [`Failover`](super::failover::Failover)), `advancedAt` and `videoName`.
 
+use super::worry::Judgement;
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The data of one event of `/api/events`; `S` is a session as the API answers it. `GET /api/overview` answers the same
 /// thing once, for readers that cannot hold a stream.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct News<S> {
     /// In a snapshot all sessions, in changes those that changed.
@@ -23,6 +24,20 @@ pub struct News<S> {
     /// Everything that is not about one session; in changes only when it changed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub overview: Option<Overview>,
+    /// Whether all is well; in changes only when it changed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub judgement: Option<Judgement>,
+}
+
+impl<S> Default for News<S> {
+    fn default() -> Self {
+        Self {
+            sessions: Vec::new(),
+            removed: Vec::new(),
+            overview: None,
+            judgement: None,
+        }
+    }
 }
 
 /// The controller at a glance.
@@ -37,7 +52,8 @@ pub struct Overview {
     pub now: Timestamp,
     /// Whether the reader may only read: the page hides what it must not do.
     pub viewer: bool,
-    /// `UP` or `DOWN`, with the parts it is made of: `store`, `docker`, `s3`, `disk`, `outbox`.
+    /// `UP` or `DOWN`, with the parts it is made of: `store`, `docker`, `image`, `s3`, `disk`,
+    /// `database`, `contact`, `outbox`.
     pub health: Health,
     /// The webhooks that wait to be relayed.
     pub outbox: OutboxView,
@@ -50,32 +66,6 @@ pub struct Overview {
     /// Increases whenever the list of finished recordings changes, so that the pages know when to ask for it again.
     #[serde(default)]
     pub recordings_version: u64,
-}
-
-/// Something that a person must know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Worry {
-    /// How much it weighs.
-    pub severity: Severity,
-    /// What it is about: a session's id.
-    pub subject: String,
-    /// What is wrong, in a sentence.
-    pub text: String,
-    /// What to do about it.
-    pub advice: String,
-    /// Since when.
-    #[schema(value_type = String, format = DateTime)]
-    pub since: Timestamp,
-}
-
-/// How much a [`Worry`] weighs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// A person must act.
-    Act,
-    /// A person should look.
-    Look,
 }
 
 /// What `/actuator/health` answers.
@@ -93,6 +83,9 @@ pub struct Health {
 pub struct Component {
     /// `UP` or `DOWN`.
     pub status: String,
+    /// How it is, in words for a person.
+    #[serde(default)]
+    pub summary: String,
     /// Numbers and sentences; a fault stands under `error`, the disk's numbers under `free` and `total` (bytes).
     #[serde(default)]
     pub details: serde_json::Map<String, serde_json::Value>,

@@ -3,7 +3,8 @@
 
 use super::{
     BackupSpec, Blueprint, Container, ContainerStatus, Environment, Happening, HappeningKind,
-    HostOptions, RECORDING, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop, made_by_us,
+    HostOptions, Image, ImageState, RECORDING, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo,
+    Stop, made_by_us,
 };
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -105,19 +106,33 @@ impl DockerRuntime {
         if !self.has_image().await? {
             self.pull().await?;
         }
-        let found = self.find_image().await?.and_then(|image| image.config);
-        let labels = found.and_then(|config| config.labels).unwrap_or_default();
-        if labels
-            .get("created.by")
-            .is_none_or(|it| it != IMAGE_MADE_BY)
-        {
+        let image = self.look_at_image().await?;
+        if let Some((fault, _)) = image.fault() {
             error!(
-                "image {} is OpenVidu's own: recordings with it are not protected; build ours under the same name with \
-                 \"ov2-ha-recorder install\" or packaging/docker/build-recorder",
-                self.image()
+                "image {fault}; build ours under the same name with \"ov2-ha-recorder install\" or \
+                 packaging/docker/build-recorder"
             );
         }
         Ok(())
+    }
+
+    /// The recording image, and whether it is ours.
+    async fn look_at_image(&self) -> Result<Image, RuntimeError> {
+        let state = match self.find_image().await? {
+            None => ImageState::Missing,
+            Some(found) => {
+                let labels = found.config.and_then(|config| config.labels);
+                let maker = labels.and_then(|mut labels| labels.remove("created.by"));
+                match maker.as_deref() == Some(IMAGE_MADE_BY) {
+                    true => ImageState::Ours,
+                    false => ImageState::Foreign,
+                }
+            }
+        };
+        Ok(Image {
+            name: self.image(),
+            state,
+        })
     }
 
     async fn pull(&self) -> Result<(), RuntimeError> {
@@ -595,7 +610,7 @@ impl Runtime for DockerRuntime {
         Ok(RuntimeInfo {
             kind: "docker",
             version: version.version.unwrap_or_default(),
-            image: Some((self.image(), self.has_image().await?)),
+            image: Some(self.look_at_image().await?),
         })
     }
 }

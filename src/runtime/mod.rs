@@ -159,8 +159,61 @@ pub struct RuntimeInfo {
     pub kind: &'static str,
     /// Its version.
     pub version: String,
-    /// The recording image, where one is used, and whether it is there.
-    pub image: Option<(String, bool)>,
+    /// The recording image, where one is used.
+    pub image: Option<Image>,
+}
+
+/// The recording image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its name with its tag.
+    pub name: String,
+    /// What is there under that name.
+    pub state: ImageState,
+}
+
+/// What is there under the recording image's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageState {
+    /// Our image.
+    Ours,
+    /// Another one: OpenVidu's own has the same name.
+    Foreign,
+    /// Nothing.
+    Missing,
+}
+
+impl ImageState {
+    /// Whether an image is there.
+    pub const fn is_present(self) -> bool {
+        matches!(self, Self::Ours | Self::Foreign)
+    }
+}
+
+impl Image {
+    /// What is wrong with it, in a sentence, and what to do about that.
+    pub fn fault(&self) -> Option<(String, &'static str)> {
+        let advice = match self.state {
+            ImageState::Ours => return None,
+            ImageState::Foreign => "\"ov2-ha-recorder install\" builds ours under the same name",
+            ImageState::Missing => "\"ov2-ha-recorder install\" builds it",
+        };
+        Some((self.to_string(), advice))
+    }
+}
+
+impl std::fmt::Display for Image {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = &self.name;
+        match self.state {
+            ImageState::Ours => write!(out, "{name} is ours"),
+            ImageState::Foreign => write!(
+                out,
+                "{name} is OpenVidu's own: recordings with it are not protected"
+            ),
+            ImageState::Missing => write!(out, "{name} is not there"),
+        }
+    }
 }
 
 /// Why a runtime did not do what was asked.

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ov2-ha-recorder");
 
@@ -220,6 +220,67 @@ async fn a_controller_without_docker_takes_webhooks_and_heartbeats_and_connects_
     until_true("the word of it", SOON, || said(back) == 2).await;
     assert_eq!(said(away), 2, "once each time: {}", controller.log());
     controller.stop().await;
+}
+
+/// What a controller does that is asked while Docker says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_docker_that_hangs_is_told_within_five_seconds_and_nothing_else_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let daemon = DockerSocket::at(&socket);
+    let nobody = [("IMAGE_NAME", "127.0.0.1:1/ov2-ha-test/nobody")];
+    let (recordings, state) = (
+        folder.path().join("recordings"),
+        folder.path().join("state"),
+    );
+    let binary = Path::new(BINARY);
+    let controller = Controller::start_beside(&socket, binary, &state, &recordings, &nobody).await;
+    let docker = async || {
+        let health = controller.get("/actuator/health").await;
+        health["components"]["docker"].clone()
+    };
+    let becomes = async |word: &str| {
+        until(&format!("Docker {word}"), SOON, || async {
+            let part = docker().await;
+            (part["status"] == word).then_some(part)
+        })
+        .await
+    };
+    becomes("UP").await;
+    let session = json!({"sessionId": "ses_A", "clientId": "a recorder"});
+    controller
+        .ask(Method::POST, "/api/sessions", Some(&session))
+        .await;
+    controller.get("/api/overview").await;
+
+    daemon.hang();
+    let (took, part) = becomes("DOWN").await;
+    assert!(took < Duration::from_secs(5), "told after {took:?}");
+    let said = part["summary"].as_str().unwrap();
+    assert!(said.contains("Docker does not answer"), "{said}");
+    let chunk = json!({"lastChunk": "0001.mp4"});
+    for round in 0..8 {
+        let begin = Instant::now();
+        let heartbeat = "/api/sessions/ses_A/heartbeat";
+        let (status, said) = controller.ask(Method::PUT, heartbeat, Some(&chunk)).await;
+        assert_eq!(status, 200, "{said}");
+        let seen = controller.get("/api/overview").await;
+        let words = seen["judgement"]["worries"].to_string();
+        assert!(words.contains("Docker does not answer"), "{words}");
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(1), "round {round}: {took:?}");
+        tokio::time::sleep_until((begin + Duration::from_millis(700)).into()).await;
+    }
+    let begin = Instant::now();
+    let status = controller.get("/api/failover/status").await;
+    assert_eq!(status["dockerInitializationFailed"], true, "{status}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "{begin:?}");
+
+    daemon.go_on();
+    becomes("UP").await;
+    let session = controller.get("/api/sessions/ses_A").await;
+    assert_eq!(session["status"], "RECORDING");
+    assert_eq!(session["failovers"], json!([]), "{session}");
 }
 
 /// With Chromium, alone: seconds are judged.

@@ -50,7 +50,7 @@ impl Drop for Controller {
 
 impl Controller {
     /// Starts `binary serve` with its files below `folder`, recordings in `recordings`, and further settings; returns when
-    /// it says that it is healthy. The recorders' `.env` is put into the recordings folder.
+    /// it says that its runtime is there. The recorders' `.env` is put into the recordings folder.
     pub async fn start(
         binary: &Path,
         folder: &Path,
@@ -127,10 +127,11 @@ impl Controller {
         self.resume().await;
     }
 
-    /// Starts the process again over the same data; how long until it was healthy.
+    /// Starts the process again over the same data; how long until it was at work. Others' recorders and a missing image,
+    /// which health tells of too, are no reason to wait.
     pub async fn resume(&mut self) -> Duration {
         self.spawn();
-        self.answers("/actuator/health").await
+        self.answers("/actuator/health/docker").await
     }
 
     fn spawn(&mut self) {

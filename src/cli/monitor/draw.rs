@@ -1,9 +1,10 @@
 //! The monitor's picture: verdict and worries above, the sessions in a table, the selected one in detail, the controller
 //! beside them where there is room, and the keys below.
 
-use super::known::{Seen, Weight, bytes, span};
+use super::known::{Seen, span};
 use super::{Act, Link, Mode, Screen};
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::model::worry::{Severity, bytes};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Flex, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
@@ -19,13 +20,15 @@ const WORRIES: usize = 4;
 
 pub(super) fn screen(frame: &mut Frame<'_>, screen: &mut Screen) {
     let now = screen.known.time(SystemClock.now());
-    let worries = screen.known.worries(now);
-    let (weight, verdict) = screen.known.verdict(&worries, now);
-    let mut head = vec![Line::from(verdict).style(Style::new().fg(colour(weight)).bold())];
-    head.extend(worries.iter().take(WORRIES).map(|(weight, text)| {
+    let (severity, verdict) = screen.known.verdict(now);
+    let mut head = vec![Line::from(verdict).style(Style::new().fg(colour(severity)).bold())];
+    head.extend(screen.known.worries().iter().take(WORRIES).map(|worry| {
+        let age = format!(", for {}", span(now.since(worry.since)));
         Line::from(vec![
-            Span::from("▌ ").fg(colour(*weight)),
-            Span::from(text.as_str()),
+            Span::from("▌ ").fg(colour(Some(worry.severity))),
+            Span::from(worry.text.as_str()),
+            Span::from(age).dim(),
+            Span::from(format!("; {}", worry.advice)).dim(),
         ])
     }));
     let height = head.len() as u16 + 2;
@@ -151,13 +154,12 @@ fn cell(
     match column {
         "Name" => row.name().to_owned().into(),
         "State" => {
-            let weight = screen.known.worry(row, now).map_or(Weight::Well, |it| it.0);
             let style = if row.over() {
                 Style::new().dim()
             } else {
-                Style::new().fg(colour(weight))
+                Style::new().fg(colour(screen.known.severity(row)))
             };
-            Line::styled(screen.known.condition(row, now), style)
+            Line::styled(screen.known.condition(row).to_owned(), style)
         }
         "For" => span(now.since(row.since())).into(),
         "Heartbeat" => span(now.since(row.last_heartbeat)).into(),
@@ -259,12 +261,10 @@ fn controller(screen: &Screen, now: Timestamp) -> Paragraph<'static> {
             } else {
                 part.status.clone().red()
             };
-            let free = part.details.get("free").and_then(serde_json::Value::as_u64);
-            let more = free.map(|free| format!("  {} free", bytes(free)));
             lines.push(Line::from(vec![
                 sign,
                 name.clone().into(),
-                more.unwrap_or_default().dim(),
+                format!("  {}", part.summary).dim(),
             ]));
         }
         let outbox = &overview.outbox;
@@ -360,11 +360,11 @@ fn confirm(frame: &mut Frame<'_>, act: Act, name: &str) {
     );
 }
 
-const fn colour(weight: Weight) -> Color {
-    match weight {
-        Weight::Well => Color::Green,
-        Weight::Look => Color::Yellow,
-        Weight::Act => Color::Red,
+const fn colour(severity: Option<Severity>) -> Color {
+    match severity {
+        None => Color::Green,
+        Some(Severity::Look) => Color::Yellow,
+        Some(Severity::Act) => Color::Red,
     }
 }
 
@@ -403,8 +403,14 @@ mod tests {
         let mut screen = Screen::default();
         let news = News {
             sessions: vec![seen],
-            removed: Vec::new(),
-            overview: None,
+            judgement: serde_json::from_value(json!({
+                "severity": "look", "verdict": "Recording goes on.", "more": "", "worries": [{
+                    "severity": "look", "area": "session", "subject": "ses_A", "badge": "Taking over",
+                    "text": "ses_A lost its recorder", "advice": "nothing", "since": "2026-01-01T00:01:00Z",
+                }],
+            }))
+            .ok(),
+            ..News::default()
         };
         screen.known.take(true, news, SystemClock.now());
         screen

@@ -1,5 +1,5 @@
-//! What the monitor knows of the controller: sessions, overview, and whether the line to it stands. Answers the rows to show
-//! and whether all is well, in words.
+//! What the monitor knows of the controller: sessions, overview, what the controller judges, and whether the line to it
+//! stands. Answers the rows to show; whether all is well it judges only where there is no line.
 
 use crate::clock::Timestamp;
 use crate::model::failover::Failover;
@@ -7,6 +7,7 @@ use crate::model::ids::RunNumber;
 use crate::model::session::{State, Status};
 use crate::model::view::{News, Overview};
 use crate::model::wire::Report;
+use crate::model::worry::{Area, Judgement, Severity, Worry};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,12 +63,10 @@ pub(super) enum Sort {
     Silence,
 }
 
-/// How much a worry weighs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Weight {
-    Well,
-    Look,
-    Act,
+/// What the controller judges of a session.
+struct Judged {
+    severity: Severity,
+    badge: Option<String>,
 }
 
 /// A piece of a session's time.
@@ -84,6 +83,9 @@ pub(super) struct Piece {
 pub(super) struct Known {
     sessions: BTreeMap<String, Seen>,
     pub(super) overview: Option<Overview>,
+    judgement: Option<Judgement>,
+    /// What the judgement says of each session that it speaks of.
+    judged: BTreeMap<String, Judged>,
     pub(super) link: Link,
     pub(super) filter: Filter,
     pub(super) sort: Sort,
@@ -228,6 +230,10 @@ impl Known {
             self.ahead = overview.now.millis() - now.millis();
             self.overview = Some(overview);
         }
+        if let Some(judgement) = news.judgement {
+            self.judged = judged(&judgement.worries);
+            self.judgement = Some(judgement);
+        }
         self.link = Link::Live;
     }
 
@@ -250,9 +256,8 @@ impl Known {
 
     /// The rows to show, in order.
     pub(super) fn rows(&self) -> Vec<&Seen> {
-        let now = self.time(crate::clock::Clock::now(&crate::clock::SystemClock));
         let wanted = self.search.to_lowercase();
-        let weight = |session: &Seen| self.worry(session, now).map_or(Weight::Well, |it| it.0);
+        let weight = |session: &Seen| self.severity(session);
         let mut rows = self
             .sessions
             .values()
@@ -261,7 +266,7 @@ impl Known {
                 text.contains(&wanted)
                     && match self.filter {
                         Filter::All => true,
-                        Filter::Attention => weight(session) > Weight::Well,
+                        Filter::Attention => weight(session).is_some(),
                         Filter::Active => session.active,
                         Filter::Ended => session.over(),
                     }
@@ -285,120 +290,59 @@ impl Known {
         rows
     }
 
-    fn patience(&self) -> Duration {
-        let seconds = self
-            .overview
-            .as_ref()
-            .map_or(30, |it| it.heartbeat_timeout_seconds);
-        Duration::from_secs(u64::from(seconds))
+    /// What the controller worries about, the heaviest first.
+    pub(super) fn worries(&self) -> &[Worry] {
+        self.judgement.as_ref().map_or(&[], |it| &it.worries)
+    }
+
+    /// How much the heaviest worry about a session weighs.
+    pub(super) fn severity(&self, session: &Seen) -> Option<Severity> {
+        self.judged.get(&session.session_id).map(|it| it.severity)
     }
 
     /// What a session does, in a word.
-    pub(super) fn condition(&self, session: &Seen, now: Timestamp) -> &'static str {
-        match session.state {
-            State::TakingOver { .. } => "Taking over",
-            _ if session.active && now.since(session.last_heartbeat) > self.patience() => "Silent",
-            State::Starting { .. } => "Starting",
-            State::Recording { .. } => "Recording",
-            State::Paused { .. } => "Paused",
-            State::Stopping { .. } => "Stopping",
-            State::Completed { .. } => "Completed",
-            State::Failed { .. } | State::GivenUp { .. } => "Failed",
-            State::Inactive { .. } => "Inactive",
-        }
+    pub(super) fn condition(&self, session: &Seen) -> &str {
+        let judged = self.judged.get(&session.session_id);
+        judged
+            .and_then(|it| it.badge.as_deref())
+            .unwrap_or(match session.status {
+                Status::Starting => "Starting",
+                Status::Recording => "Recording",
+                Status::Paused => "Paused",
+                Status::Stopping => "Stopping",
+                Status::Completed => "Completed",
+                Status::Failed => "Failed",
+                Status::Inactive => "Inactive",
+            })
     }
 
-    /// What is wrong with a session. The controller acts by itself; only when that takes too long must a person.
-    pub(super) fn worry(&self, session: &Seen, now: Timestamp) -> Option<(Weight, String)> {
-        let name = session.name();
-        let late = |since: Timestamp, limit: Duration| {
-            if now.since(since) > limit {
-                Weight::Act
-            } else {
-                Weight::Look
+    /// Whether all is well, in words; none where it is not known.
+    pub(super) fn verdict(&self, now: Timestamp) -> (Option<Severity>, String) {
+        match (&self.link, &self.judgement) {
+            (Link::Lost { since, why }, _) => {
+                let ago = span(now.since(*since));
+                let text = format!("The controller does not answer, since {ago}: {why}");
+                (Some(Severity::Act), text)
             }
-        };
-        match (&session.state, self.condition(session, now)) {
-            (State::Failed { why, .. } | State::GivenUp { why, .. }, _) => {
-                Some((Weight::Act, format!("{name} was given up: {why}")))
-            }
-            (State::TakingOver { since, reason, .. }, _) => Some((
-                late(*since, self.patience()),
-                format!("{name} lost its recorder ({reason}); another is being started"),
-            )),
-            (_, "Silent") => Some((
-                late(session.last_heartbeat, 2 * self.patience()),
-                format!(
-                    "{name} has not been heard for {}",
-                    span(now.since(session.last_heartbeat))
-                ),
-            )),
-            _ if session.over() => None,
-            _ => session
-                .report
-                .troubles
-                .first()
-                .map(|trouble| (Weight::Look, format!("{name}: {}", trouble.message))),
+            (_, None) => (Some(Severity::Look), "Asking the controller".to_owned()),
+            (_, Some(it)) => (it.severity, format!("{} {}", it.verdict, it.more)),
         }
     }
+}
 
-    /// Everything that is wrong, the worst first.
-    pub(super) fn worries(&self, now: Timestamp) -> Vec<(Weight, String)> {
-        let mut worries = self
-            .sessions()
-            .filter_map(|it| self.worry(it, now))
-            .collect::<Vec<_>>();
-        if let Some(overview) = &self.overview {
-            for (name, part) in &overview.health.components {
-                if part.status == "DOWN" {
-                    let error = part.details.get("error").and_then(|it| it.as_str());
-                    let error = error.unwrap_or("no cause given");
-                    worries.push((Weight::Act, format!("{name} is down: {error}")));
-                }
-            }
-            if overview.outbox.dead > 0 {
-                let text = format!("{} webhooks were given up", overview.outbox.dead);
-                worries.push((Weight::Look, text));
-            }
-        }
-        worries.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
-        worries
-    }
-
-    /// Whether all is well, in words.
-    pub(super) fn verdict(&self, worries: &[(Weight, String)], now: Timestamp) -> (Weight, String) {
-        if let Link::Lost { since, why } = &self.link {
-            let ago = span(now.since(*since));
-            return (
-                Weight::Act,
-                format!("The controller does not answer, since {ago}: {why}"),
-            );
-        }
-        let running = self
-            .sessions()
-            .filter(|it| it.status == Status::Recording)
-            .count();
-        let runs = match running {
-            0 => "Nothing is being recorded.".to_owned(),
-            1 => "1 recording is running.".to_owned(),
-            many => format!("{many} recordings are running."),
-        };
-        let acute = worries
-            .iter()
-            .filter(|(weight, _)| *weight == Weight::Act)
-            .count();
-        match (acute, worries.len()) {
-            _ if self.overview.is_none() => (Weight::Look, "Asking the controller".to_owned()),
-            (0, 0) => (Weight::Well, format!("All is well. {runs}")),
-            (0, 1) => (Weight::Look, format!("1 thing is worth a look. {runs}")),
-            (0, many) => (
-                Weight::Look,
-                format!("{many} things are worth a look. {runs}"),
-            ),
-            (1, _) => (Weight::Act, format!("1 thing needs you. {runs}")),
-            (many, _) => (Weight::Act, format!("{many} things need you. {runs}")),
+/// What the controller's worries say of each session; they come with the heaviest first.
+fn judged(worries: &[Worry]) -> BTreeMap<String, Judged> {
+    let mut judged = BTreeMap::new();
+    for worry in worries.iter().filter(|it| it.area == Area::Session) {
+        let of_it = judged.entry(worry.subject.clone()).or_insert(Judged {
+            severity: worry.severity,
+            badge: None,
+        });
+        if of_it.badge.is_none() {
+            of_it.badge.clone_from(&worry.badge);
         }
     }
+    judged
 }
 
 /// A time in words, two units at most.
@@ -410,19 +354,6 @@ pub(super) fn span(time: Duration) -> String {
         3600..86400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
         _ => format!("{} d {} h", s / 86400, s % 86400 / 3600),
     }
-}
-
-/// Bytes with a unit.
-pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let digits = usize::from(unit > 0 && value < 10.0);
-    format!("{value:.digits$} {}", UNITS[unit])
 }
 
 #[cfg(test)]
@@ -468,43 +399,38 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_verdict_says_what_needs_a_person() {
-        let overview = json!({
-            "version": "1", "startedAt": "2026-01-01T00:00:00Z", "now": "2026-01-01T00:01:01Z", "viewer": false,
-            "health": { "status": "UP" }, "outbox": { "enabled": false, "pending": 0, "dead": 0 },
-            "chunkSeconds": 10, "heartbeatTimeoutSeconds": 30, "storage": "local", "recordingsVersion": 0,
-        });
+    fn the_controllers_verdict_is_shown_and_a_lost_line_is_judged_here() {
         let mut known = Known::default();
         let seen = session(
             json!({ "state": "recording", "since": "2026-01-01T00:00:02Z" }),
             json!([]),
         );
+        let worry = json!({
+            "severity": "act", "area": "session", "subject": "ses_A", "badge": "Silent",
+            "text": "ses_A has not been heard", "advice": "nothing", "since": "2026-01-01T00:01:00Z",
+        });
+        let judgement = json!({
+            "severity": "act", "verdict": "1 thing needs you.", "more": "1 recording is running.", "worries": [worry],
+        });
         let news = News {
-            sessions: vec![seen],
-            removed: Vec::new(),
-            overview: serde_json::from_value(overview).ok(),
+            sessions: vec![seen.clone()],
+            judgement: serde_json::from_value(judgement).ok(),
+            ..News::default()
         };
+        assert_eq!(known.condition(&seen), "Recording");
         known.take(true, news, at(61));
-        let said = |known: &Known, now| known.verdict(&known.worries(now), now);
-        assert_eq!(
-            said(&known, at(61)),
-            (
-                Weight::Well,
-                "All is well. 1 recording is running.".to_owned()
-            )
-        );
-        assert_eq!(said(&known, at(95)).0, Weight::Look);
-        assert_eq!(said(&known, at(125)).0, Weight::Act);
+        let wanted = "1 thing needs you. 1 recording is running.".to_owned();
+        assert_eq!(known.verdict(at(61)), (Some(Severity::Act), wanted));
+        assert_eq!(known.condition(&seen), "Silent");
+        assert_eq!(known.severity(&seen), Some(Severity::Act));
+        known.filter = Filter::Attention;
+        assert_eq!(known.rows().len(), 1);
         known.lose("gone".into(), at(130));
-        assert!(said(&known, at(140)).1.contains("since 10 s"));
+        assert!(known.verdict(at(140)).1.contains("since 10 s"));
     }
 
     #[test]
-    fn numbers_are_as_people_read_them() {
-        assert_eq!(
-            (bytes(999), bytes(1_500_000), bytes(25_000_000)),
-            ("999 B".into(), "1.5 MB".into(), "25 MB".into())
-        );
+    fn times_are_as_people_read_them() {
         assert_eq!(span(Duration::from_secs(3_725)), "1 h 2 min");
     }
 }

@@ -1,7 +1,7 @@
 //! The same world with an OpenVidu that can be asked: over a real connection, while the clock moves when it is told to.
 
 use super::{Fate, Story};
-use crate::model::view::Severity;
+use crate::model::worry::Severity;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
