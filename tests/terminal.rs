@@ -6,6 +6,8 @@ use crate::support::controller::Controller;
 use crate::support::secrets;
 use crate::support::stage::leave_out;
 use crate::support::wait::until;
+use reqwest::Method;
+use serde_json::json;
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -339,13 +341,30 @@ async fn the_commands_show_a_running_service() {
 
     let terminal = Terminal::open(folder.path(), "-y40").unwrap();
     let mark = terminal.begin(&line("monitor"));
-    until("the monitor", SOON, || async {
-        plain(&terminal.sight())
-            .contains("All is well")
-            .then_some(())
-    })
-    .await;
+    let shows = async |what: &str| {
+        until(what, SOON, || async {
+            plain(&terminal.sight()).contains(what).then_some(())
+        })
+        .await;
+    };
+    shows("All is well").await;
+    let session = json!({"sessionId": "ses_A", "clientId": "a recorder"});
+    let trouble =
+        json!({"report": {"troubles": [{"kind": "audio", "message": "no sound arrives"}]}});
+    for (method, path, body) in [
+        (Method::POST, "/api/sessions", session),
+        (Method::PUT, "/api/sessions/ses_A/heartbeat", trouble),
+    ] {
+        controller.ask(method, path, Some(&body)).await;
+    }
+    shows("1 thing is worth a look").await;
+    shows("ses_A: no sound arrives").await;
     terminal.tmux(&["send-keys", "q"]).unwrap();
     let (_, code) = terminal.end(&mark).await;
     assert_eq!(code, 0);
+    let (shown, code) = terminal.run(&line("health")).await;
+    assert!(
+        code == 0 && plain(&shown).contains("ses_A: no sound arrives"),
+        "{shown}"
+    );
 }
