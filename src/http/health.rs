@@ -245,8 +245,8 @@ impl Shared {
         let found = self.on_a_thread("look at the data directory", look).await;
         let room = found.into_iter().next().map(|(_, part)| part);
         match (self.controller.try_database().await, room) {
+            (_, Some(room)) if room.status != "UP" => room,
             (Err(cause), _) => down(&cause.to_string()),
-            (Ok(()), Some(room)) if room.status != "UP" => room,
             (Ok(()), room) => Component {
                 summary: "takes writes".to_owned(),
                 ..room.unwrap_or_else(|| up("", []))
