@@ -3,6 +3,10 @@
 //! reaped here, without taking the children that have an owner. Outside a container a recorder that is killed by force has
 //! nobody who ends its children: those started by [`dies_with_us`] are ended by the kernel.
 
+mod hidden;
+
+pub use hidden::Hidden;
+
 use crate::tasks::Tasks;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
@@ -19,7 +23,7 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 
 /// How many of a child's last lines are kept.
 const LAST_WORDS: usize = 8;
-/// The most of one line that is looked at; a child that prints without line ends must not fill our memory.
+/// The most of one line that is repeated; a child that prints without line ends must not fill our memory.
 const LONGEST_LINE: u64 = 4096;
 
 /// The subcommand of this program through which [`dies_with_us`] starts others.
@@ -36,32 +40,6 @@ pub struct ChildError {
     pub program: String,
     /// What the system said.
     pub cause: std::io::Error,
-}
-
-/// Texts that must not be repeated, whoever printed them.
-#[derive(Clone, Default)]
-pub struct Hidden(Arc<Vec<String>>);
-
-impl Hidden {
-    /// Hides each of `texts`; very short ones are left out, as they would blank everything.
-    pub fn new(texts: impl IntoIterator<Item = String>) -> Self {
-        let mut texts: Vec<_> = texts.into_iter().filter(|text| text.len() > 3).collect();
-        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        Self(Arc::new(texts))
-    }
-
-    /// `line` with every hidden text replaced.
-    pub fn clean(&self, line: &str) -> String {
-        self.0
-            .iter()
-            .fold(line.to_owned(), |line, text| line.replace(text, "***"))
-    }
-}
-
-impl std::fmt::Debug for Hidden {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} hidden texts", self.0.len())
-    }
 }
 
 /// A running process. Dropping it ends its whole group at once.
@@ -245,6 +223,7 @@ async fn listen(
 ) {
     let mut stderr = BufReader::new(stderr);
     let mut line = Vec::new();
+    let mut is_rest = false;
     loop {
         line.clear();
         let mut limited = (&mut stderr).take(LONGEST_LINE);
@@ -252,7 +231,12 @@ async fn listen(
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let text = hidden.clean(String::from_utf8_lossy(&line).trim_end());
+        // What is hidden may have begun in the part of the line that was read before.
+        if std::mem::replace(&mut is_rest, !line.ends_with(b"\n")) {
+            continue;
+        }
+        let text = hidden.clean_line(&line);
+        let text = text.trim_end().to_owned();
         log::debug!(target: "ov2_ha_recorder::child", "{name}: {text}");
         let mut words = lock(last_words);
         if words.len() == LAST_WORDS {
@@ -336,6 +320,24 @@ mod tests {
             text,
             "the script ended with exit code 3; it said: no luck with ***"
         );
+    }
+
+    #[tokio::test]
+    async fn a_secret_at_the_edge_of_what_is_read_of_a_long_line_is_not_told() {
+        let secret = "MY_SECRET";
+        let hidden = Hidden::new([secret.to_owned()]);
+        for before in 0..=secret.len() + 1 {
+            let filler = "x".repeat(LONGEST_LINE as usize - before);
+            let line = format!("{filler}{secret}{}\nthe next line\n", "y".repeat(9000));
+            let words = Mutex::default();
+            listen("it", line.as_bytes(), &words, &hidden).await;
+            let words = words.into_inner().unwrap();
+            assert_eq!(words.len(), 2, "the rest of the line is passed over");
+            assert_eq!(words[1], "the next line");
+            let told = words[0].trim_start_matches('x');
+            let is_safe = told == "***" || told == "***y" || told.len() <= 3;
+            assert!(is_safe, "{before} bytes before the edge: {told}");
+        }
     }
 
     #[tokio::test]

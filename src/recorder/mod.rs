@@ -7,6 +7,7 @@
 //! The controller is told all along ([`contact`]) and can say that a later run took over; recording never waits for it,
 //! nor for the chunk store ([`upload`]).
 
+mod address;
 mod audio;
 mod browser;
 mod capture;

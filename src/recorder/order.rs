@@ -1,6 +1,7 @@
 //! What OpenVidu asks for: the environment of the recording container, read once and checked. The page's address carries
 //! OpenVidu's secret; it stays a [`Secret`] and leaves only to Chrome's pipe.
 
+use super::address;
 use crate::child::Hidden;
 use crate::config::{Faults, Secret, Variables};
 use crate::model::ids::{RecordingId, TakeId};
@@ -170,22 +171,7 @@ impl Order {
 
     /// Everything that no log may repeat: the address and each secret part of it.
     pub fn hidden(&self) -> Hidden {
-        let url = self.url.expose();
-        let query = url.split_once('?').map_or("", |(_, query)| query);
-        let values = query
-            .split(['&', '#'])
-            .filter_map(|pair| pair.split_once('='))
-            .map(|(_, value)| value.to_owned());
-        let user = url
-            .split_once("://")
-            .and_then(|(_, rest)| rest.split('/').next()?.rsplit_once('@'))
-            .map(|(user, _)| user.to_owned());
-        Hidden::new(
-            [url.to_owned(), query.to_owned()]
-                .into_iter()
-                .chain(values)
-                .chain(user),
-        )
+        Hidden::new(address::secrets(self.url.expose()))
     }
 }
 

@@ -139,6 +139,8 @@ impl Stage {
                 Next::After(delay) => Some(delay),
                 Next::GiveUp(delay) => (!part.is_given_up()).then_some(delay),
             };
+            // Chrome's own words may name the page's address.
+            let how = self.hidden.clean(&how);
             let Some(delay) = delay else {
                 let message = format!("{part} ended too often and is given up: {how}");
                 self.seen.trouble(TroubleKind::Dying, message.as_str());

@@ -168,7 +168,8 @@ impl OddPage {
 
     /// The document's address, of the form that OpenVidu's layouts have.
     pub fn url(&self) -> String {
-        format!("http://{}/odd#/layout/{SECRET}", self.address)
+        let route = format!("/layout-best-fit/ses_odd/{SECRET}/443/false");
+        format!("http://{}/odd#{route}", self.address)
     }
 
     /// From now on answers as ordered.
