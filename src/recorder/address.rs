@@ -19,7 +19,10 @@ pub(super) fn secrets(url: &str) -> Vec<String> {
     let credentials = user.map(|user| BASE64_STANDARD.encode(user));
     let parts = [Some(url), user, password, secret_of_route(fragment)];
     let parts = parts.into_iter().flatten();
-    let values = [before, fragment].into_iter().flat_map(secret_values);
+    // A page of one's own may keep its values in the fragment, with or without a question mark.
+    let (_, query) = before.split_once('?').unwrap_or_default();
+    let (_, in_fragment) = fragment.split_once('?').unwrap_or(("", fragment));
+    let values = [query, in_fragment].into_iter().flat_map(secret_values);
     parts
         .chain(values)
         .map(str::to_owned)
@@ -43,8 +46,7 @@ fn secret_of_route(fragment: &str) -> Option<&str> {
 }
 
 /// The values of a query. Any of them may be a secret, but for what is too ordinary to be missing in a log.
-fn secret_values(url: &str) -> impl Iterator<Item = &str> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
+fn secret_values(query: &str) -> impl Iterator<Item = &str> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let secret = pairs.filter(|(name, value)| *name != SESSION && !is_ordinary(value));
     secret.map(|(_, value)| value)
@@ -89,6 +91,7 @@ mod tests {
             "https://host/index.html?sessionId=ses_A&secret=MY_SECRET",
             "https://host/?sessionId=ses_A&port=8443&mute=false#/any?secret=MY_SECRET",
             "https://host/?secret=MY%5fSECRET#/layout?x=1",
+            "https://host/?x=1#secret=MY_SECRET",
         ] {
             let said = hidden(url).clean("ses_A said MY_SECRET on 8443, false");
             assert_eq!(said, "ses_A said *** on 8443, false", "{url}");
