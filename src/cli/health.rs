@@ -3,7 +3,7 @@
 use super::api::Api;
 use super::report::{Check, Form, Report};
 use super::{Failure, SettingsFile};
-use crate::model::worry::{Area, Worry};
+use crate::model::worry::{Area, Severity, Worry};
 use clap::Args;
 use serde_json::Value;
 
@@ -60,6 +60,9 @@ async fn worries(api: &Api) -> Vec<Check> {
     let told = told.and_then(|it| serde_json::from_value::<Vec<Worry>>(it.body).ok());
     let beside = |it: &Worry| it.area != Area::Health;
     let told = told.unwrap_or_default().into_iter().filter(beside);
-    told.map(|it| Check::warning(&it.subject, it.text).advice(it.advice))
-        .collect()
+    let check = |it: Worry| match it.severity {
+        Severity::Act => Check::bad(&it.subject, it.text).advice(it.advice),
+        Severity::Look => Check::warning(&it.subject, it.text).advice(it.advice),
+    };
+    told.map(check).collect()
 }

@@ -121,7 +121,7 @@ struct Inner {
     unverified: Mutex<BTreeSet<RecordingId>>,
     sweep: Mutex<sweep::Sweep>,
     /// What the runtime said of itself, and when.
-    probed: tokio::sync::Mutex<Option<(Timestamp, Result<RuntimeState, String>)>>,
+    probed: tokio::sync::Mutex<Option<(Duration, Result<RuntimeState, String>)>>,
     changes: broadcast::Sender<Change>,
     /// Something may have become due earlier than the watcher thinks.
     wake: Notify,
@@ -379,7 +379,7 @@ impl Controller {
     /// often. A runtime that hangs is told from one that answers within [`PROBE_PATIENCE`].
     async fn runtime_state(&self) -> Result<RuntimeState, String> {
         let mut probed = self.0.probed.lock().await;
-        let is_good = |at: Timestamp| self.0.clock.now().since(at) < PROBE_KEPT;
+        let is_good = |at: Duration| self.0.clock.uptime().saturating_sub(at) < PROBE_KEPT;
         if let Some((at, state)) = &*probed
             && is_good(*at)
         {
@@ -394,7 +394,7 @@ impl Controller {
             Ok(Err(cause)) => Err(cause.to_string()),
             Err(_) => Err(HANGS.to_owned()),
         };
-        *probed = Some((self.0.clock.now(), state.clone()));
+        *probed = Some((self.0.clock.uptime(), state.clone()));
         state
     }
 

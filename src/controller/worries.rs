@@ -57,6 +57,29 @@ impl Controller {
             .collect()
     }
 
+    /// Recordings that are going on, and that nobody would start again now: nothing ever registered of them, or no recorder
+    /// has been at work for them for too long.
+    pub fn unprotected(&self) -> Vec<RecordingId> {
+        let now = self.0.clock.now();
+        let patience = self.0.policy.heartbeat_timeout;
+        let mut ids: Vec<_> = self.unregistered().into_iter().map(|it| it.0).collect();
+        let table = self.table();
+        for session in table.entries().map(|it| &it.session) {
+            let silence = Silence {
+                patience,
+                since: session.heartbeat_at.max(table.watched_since()),
+                contact: table.contact(session, now),
+            };
+            let is_open =
+                !matches!(session.state, State::Failed { .. }) && left_by(session).is_none();
+            let lost = lost(session, &silence, now).filter(|it| it.severity == Severity::Act);
+            if is_open && lost.is_some() {
+                ids.push(session.id.clone());
+            }
+        }
+        ids
+    }
+
     /// How many recordings are running.
     pub fn running(&self) -> usize {
         self.table().count(Which::Is(Status::Recording))
@@ -107,9 +130,19 @@ fn lost(session: &Session, silence: &Silence, now: Timestamp) -> Option<Worry> {
     };
     match &session.state {
         State::GivenUp { at, why } => {
+            // Nothing records any more once what there was is finished.
+            let (severity, advice) = match session.finished_at {
+                None => (
+                    Severity::Act,
+                    "\"Fail over now\" starts another recorder, once the cause is gone",
+                ),
+                Some(_) => (
+                    Severity::Look,
+                    "\"ov2-ha-recorder timeline\" tells what the video holds and what is missing",
+                ),
+            };
             let text = format!("was given up: {why}. What was recorded is kept");
-            let advice = "\"Fail over now\" starts another recorder, once the cause is gone";
-            Some(worry(session, Severity::Act, &text, advice, *at))
+            Some(worry(session, severity, &text, advice, *at))
         }
         State::Failed { at, why } => {
             let text = format!("has failed: {why}. What was recorded is kept");

@@ -283,7 +283,7 @@ async fn glance(shared: &Arc<Shared>, viewer: bool) -> Overview {
         chunk_seconds: settings.chunk_seconds.get(),
         heartbeat_timeout_seconds: settings.heartbeat_timeout().as_secs() as u32,
         storage: shared.storage(),
-        recordings_version: super::recordings::version(&settings.recording_path),
+        recordings_version: shared.recordings.now(shared).await,
     }
 }
 

@@ -7,11 +7,14 @@ use crate::clock::Timestamp;
 use crate::config::{RuntimeKind, Storage};
 use crate::controller::RuntimeState;
 use crate::db::outbox::Counts;
+use crate::model::ids::RecordingId;
 use crate::model::view::{Component, Health, OutboxView};
 use crate::model::worry::{bytes, count};
+use futures_util::FutureExt;
 use log::debug;
 use nix::sys::statvfs::{Statvfs, statvfs};
 use serde_json::{Map, Value, json as value};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,26 +78,34 @@ impl Probe {
     /// What is said while it does not answer.
     fn hangs(self, shared: &Shared) -> Parts {
         let seconds = PATIENCE.as_secs();
-        let (name, what, advice) = match self {
+        let (names, what, advice) = match self {
             Self::Store => (
-                shared.store_name(),
+                vec![shared.store_name()],
                 "the chunk store",
                 "recordings go on from local files; \"ov2-ha-recorder test-s3\" goes through it step by step",
             ),
-            Self::Runtime => ("docker", "the runtime", "see \"systemctl status docker\""),
+            Self::Runtime => (
+                vec!["docker"],
+                "the runtime",
+                "see \"systemctl status docker\"",
+            ),
             Self::Recordings => (
-                "disk",
+                match shared.settings.storage {
+                    Storage::Local => vec!["disk"],
+                    Storage::S3 => vec!["disk", "store"],
+                },
                 "the recordings folder",
                 "its disk or its mount hangs; see the kernel's log",
             ),
             Self::Database => (
-                "database",
+                vec!["database"],
                 "the data directory",
                 "its disk or its mount hangs; see the kernel's log",
             ),
         };
         let sentence = format!("{what} does not answer within {seconds} s: {advice}");
-        vec![(name, down(&sentence))]
+        let names = names.into_iter();
+        names.map(|name| (name, down(&sentence))).collect()
     }
 }
 
@@ -113,7 +124,14 @@ impl Shared {
         let probes = shared.health.0.iter();
         let asked = probes.map(|(probe, known)| shared.answer(*probe, known, age));
         let found = futures_util::future::join_all(asked).await;
-        let mut vital: Parts = found.into_iter().flatten().collect();
+        let mut vital: Parts = Vec::new();
+        for ((probe, _), parts) in shared.health.0.iter().zip(found) {
+            match parts.is_empty() {
+                // A probe that broke has found nothing, which is not well.
+                true => vital.extend(probe.hangs(shared)),
+                false => vital.extend(parts),
+            }
+        }
         vital.push(("contact", shared.contact_health()));
         let well = vital.iter().all(|(_, part)| part.status == "UP");
         // Recording and failover go on without the relay: its part never brings the whole down.
@@ -179,7 +197,10 @@ impl Shared {
         }
         let (shared, known, ended) = (Arc::clone(self), known.clone(), self.tasks.token());
         self.tasks.spawn(format!("{probe:?} probe"), async move {
-            let found = ended.run_until_cancelled(shared.probe(probe)).await;
+            // sled panics over some of what it finds; the probe must not be under way for ever.
+            let probing = AssertUnwindSafe(shared.probe(probe)).catch_unwind();
+            let found = ended.run_until_cancelled(probing).await;
+            let found = found.map(Result::unwrap_or_default);
             let at = shared.clock.uptime();
             known.send_modify(|answer| {
                 answer.asked_at = None;
@@ -206,7 +227,15 @@ impl Shared {
     }
 
     async fn store_health(&self) -> Component {
-        match self.store.probe().await {
+        let asked = tokio::time::timeout(PATIENCE, self.store.probe()).await;
+        let Ok(answer) = asked else {
+            return down(&format!(
+                "the chunk store does not answer within {} s: recordings go on from local files; \"ov2-ha-recorder test-s3\" \
+                 goes through it step by step",
+                PATIENCE.as_secs()
+            ));
+        };
+        match answer {
             Ok(()) => up(
                 &format!("chunks can be stored ({})", self.storage()),
                 [
@@ -269,20 +298,37 @@ impl Shared {
     /// A recorder that cannot be heard records on, but its faults are seen late and a controller's word does not reach it.
     fn contact_health(&self) -> Component {
         let deaf = self.controller.deaf();
-        let unprotected = value!(self.controller.unregistered().len());
-        if deaf.is_empty() {
-            let details = [("unheard", value!(0)), ("unprotected", unprotected)];
-            return up("every recorder that registered is heard", details);
+        let unprotected = self.controller.unprotected();
+        let named = |ids: &[RecordingId]| {
+            let some = ids.iter().take(3).map(ToString::to_string);
+            some.collect::<Vec<_>>().join(", ")
+        };
+        let details = [
+            ("unheard", value!(deaf.len())),
+            ("unprotected", value!(unprotected.len())),
+        ];
+        if deaf.is_empty() && unprotected.is_empty() {
+            return up("every recording is watched over", details);
         }
-        let named = deaf.iter().take(3).map(ToString::to_string);
+        if deaf.is_empty() {
+            let what = count(
+                unprotected.len(),
+                "recording is not protected",
+                "recordings are not protected",
+            );
+            let part = down(&format!(
+                "{what} ({}); \"ov2-ha-recorder health\" and the status page say what to do",
+                named(&unprotected)
+            ));
+            return with_details(part, details);
+        }
         let part = down(&format!(
             "no heartbeat arrives from {} of the recorders that record ({}); check that they have this controller's address \
              and password, in .env in the recordings folder",
             deaf.len(),
-            named.collect::<Vec<_>>().join(", ")
+            named(&deaf)
         ));
-        let unheard = ("unheard", value!(deaf.len()));
-        with_details(part, [unheard, ("unprotected", unprotected)])
+        with_details(part, details)
     }
 
     fn outbox_health(&self) -> Component {

@@ -71,6 +71,7 @@ struct Shared {
     app: App,
     health: health::Known,
     noticed: worries::Noticed,
+    recordings: recordings::Version,
     news: events::Hub,
     started_at: crate::clock::Timestamp,
 }
@@ -117,6 +118,7 @@ impl Edge {
             started_at: app.clock.now(),
             health: health::Known::default(),
             noticed: worries::Noticed::default(),
+            recordings: recordings::Version::default(),
             news: events::Hub::default(),
             app,
         });

@@ -16,7 +16,8 @@ use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
@@ -27,6 +28,8 @@ use warp::{Filter, Reply};
 
 /// Bytes read from a video at once.
 const PIECE: usize = 64 * 1024;
+/// How long the recordings folder is waited for by who shows more than it.
+const MOMENT: Duration = Duration::from_millis(300);
 /// The largest JSON file that is read whole.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
@@ -204,8 +207,35 @@ fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().ok()?.modified().ok()
 }
 
-/// A number that grows whenever a recording comes, goes or is finished.
-pub(super) fn version(root: &Path) -> u64 {
+/// A number that grows whenever a recording comes, goes or is finished, as it was read last.
+#[derive(Clone, Default)]
+pub(super) struct Version(Arc<Read>);
+
+#[derive(Default)]
+struct Read {
+    version: AtomicU64,
+    under_way: AtomicBool,
+}
+
+impl Version {
+    /// Reads it on a thread of its own, one at a time: a mount that hangs holds one thread, and whoever shows recordings
+    /// waits no longer than a moment.
+    pub(super) async fn now(&self, shared: &Shared) -> u64 {
+        if !self.0.under_way.swap(true, Ordering::AcqRel) {
+            let (read, root) = (self.0.clone(), shared.settings.recording_path.clone());
+            let work = move || {
+                read.version.store(version(&root), Ordering::Release);
+                read.under_way.store(false, Ordering::Release);
+            };
+            let reading = shared.tasks.spawn_blocking("list the recordings", work);
+            // It goes on where it takes longer.
+            let _ = tokio::time::timeout(MOMENT, reading).await;
+        }
+        self.0.version.load(Ordering::Acquire)
+    }
+}
+
+fn version(root: &Path) -> u64 {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
     let finished = entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;

@@ -27,6 +27,7 @@ pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
     (status = 200, description = "what a person must know", body = Vec<Worry>),
 ))]
 pub(super) async fn worries(shared: Arc<Shared>) -> Result<Response, Rejection> {
+    shared.controller.loaded().await;
     let health = Shared::health(&shared).await;
     Ok(json(
         &shared.judgement(&health, &shared.outbox_view()).worries,

@@ -58,9 +58,12 @@ pub struct Judgement {
     pub verdict: String,
     /// What is being recorded, a sentence.
     pub more: String,
-    /// The worries, the heaviest first, and of those that weigh the same the oldest.
+    /// The 200 heaviest worries, the heaviest first, and of those that weigh the same the oldest.
     pub worries: Vec<Worry>,
 }
+
+/// Worries that are shown at most: nobody reads more, and every page gets all of them with each change.
+const MOST: usize = 200;
 
 impl Judgement {
     /// Judges these worries while so many recordings are running.
@@ -92,6 +95,7 @@ impl Judgement {
                 count(running, "recording is", "recordings are")
             ),
         };
+        worries.truncate(MOST);
         Self {
             severity,
             verdict,

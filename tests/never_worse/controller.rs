@@ -268,13 +268,18 @@ async fn a_docker_that_hangs_is_told_within_five_seconds_and_nothing_else_waits_
         let words = seen["judgement"]["worries"].to_string();
         assert!(words.contains("Docker does not answer"), "{words}");
         let took = begin.elapsed();
-        assert!(took < Duration::from_secs(1), "round {round}: {took:?}");
+        // Who waited for Docker would wait for three seconds.
+        assert!(
+            took < Duration::from_millis(2_500),
+            "round {round}: {took:?}"
+        );
         tokio::time::sleep_until((begin + Duration::from_millis(700)).into()).await;
     }
     let begin = Instant::now();
     let status = controller.get("/api/failover/status").await;
     assert_eq!(status["dockerInitializationFailed"], true, "{status}");
-    assert!(begin.elapsed() < Duration::from_secs(4), "{begin:?}");
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
 
     daemon.go_on();
     becomes("UP").await;
