@@ -28,4 +28,5 @@ mod terminal;
 mod upload;
 mod watchdog;
 mod webhook;
+mod webrtc;
 mod word;

@@ -673,9 +673,9 @@ fn other_modes_are_handed_to_the_base_images_entry_point_as_they_came() {
 pub struct Victim {
     /// What the recorder counts its restarts as.
     pub part: &'static str,
-    name: &'static str,
+    pub name: &'static str,
     /// What its arguments hold.
-    mark: &'static str,
+    pub mark: &'static str,
     /// Seconds that may be missing.
     pub most: f64,
 }

@@ -384,6 +384,27 @@ pub fn probe(video: &Path, entries: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Where nothing is heard for at least so many seconds: from, to.
+pub fn probe_silence(video: &Path, seconds: f64) -> Vec<(f64, f64)> {
+    let output = Command::new("ffmpeg")
+        .args(["-nostats", "-i"])
+        .arg(video)
+        .args(["-map", "0:a:0", "-af"])
+        .arg(format!("silencedetect=noise=-50dB:d={seconds}"))
+        .args(["-f", "null", "-"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("ffmpeg is needed to read a recording");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let all = |name: &str| {
+        let values = text.lines().filter_map(|line| line.split_once(name));
+        let values = values.filter_map(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        values.collect::<Vec<f64>>()
+    };
+    let ends = all("silence_end: ").into_iter().chain([duration(video)]);
+    all("silence_start: ").into_iter().zip(ends).collect()
+}
+
 /// For a report: the holes by file time.
 pub fn describe(holes: &[Hole]) -> String {
     let places: BTreeMap<String, String> = holes
