@@ -14,6 +14,7 @@ use crate::support::wait::until_true;
 use reqwest::Method;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
@@ -230,7 +231,13 @@ async fn the_secret_of_the_page_is_written_nowhere() {
     assert!(!arguments.contains(SECRET), "{arguments}");
     let logs = recording.vessel.container().logs();
     assert!(!logs.contains(SECRET), "{logs}");
+    // What a backup would be made with lies in the data directory for as long as there may be one, for nobody else to read.
+    let kept = scene.stage.controller.folder.join("data/blueprints");
+    let mode = fs::metadata(&kept).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o700);
     scene.stop(&recording).await;
+    let gone = || fs::read_dir(&kept).unwrap().count() == 0;
+    until_true("its end", Duration::from_secs(10), gone).await;
     for entry in files_below(scene.folder.path()) {
         let bytes = fs::read(&entry).unwrap_or_default();
         let found = bytes

@@ -5,6 +5,7 @@
 use super::{Controller, lock};
 use crate::disk;
 use crate::model::ids::RecordingId;
+use crate::model::session::Session;
 use crate::runtime::{Blueprint, Environment, HostOptions};
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,11 @@ impl Blueprints {
     fn ids(&self) -> Vec<RecordingId> {
         lock(&self.known).keys().cloned().collect()
     }
+}
+
+/// Whether nothing of a session can need it any more.
+pub(super) const fn is_done(session: &Session) -> bool {
+    session.over() && session.seal_at.is_none()
 }
 
 fn read(path: &Path) -> Result<(RecordingId, Blueprint), String> {

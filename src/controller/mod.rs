@@ -481,8 +481,14 @@ impl Controller {
     /// Lets an event happen to a session and does what follows from it.
     fn apply(&self, id: &RecordingId, event: Event) -> Result<(), ControllerError> {
         let now = self.0.clock.now();
-        let action = self.change(id, |entry| entry.session.on(event, now))??;
-        if let Some(action) = action {
+        let (action, is_done) = self.change(id, |entry| {
+            let action = entry.session.on(event, now);
+            (action, blueprints::is_done(&entry.session))
+        })?;
+        if is_done && self.0.blueprints.has(id) {
+            tasks::block(|| self.0.blueprints.forget(id));
+        }
+        if let Some(action) = action? {
             self.act(id, action);
         }
         Ok(())

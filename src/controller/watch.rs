@@ -2,6 +2,7 @@
 //! missed is a state that is seen: after each reconnection everything is listed again. No failed call ends it.
 
 use super::act::SealState;
+use super::blueprints::is_done;
 use super::{Controller, lock};
 use crate::clock::Timestamp;
 use crate::controller::table::Which;
@@ -469,6 +470,11 @@ impl Controller {
             return;
         };
         if made_by_us(|name| container.labels.get(name)) && self.0.blueprints.has(recording) {
+            return;
+        }
+        if self.session(recording).is_some_and(|it| is_done(&it))
+            && self.belongs_to_a_session(recording, container)
+        {
             return;
         }
         match self.0.runtime.blueprint(&container.id).await {
