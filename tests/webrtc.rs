@@ -12,8 +12,8 @@ use std::time::Duration;
 
 const PUBLISHER: &str = include_str!("support/publisher.py");
 
-/// Slack for machines that are busy with other things.
-const SLACK: f64 = 1.0;
+/// Slack for machines that are busy with other things: a browser starts, and media are agreed upon anew.
+const SLACK: f64 = 2.0;
 
 /// The publisher; it ends when this is dropped.
 struct Publisher {
