@@ -175,24 +175,37 @@ impl World for StandIn {
     }
 }
 
+/// Docker with an image of the stand-in.
+async fn docker_below(folder: &Path) -> (StandIn, DockerRuntime) {
+    let image = StandIn::image(folder).unwrap();
+    let runtime = DockerRuntime::connect(&image.name, &image.tag).await;
+    let runtime = runtime.unwrap();
+    runtime.prepare().await.unwrap();
+    (image, runtime)
+}
+
+/// What a backup of this recorder is made from.
+async fn backup_of(runtime: &DockerRuntime, original: &Docked) -> BackupSpec {
+    let id = ContainerId::parse(original.0.clone()).unwrap();
+    BackupSpec {
+        recording: RecordingId::parse("suite").unwrap(),
+        name: format!("ha-backup-{}", ov2_ha_recorder::random::hex::<4>()),
+        labels: BTreeMap::from([("created.by".into(), "ha-controller".into())]),
+        blueprint: runtime.blueprint(&id).await.unwrap(),
+    }
+}
+
 #[tokio::test]
 async fn docker_does_what_the_controller_relies_on() {
     let folder = tempfile::tempdir().unwrap();
-    let image = StandIn::image(folder.path()).unwrap();
-    let runtime = DockerRuntime::connect(&image.name, &image.tag)
-        .await
-        .unwrap();
-    runtime.prepare().await.unwrap();
+    let (image, runtime) = docker_below(folder.path()).await;
     suite(runtime, image).await;
 }
 
 #[tokio::test]
 async fn a_backup_gets_its_name_while_somebody_keeps_starting_the_one_that_has_it() {
     let folder = tempfile::tempdir().unwrap();
-    let image = StandIn::image(folder.path()).unwrap();
-    let runtime = DockerRuntime::connect(&image.name, &image.tag).await;
-    let runtime = runtime.unwrap();
-    runtime.prepare().await.unwrap();
+    let (image, runtime) = docker_below(folder.path()).await;
     let id = image.make("suite");
     let spec = BackupSpec {
         recording: RecordingId::parse("suite").unwrap(),
@@ -222,21 +235,12 @@ async fn a_backup_gets_its_name_while_somebody_keeps_starting_the_one_that_has_i
 #[tokio::test]
 async fn a_backup_starts_without_what_its_original_may_have_ended_of() {
     let folder = tempfile::tempdir().unwrap();
-    let image = StandIn::image(folder.path()).unwrap();
-    let runtime = DockerRuntime::connect(&image.name, &image.tag).await;
-    let runtime = runtime.unwrap();
-    runtime.prepare().await.unwrap();
+    let (image, runtime) = docker_below(folder.path()).await;
     let device = folder.path().join("device");
     std::os::unix::fs::symlink("/dev/null", &device).unwrap();
     let option = format!("--device={}:/dev/dri", device.display());
     let original = image.run_with("suite", &[], &[&option, "--shm-size=64m"]);
-    let id = ContainerId::parse(original.0.clone()).unwrap();
-    let spec = BackupSpec {
-        recording: RecordingId::parse("suite").unwrap(),
-        name: format!("ha-backup-{}", ov2_ha_recorder::random::hex::<4>()),
-        labels: BTreeMap::from([("created.by".into(), "ha-controller".into())]),
-        blueprint: runtime.blueprint(&id).await.unwrap(),
-    };
+    let spec = backup_of(&runtime, &original).await;
     original.remove();
     std::fs::remove_file(device).unwrap();
     let backup = Docked(runtime.start_backup(spec).await.unwrap().id.to_string());
@@ -251,10 +255,7 @@ async fn a_backup_starts_without_what_its_original_may_have_ended_of() {
 #[tokio::test]
 async fn a_backup_has_of_its_host_what_its_original_has() {
     let folder = tempfile::tempdir().unwrap();
-    let image = StandIn::image(folder.path()).unwrap();
-    let runtime = DockerRuntime::connect(&image.name, &image.tag).await;
-    let runtime = runtime.unwrap();
-    runtime.prepare().await.unwrap();
+    let (image, runtime) = docker_below(folder.path()).await;
     let options = [
         "--ulimit=nofile=1234:4321",
         "--add-host=media.example:192.0.2.7",
@@ -269,13 +270,7 @@ async fn a_backup_has_of_its_host_what_its_original_has() {
         "--rm",
     ];
     let original = image.run_with("suite", &[], &options);
-    let id = ContainerId::parse(original.0.clone()).unwrap();
-    let spec = BackupSpec {
-        recording: RecordingId::parse("suite").unwrap(),
-        name: format!("ha-backup-{}", ov2_ha_recorder::random::hex::<4>()),
-        labels: BTreeMap::from([("created.by".into(), "ha-controller".into())]),
-        blueprint: runtime.blueprint(&id).await.unwrap(),
-    };
+    let spec = backup_of(&runtime, &original).await;
     let asked = [
         ".Ulimits",
         ".ExtraHosts",

@@ -127,7 +127,6 @@ async fn serve(
     };
     let controller = Controller::open(Parts {
         settings: Arc::clone(&settings),
-        data_dir: data_dir.to_owned(),
         db: db.clone(),
         runtime,
         store: Arc::clone(&store),

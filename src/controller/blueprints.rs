@@ -134,7 +134,7 @@ impl Controller {
             // A session that cannot be read may be open.
             let Ok(is_open) = self
                 .table_with(&id)
-                .map(|table| table.get(&id).is_some_and(|it| !it.session.over()))
+                .map(|table| table.get(&id).is_some_and(|it| !is_done(&it.session)))
             else {
                 continue;
             };

@@ -13,10 +13,7 @@ use log::{debug, info};
 impl Controller {
     /// Holds a recorder lost that has been frozen for too long, where the runtime still shows it so.
     pub(super) fn ask_whether_frozen(&self, id: &RecordingId) {
-        let begins = self
-            .table()
-            .change(id, |entry| !std::mem::replace(&mut entry.looking, true));
-        if begins != Some(true) {
+        if !self.begins_to_look(id) {
             return;
         }
         let (controller, id) = (self.clone(), id.clone());

@@ -83,10 +83,7 @@ impl Look {
 impl Controller {
     /// A recorder seems lost: what its files show is heard before anything is done about it.
     pub(super) fn look_for_growth(&self, id: &RecordingId, fault: Fault) {
-        let begins = self
-            .table()
-            .change(id, |entry| !std::mem::replace(&mut entry.looking, true));
-        if begins != Some(true) {
+        if !self.begins_to_look(id) {
             return;
         }
         let (controller, id) = (self.clone(), id.clone());
@@ -102,6 +99,14 @@ impl Controller {
                 }
             }
         });
+    }
+
+    /// Whether a look at what a recorder does may begin: one at a time, until `looking` is taken back.
+    pub(super) fn begins_to_look(&self, id: &RecordingId) -> bool {
+        let begins = self
+            .table()
+            .change(id, |entry| !std::mem::replace(&mut entry.looking, true));
+        begins == Some(true)
     }
 
     /// What the recording's folder shows now. On a thread of its own: the folder may be on another machine.

@@ -357,7 +357,6 @@ impl Life {
         let controller = Controller::open(Parts {
             store: store::open(&settings, folder).unwrap(),
             settings,
-            data_dir: folder.join("data"),
             db,
             runtime: Arc::new(docker),
             outbox,

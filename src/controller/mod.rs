@@ -49,7 +49,7 @@ use blueprints::Blueprints;
 use log::{error, info, warn};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::{Entry, Table};
@@ -79,8 +79,6 @@ const CHANGES_KEPT: usize = 1_024;
 pub struct Parts {
     /// The settings.
     pub settings: Arc<Settings>,
-    /// Where the controller keeps what is on this machine only.
-    pub data_dir: PathBuf,
     /// The database.
     pub db: Db,
     /// Where recorders run.
@@ -138,6 +136,7 @@ impl Controller {
     /// # Errors
     /// When the database cannot be read.
     pub fn open(parts: Parts) -> Result<Self, DbError> {
+        let blueprints = Blueprints::open(parts.db.data_dir());
         let stored = parts.db.sessions(Arc::clone(&parts.clock))?;
         let policy = policy(&parts.settings);
         let inquiry = Inquiry::of(&parts.settings).unwrap_or_else(|cause| {
@@ -159,7 +158,7 @@ impl Controller {
             table: Mutex::new(table),
             loaded: tokio::sync::watch::Sender::new(load::Loaded::NotYet),
             known: Mutex::default(),
-            blueprints: Blueprints::open(&parts.data_dir),
+            blueprints,
             unverified: Mutex::default(),
             sweep: Mutex::default(),
             probed: tokio::sync::Mutex::default(),

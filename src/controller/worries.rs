@@ -2,7 +2,7 @@
 
 use super::evidence::words_of;
 use super::orphan::Doubt;
-use super::table::{Entry, Which};
+use super::table::{Entry, Table, Which};
 use super::{Controller, OPENVIDU_SAYS_FAILED, lock};
 use crate::clock::Timestamp;
 use crate::model::ids::RecordingId;
@@ -22,20 +22,14 @@ impl Controller {
     /// What a person must know about the sessions, in no order. Where it is not known since when, `since` is 0.
     pub fn worries(&self) -> Vec<Worry> {
         let (address, now) = (self.address(), self.0.clock.now());
-        let patience = self.0.policy.heartbeat_timeout;
         let mut worries: Vec<_> = self.unregistered().into_iter().map(unprotected).collect();
         let table = self.table();
         for entry in table.entries() {
             let session = &entry.session;
-            let silence = Silence {
-                patience,
-                since: session.heartbeat_at.max(table.watched_since()),
-                contact: table.contact(session, now),
-            };
             worries.extend(doubted(entry, &address));
             match left_by(session) {
                 Some(left) => worries.push(left),
-                None => worries.extend(lost(session, &silence, now)),
+                None => worries.extend(lost(session, &self.silence(&table, session, now), now)),
             }
             worries.extend(troubled(session));
         }
@@ -61,23 +55,26 @@ impl Controller {
     /// has been at work for them for too long.
     pub fn unprotected(&self) -> Vec<RecordingId> {
         let now = self.0.clock.now();
-        let patience = self.0.policy.heartbeat_timeout;
         let mut ids: Vec<_> = self.unregistered().into_iter().map(|it| it.0).collect();
         let table = self.table();
         for session in table.entries().map(|it| &it.session) {
-            let silence = Silence {
-                patience,
-                since: session.heartbeat_at.max(table.watched_since()),
-                contact: table.contact(session, now),
-            };
             let is_open =
                 !matches!(session.state, State::Failed { .. }) && left_by(session).is_none();
+            let silence = self.silence(&table, session, now);
             let lost = lost(session, &silence, now).filter(|it| it.severity == Severity::Act);
             if is_open && lost.is_some() {
                 ids.push(session.id.clone());
             }
         }
         ids
+    }
+
+    fn silence(&self, table: &Table, session: &Session, now: Timestamp) -> Silence {
+        Silence {
+            patience: self.0.policy.heartbeat_timeout,
+            since: session.heartbeat_at.max(table.watched_since()),
+            contact: table.contact(session, now),
+        }
     }
 
     /// How many recordings are running.

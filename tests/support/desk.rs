@@ -67,7 +67,6 @@ impl Desk {
         let (outbox, due) = Outbox::open(&db, targets, bounds, clock.now()).unwrap();
         let controller = Controller::open(Parts {
             settings: Arc::clone(&settings),
-            data_dir: folder.join("data"),
             db,
             runtime,
             store: store::open(&settings, folder).unwrap(),
