@@ -113,7 +113,9 @@ docker_answers() { docker version >/dev/null 2>&1; }
 # Makes a Docker daemon answer: the one that runs, systemd's, or one started here. Says why when none can.
 need_docker() {
   docker_answers && return
-  need_packages docker.io iptables procps || return
+  # Where there is one from elsewhere, the distribution's would take its place.
+  command -v dockerd >/dev/null || need_packages docker.io || return
+  need_packages iptables procps || return
   docker_answers && return
   if [ -d /run/systemd/system ]; then
     as_root systemctl start docker || true
@@ -255,10 +257,20 @@ reproducible() {
   local home=${CARGO_HOME:-$HOME/.cargo} maps=() map flags=()
   maps=("$CARGO_TARGET_DIR=/target" "$home=/cargo" "$(rustc --print sysroot)=/rust")
   for map in "${maps[@]}"; do flags+=("--remap-path-prefix=$map"); done
+  # The loader would read half a megabyte of relocations, which stays in memory; musl has known the short form since 1.2.4.
+  [ -z "${TARGET:-}" ] || flags+=(-C link-arg=-Wl,-z,pack-relative-relocs)
   CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf '%s' "${flags[*]}")
   SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct 2>/dev/null || echo 0)}
   OV2_COMMIT=$(git -C "$ROOT" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
   export OV2_COMMIT CARGO_ENCODED_RUSTFLAGS SOURCE_DATE_EPOCH CFLAGS="${maps[*]/#/-ffile-prefix-map=}" CARGO_INCREMENTAL=0 TZ=UTC LC_ALL=C
+}
+
+# Where the build script of the API's page runs again, it compresses what it had compressed, too, and all of it is embedded.
+embeds_once() {
+  local twice
+  for twice in "$CARGO_TARGET_DIR"/*/*/build/utoipa-swagger-ui-*/out/*/dist/index.html.gz.gz; do
+    [ ! -e "$twice" ] || rm -rf "${twice%/build/*}"/{build,.fingerprint}/utoipa-swagger-ui-*
+  done
 }
 
 # build_binary [cargo's further arguments]: sets BINARY. A static binary runs in every recording image; one of the usual
@@ -266,6 +278,7 @@ reproducible() {
 build_binary() {
   local profile=${OV2_PROFILE:-release} folder
   need_target_dir && need_musl || return
+  embeds_once
   [ -n "$TARGET" ] || say "note: no musl target for Rust; the binary will need an image as new as this machine"
   case $profile in dev) folder=debug ;; bench) folder=release ;; *) folder=$profile ;; esac
   # Only what is shipped must come out the same everywhere; the others share what cargo has built already.

@@ -3,8 +3,10 @@
 //! reaped here, without taking the children that have an owner. Outside a container a recorder that is killed by force has
 //! nobody who ends its children: those started by [`dies_with_us`] are ended by the kernel.
 
+mod account;
 mod hidden;
 
+pub use account::Account;
 pub use hidden::Hidden;
 
 use crate::tasks::Tasks;
@@ -176,22 +178,45 @@ impl Drop for Child {
     }
 }
 
+/// Whether the process `pid` has not ended. One that ended and was not waited for yet has.
+pub fn is_running(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it may hold any character.
+    let state = stat.rsplit_once(") ");
+    state.is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+}
+
 /// A command for `program` that the kernel ends when the thread that starts it ends, however that comes: start it from one
 /// that lives as long as this process. Only the child itself can ask for that, so this program is started, which becomes
-/// `program` by [`die_with_parent`].
-pub fn dies_with_us(program: &str) -> std::process::Command {
+/// `program` by [`die_with_parent`]; as `account`, where one is given.
+pub fn dies_with_us(program: &str, account: Option<Account>) -> std::process::Command {
     // Not the path: an update replaces the file while recorders run.
     let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg(DIE_WITH_PARENT);
+    if let Some(account) = account {
+        command.args(["--account", &account.to_string()]);
+    }
     command
-        .arg(DIE_WITH_PARENT)
         .arg(std::process::id().to_string())
         .arg("--")
         .arg(program);
     command
 }
 
-/// Becomes `program`, ended by force when `parent`, which started this process, ends. Returns only when it cannot.
-pub fn die_with_parent(parent: u32, program: &OsStr, arguments: &[OsString]) -> std::io::Error {
+/// Becomes `program`, as `account` where one is given, ended by force when `parent`, which started this process, ends. Returns
+/// only when it cannot.
+pub fn die_with_parent(
+    parent: u32,
+    account: Option<Account>,
+    program: &OsStr,
+    arguments: &[OsString],
+) -> std::io::Error {
+    if let Some(account) = account
+        && let Err(cause) = account.assume()
+    {
+        return std::io::Error::other(format!("cannot become user {account}: {cause}"));
+    }
+    // Not before: the kernel forgets it when the user changes.
     if let Err(cause) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
         // A program that may outlive its parent is better than none.
         log::debug!("the kernel does not end {}: {cause}", program.display());
@@ -299,6 +324,18 @@ mod tests {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", script]);
         command
+    }
+
+    #[test]
+    fn what_has_ended_does_not_run_even_before_it_is_waited_for() {
+        let mut child = shell("exit 0").stdout(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        assert!(is_running(std::process::id().cast_signed()));
+        while is_running(pid) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_running(pid));
     }
 
     #[tokio::test]

@@ -8,10 +8,11 @@ use crate::model::wire::{
     ErrorBody, ErrorCode, Heartbeat, RecordingPath, Registered, Registration, StatusChange,
 };
 use crate::outbound::{self, OutboundError, Trust};
+use reqwest::header::DATE;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -67,7 +68,24 @@ impl ClientError {
 pub struct Client {
     http: reqwest::Client,
     base: String,
-    account: Option<(String, Secret)>,
+    key: Option<Key>,
+}
+
+/// What opens the controller.
+#[derive(Clone, Debug)]
+enum Key {
+    /// The recorders' own.
+    Token(Secret),
+    Account(String, Secret),
+}
+
+impl Key {
+    fn of(settings: &Settings) -> Option<Self> {
+        let token = settings.recorder_token.clone().map(Self::Token);
+        let name = settings.controller_username.clone();
+        let account = name.zip(settings.controller_password.clone());
+        token.or(account.map(|(name, password)| Self::Account(name, password)))
+    }
 }
 
 impl Client {
@@ -98,15 +116,14 @@ impl Client {
         let builder = builder.timeout(WHOLE).no_proxy();
         let secure = settings.controller_ca.is_some() || settings.tls_cert.is_some();
         let scheme = if secure { "https" } else { "http" };
-        let (host, port) = (&settings.controller_host, settings.controller_port.0);
-        let account = settings
-            .controller_username
-            .clone()
-            .zip(settings.controller_password.clone());
+        let (host, port) = (
+            settings.controller_host.in_url(),
+            settings.controller_port.0,
+        );
         Ok(Self {
             http: builder.build().map_err(OutboundError::from)?,
             base: format!("{scheme}://{host}:{port}"),
-            account,
+            key: Key::of(settings),
         })
     }
 
@@ -173,6 +190,27 @@ impl Client {
         self.send::<()>(Method::GET, path, None).await
     }
 
+    /// What the controller's clock shows, to the second; `None` where its answer does not say.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn clock(&self) -> Result<Option<SystemTime>, ClientError> {
+        let answer = self.http.get(format!("{}/openvidu/webhook", self.base));
+        let answer = answer
+            .send()
+            .await
+            .map_err(|cause| self.unreachable(&cause))?;
+        let date = answer.headers().get(DATE).and_then(|it| it.to_str().ok());
+        Ok(date.and_then(|it| httpdate::parse_http_date(it).ok()))
+    }
+
+    fn unreachable(&self, cause: &reqwest::Error) -> ClientError {
+        ClientError::Unreachable {
+            address: self.base.clone(),
+            cause: deepest(cause),
+        }
+    }
+
     /// Sends `body` to `path` of the API and reads the answer as JSON; an answer without JSON is `null`.
     ///
     /// # Errors
@@ -184,16 +222,15 @@ impl Client {
         body: Option<&B>,
     ) -> Result<Value, ClientError> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
-        if let Some((name, password)) = &self.account {
-            request = request.basic_auth(name, Some(password.expose()));
-        }
+        request = match &self.key {
+            Some(Key::Token(token)) => request.bearer_auth(token.expose()),
+            Some(Key::Account(name, password)) => request.basic_auth(name, Some(password.expose())),
+            None => request,
+        };
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unreachable = |cause: reqwest::Error| ClientError::Unreachable {
-            address: self.base.clone(),
-            cause: deepest(&cause),
-        };
+        let unreachable = |cause: reqwest::Error| self.unreachable(&cause);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let text = response.bytes().await.map_err(unreachable)?;
@@ -235,7 +272,7 @@ fn session(id: &RecordingId, rest: &str) -> String {
 }
 
 /// The innermost cause: what a person can act on. Never the URL, which reqwest puts into its own message.
-fn deepest(error: &reqwest::Error) -> String {
+pub fn deepest(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -37,6 +37,12 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
+    /// This stamp moved back by `step`.
+    pub fn minus(self, step: Duration) -> Self {
+        let millis = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// Reads an RFC 3339 time.
     ///
     /// # Errors

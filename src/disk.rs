@@ -3,6 +3,7 @@
 //! that holds the name is flushed too.
 
 use crate::random;
+use nix::errno::Errno;
 use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -97,6 +98,16 @@ pub fn write_private(to: &Path, bytes: &[u8]) -> io::Result<()> {
     draft.file.set_permissions(own)?;
     draft.file.write_all(bytes)?;
     draft.publish(to)
+}
+
+/// Writes a word into `folder` and flushes it; nothing is left of it. A disk that hangs does not come back from this.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn try_write(folder: &Path) -> io::Result<()> {
+    let mut draft = Draft::new(folder)?;
+    draft.file.write_all(b"a word")?;
+    draft.file.sync_data()
 }
 
 /// Copies the file `from` to `to`, all or nothing, durable when this returns. Makes missing folders.
@@ -205,12 +216,18 @@ pub fn sweep(folder: &Path, age: Duration, unfinished: &dyn Fn(&str) -> bool) ->
     swept.sum()
 }
 
-/// Makes the names in `folder` durable.
+/// Makes the names in `folder` durable, where its file system knows how to flush a folder.
 ///
 /// # Errors
 /// When the system says so.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    const UNKNOWN: [Errno; 3] = [Errno::EINVAL, Errno::ENOSYS, Errno::EOPNOTSUPP];
+    match File::open(folder)?.sync_all() {
+        Err(cause) if UNKNOWN.contains(&Errno::from_raw(cause.raw_os_error().unwrap_or(0))) => {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 /// Removes `folder` and those above it as long as they are empty, up to and without `root`.
@@ -280,6 +297,14 @@ mod tests {
         assert_eq!(fs::read_dir(parent(&name)).unwrap().count(), 1);
         write(&name, b"after").unwrap();
         assert_eq!(fs::read(&name).unwrap(), b"after");
+    }
+
+    #[test]
+    fn a_word_that_was_tried_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        try_write(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        try_write(&folder.path().join("none")).unwrap_err();
     }
 
     #[test]

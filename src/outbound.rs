@@ -1,7 +1,7 @@
 //! The one way out over HTTP: every request this program makes (relay, object store, recorder to controller) leaves
 //! through a client built here, with the same TLS, roots and habits.
 
-use crate::config::{Settings, authorities};
+use crate::config::{Settings, Url, authorities};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -225,5 +225,47 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.webpki.supported_verify_schemes()
+    }
+}
+
+/// How long a call may take.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Calls addresses that an operator has named; of what they answer only matters that they took it.
+#[derive(Clone, Debug)]
+pub struct Caller(reqwest::Client);
+
+impl Caller {
+    /// With the authorities that the settings name.
+    ///
+    /// # Errors
+    /// When their file cannot be read, or the client cannot be set up.
+    pub fn new(settings: &Settings) -> Result<Self, OutboundError> {
+        let builder = builder_trusting(CALL, &Trust::of(settings)?)?;
+        Ok(Self(builder.timeout(CALL).build()?))
+    }
+
+    /// Posts `body` as JSON.
+    ///
+    /// # Errors
+    /// What went wrong, for a person, without the address: it may hold a token.
+    pub async fn post(&self, url: &Url, body: &impl serde::Serialize) -> Result<(), String> {
+        taken(self.0.post(url.expose()).json(body)).await
+    }
+
+    /// Gets it.
+    ///
+    /// # Errors
+    /// As in [`Self::post`].
+    pub async fn get(&self, url: &Url) -> Result<(), String> {
+        taken(self.0.get(url.expose())).await
+    }
+}
+
+async fn taken(request: reqwest::RequestBuilder) -> Result<(), String> {
+    match request.send().await {
+        Ok(answer) if answer.status().is_success() => Ok(()),
+        Ok(answer) => Err(format!("it answered {}", answer.status())),
+        Err(cause) => Err(cause.without_url().to_string()),
     }
 }

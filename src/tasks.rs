@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -92,6 +93,33 @@ pub fn block<T>(work: impl FnOnce() -> T) -> T {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
     }
+}
+
+/// A timer that comes so much too late says that this process did not run meanwhile: it was stopped, or the machine slept.
+pub const OVERSLEPT: Duration = Duration::from_millis(500);
+
+/// Waits for `work`, at most `patience` of a time in which this process runs: what was done meanwhile is to be heard first.
+pub async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        let deadline = Instant::now() + patience;
+        match tokio::time::timeout_at(deadline, &mut work).await {
+            Ok(done) => return Some(done),
+            Err(_) if deadline.elapsed() >= OVERSLEPT => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// What blocking `work` gives that nobody owns: it may hang on a disk for good, with its thread; `None` where it has not ended
+/// after `patience`, or ended badly.
+pub async fn answered_within<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    within(patience, tokio::task::spawn_blocking(work))
+        .await?
+        .ok()
 }
 
 /// Keeps a task's name listed while the task lives.

@@ -73,6 +73,7 @@ function aged() {
   put($("link-text"), words[known.link.state]);
   if (!known.overview) return;
   side.outbox(known.overview, now());
+  side.pages(known.overview, now());
   const { version, startedAt } = known.overview;
   put($("about"), `${version}, up ${span((now() - ms(startedAt)) / 1000)}`);
   $("about").title = `Started ${absolute(ms(startedAt))}`;

@@ -56,6 +56,7 @@ export function cause(reason) {
     case "out-of-memory": return "the kernel ended it for want of memory";
     case "removed": return "its container was removed";
     case "frozen": return "its container was frozen";
+    case "stalled": return "nothing more recorded, and its first process did not answer";
     case "silent": return "no heartbeat for too long";
     case "stuck": return "heartbeats, but nothing more recorded";
     case "reported": return `the recorder said: ${reason.message}`;

@@ -20,6 +20,18 @@ export function health(overview) {
   }));
 }
 
+/** The pages of sessions in quick-start mode, while no recording is made of them. */
+export function pages(overview, now) {
+  const all = overview.waiting ?? [];
+  $("waiting").hidden = !all.length;
+  const list = $("pages");
+  if (list.children.length !== all.length) list.replaceChildren(...all.map(() => make("li", {}, make("b"), " ", make("span", { className: "muted" }))));
+  all.forEach((page, i) => {
+    put(list.children[i].children[0], page.sessionId.replace(/^quick:/, ""));
+    put(list.children[i].children[1], `open for ${span((now - ms(page.createdAt)) / 1000)}`);
+  });
+}
+
 const title = (name) => name[0].toUpperCase() + name.slice(1);
 
 export function outbox(overview, now) {

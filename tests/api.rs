@@ -1,6 +1,7 @@
 //! The HTTP interface as clients of the earlier controller, browsers and monitors use it, against the real program.
 
 use crate::support::controller::{Controller, USER};
+use crate::support::target::{Came, Target};
 use crate::support::wait::until;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -77,6 +78,79 @@ fn has(answer: &Value, members: &[&str]) {
             "{member} is missing in {answer}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_recorder_s_token_registers_and_reports_and_does_nothing_else() {
+    let house = House::with(&[("HA_RECORDER_TOKEN", "of-recorders-only")]).await;
+    let ask = async |method: Method, path: &str, body: Value| {
+        let request = client().request(method, house.controller.url(path));
+        let request = request.bearer_auth("of-recorders-only").json(&body);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let registration = json!({"sessionId": "ses_T", "clientId": "one"});
+    assert_eq!(ask(Method::POST, "/api/sessions", registration).await, 201);
+    let beat = json!({"lastChunk": "0001.mp4"});
+    for (path, body) in [
+        ("heartbeat", beat),
+        (
+            "recording-path",
+            json!({"recordingPath": "/recordings/ses_T/ses_T.mp4"}),
+        ),
+        ("status", json!({"status": "recording"})),
+    ] {
+        let path = format!("/api/sessions/ses_T/{path}");
+        assert_eq!(ask(Method::PUT, &path, body).await, 200, "{path}");
+    }
+    for (method, path) in [
+        (Method::GET, "/api/sessions"),
+        (Method::GET, "/api/sessions/ses_T"),
+        (Method::GET, "/"),
+        (Method::GET, "/actuator/prometheus"),
+        (Method::PUT, "/api/sessions/ses_T/stop"),
+        (Method::PUT, "/api/sessions/ses_T/deactivate"),
+        (Method::DELETE, "/api/sessions/ses_T"),
+        (Method::POST, "/api/failover/ses_T"),
+        (Method::POST, "/api/backup"),
+        (Method::POST, "/api/webhooks/replay"),
+    ] {
+        assert_eq!(ask(method, path, json!({})).await, 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_under_a_live_id_is_refused_whether_it_gives_a_time_or_not() {
+    let house = House::with(&[]).await;
+    let register = |client: &str, unique: &str, created: Option<i64>| {
+        let mut body = json!({"sessionId": "ses_L", "clientId": client, "uniqueSessionId": unique});
+        if let Some(created) = created {
+            body["recordingJson"] = json!({ "createdAt": created });
+        }
+        body
+    };
+    let post = async |body: Value| {
+        let request = house.request(Method::POST, "/api/sessions").json(&body);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(post(register("one", "ses_L_1", None)).await, 201);
+    assert_eq!(
+        post(register("one", "ses_L_1", None)).await,
+        201,
+        "it came back"
+    );
+    for stranger in [
+        register("two", "ses_L_2", None),
+        register("two", "ses_L_2", Some(5)),
+        register("one", "ses_L_2", Some(5)),
+        register("two", "ses_L_1", None),
+    ] {
+        assert_eq!(post(stranger.clone()).await, 400, "{stranger}");
+    }
+    let (_, kept) = house.get("/api/sessions/ses_L").await;
+    assert_eq!(
+        (&kept["clientId"], &kept["uniqueSessionId"]),
+        (&json!("one"), &json!("ses_L_1"))
+    );
 }
 
 #[tokio::test]
@@ -910,19 +984,56 @@ async fn dashboards_and_alerts_use_the_metrics_there_are() {
         let unknown = used.difference(&known).collect::<Vec<_>>();
         assert!(unknown.is_empty(), "{file} uses {unknown:?}");
     }
-    let rules = packaging.join("prometheus/alerts.yml");
-    match std::process::Command::new("promtool")
-        .args(["check", "rules"])
-        .arg(&rules)
-        .output()
-    {
-        Ok(checked) => assert!(
-            checked.status.success(),
-            "{}",
-            String::from_utf8_lossy(&checked.stderr)
-        ),
-        Err(cause) => crate::support::stage::leave_out("promtool check rules", &cause.to_string()),
+    let dashboard = std::fs::read_to_string(packaging.join("grafana/dashboard.json")).unwrap();
+    let asked = dashboard.lines().filter(|line| line.contains("\"expr\""));
+    for expression in asked {
+        assert!(
+            expression.contains("job=\\\"$job\\\""),
+            "every target is shown: {expression}"
+        );
     }
+    // As promtool finds both: side by side.
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for (from, name) in [
+        (packaging.join("prometheus"), "alerts.yml"),
+        (fixtures, "alerts.test.yml"),
+    ] {
+        std::fs::copy(from.join(name), folder.path().join(name)).unwrap();
+    }
+    promtool(folder.path(), &["check", "rules", "alerts.yml"], "");
+    promtool(folder.path(), &["test", "rules", "alerts.test.yml"], "");
+    promtool(folder.path(), &["check", "metrics"], &text);
+}
+
+/// Prometheus's own judge of what is meant for it.
+fn promtool(folder: &Path, arguments: &[&str], input: &str) {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let judge = Command::new("promtool")
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut judge = match judge {
+        Ok(judge) => judge,
+        Err(cause) => return crate::support::stage::leave_out("promtool", &cause.to_string()),
+    };
+    judge
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let judged = judge.wait_with_output().unwrap();
+    let said = [judged.stdout, judged.stderr].concat();
+    assert!(
+        judged.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&said)
+    );
 }
 
 /// A name that nobody counts would lie to whoever watches.
@@ -1203,4 +1314,55 @@ async fn raw(
         status.unwrap_or_else(|| panic!("no answer: {answer}")),
         answer,
     )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_must_know_is_posted_when_it_rises_and_when_it_is_over() {
+    // It refuses the first: an alert is tried again, and none overtakes another.
+    let chat = Target::start(0, |count, _| (if count == 0 { 503 } else { 200 }, None)).await;
+    let watch = Target::agreeable().await;
+    let (alerts, alive) = (chat.url(), format!("{}?token=t0ken", watch.url()));
+    let house = House::with(&[
+        ("HA_ALERT_URL", alerts.as_str()),
+        ("HA_ALIVE_URL", alive.as_str()),
+        ("SPRING_PROFILES_ACTIVE", "prod"),
+    ])
+    .await;
+    watch.has(1).await;
+    let aside = house.recordings.with_extension("aside");
+    std::fs::rename(&house.recordings, &aside).unwrap();
+    // Where nothing was, the folder would be made again.
+    std::fs::write(&house.recordings, "in the way").unwrap();
+    let raised = chat.has(2).await;
+    let read = |came: &Came| serde_json::from_slice::<Value>(&came.body).unwrap();
+    let (refused, taken) = (read(&raised[0]), read(&raised[1]));
+    assert_eq!(refused, taken);
+    assert_eq!(taken["state"], "raised", "{taken}");
+    let text = taken["text"].as_str().unwrap();
+    assert!(
+        text.contains(taken["worry"]["advice"].as_str().unwrap()),
+        "{text}"
+    );
+    std::fs::remove_file(&house.recordings).unwrap();
+    std::fs::rename(&aside, &house.recordings).unwrap();
+    let all = until(
+        "the end of every worry",
+        Duration::from_secs(60),
+        || async {
+            let all: Vec<Value> = chat.came().iter().skip(1).map(read).collect();
+            let count = |state: &str| all.iter().filter(|it| it["state"] == state).count();
+            (count("over") > 0 && count("over") == count("raised")).then_some(all)
+        },
+    )
+    .await
+    .1;
+    let over = all.last().unwrap();
+    assert!(
+        over["text"]
+            .as_str()
+            .unwrap()
+            .starts_with("ov2-ha-recorder: over: "),
+        "{over}"
+    );
+    assert!(!house.controller.log().contains("t0ken"));
 }

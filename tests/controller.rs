@@ -8,6 +8,7 @@ use crate::support::standin::{self, StandIn};
 use crate::support::wait::{until, until_true};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use ov2_ha_recorder::model::ask::Reply;
 use ov2_ha_recorder::model::ids::{ContainerId, RecordingId};
 use ov2_ha_recorder::runtime::docker::DockerRuntime;
 use ov2_ha_recorder::runtime::process::ProcessRuntime;
@@ -200,6 +201,18 @@ async fn docker_does_what_the_controller_relies_on() {
     let folder = tempfile::tempdir().unwrap();
     let (image, runtime) = docker_below(folder.path()).await;
     suite(runtime, image).await;
+}
+
+#[tokio::test]
+async fn an_image_that_knows_no_question_says_nothing_about_its_recorder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, runtime) = docker_below(folder.path()).await;
+    let id = image.make("suite");
+    let patience = Duration::from_secs(1);
+    let reply = runtime.ask(&id, patience).await.unwrap();
+    assert!(matches!(reply, Reply::Unknown(_)), "{reply:?}");
+    let none = ContainerId::parse("0".repeat(64)).unwrap();
+    runtime.ask(&none, patience).await.unwrap_err();
 }
 
 #[tokio::test]

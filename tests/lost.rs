@@ -201,6 +201,42 @@ async fn a_machine_lost_with_its_disk_costs_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_video_is_made_again_of_what_the_store_has() {
+    let bucket = Bucket::set().await;
+    let stage = bucket.stage("ses_damaged").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(11)).await;
+    recorder.process.kill().unwrap();
+    recorder.process.wait().unwrap();
+    let before = stage.footage();
+    let stored = bucket.chunks().await;
+    assert!(stored.len() >= 2, "{stored:?}");
+    assert!(all(&stage.run_folder(1)).len() < stored.len());
+    damage(&stage.video());
+
+    let mut second = stage.spawn();
+    second.grows_for(Duration::from_secs(6)).await;
+    let (status, _) = second.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    let footage = stage.footage();
+    let holes = frames::describe(&footage.holes());
+    assert_eq!(footage.first_clock(), before.first_clock(), "{holes}");
+    assert_eq!(footage.decode_errors, Vec::<String>::new());
+    assert!(footage.missing() < 4.0 + SLACK, "{holes}");
+    assert_eq!(stage.timeline()["runs"].as_array().unwrap().len(), 2);
+}
+
+/// Overwrites the middle of a video, and what would say how to go on behind it.
+fn damage(video: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().write(true).open(video).unwrap();
+    let bytes = file.metadata().unwrap().len();
+    file.write_all_at(&[0xff; 4096], bytes / 3).unwrap();
+    let name = video.file_name().unwrap().to_str().unwrap();
+    std::fs::remove_file(video.with_file_name(format!(".{name}.index"))).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recorder_that_was_replaced_elsewhere_is_told_so_and_leaves_the_rest_to_the_later_run() {
     let bucket = Bucket::set().await;
     let mut stage = bucket.stage("ses_two").await;

@@ -2,8 +2,10 @@
 
 use crate::container::scopeguard;
 use crate::package::shipped_program;
+use crate::support::bare::bare;
 use crate::support::controller::{Controller, USER};
 use crate::support::docker::{docker, recording_image, signal_process};
+use crate::support::fakes::{Fakes, NOTHING};
 use crate::support::secrets;
 use crate::support::stage::leave_out;
 use crate::support::wait::until_true;
@@ -75,7 +77,7 @@ impl Machine {
 
     fn run(&self, arguments: &[&str]) -> Output {
         let data = self.folder.path().join("data");
-        program()
+        bare(PROGRAM)
             .args(arguments)
             .args([
                 "--env-file",
@@ -114,14 +116,6 @@ impl Machine {
         found.sort();
         found
     }
-}
-
-fn program() -> Command {
-    let mut command = Command::new(PROGRAM);
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap());
-    command
 }
 
 fn text(output: &Output) -> String {
@@ -295,6 +289,193 @@ fn recorders_find_the_further_authorities_in_the_recordings_folder() {
     );
 }
 
+const IMAGE: &str = "openvidu/openvidu-recording:2.32.2";
+
+impl Machine {
+    /// The same program among `fakes`, in a checkout.
+    fn run_among(&self, fakes: &Fakes, binary: &Path, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary);
+        command
+            .env_clear()
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(arguments)
+            .arg("--env-file")
+            .arg(self.env_file())
+            .arg("--data-dir")
+            .arg(self.folder.path().join("data"));
+        fakes.before(&mut command).output().unwrap()
+    }
+
+    fn install_among(&self, fakes: &Fakes, more: &[&str]) -> Output {
+        let path = self.openvidu.to_str().unwrap();
+        let all = ["install", "--auto", "--without-service", path];
+        self.run_among(fakes, Path::new(PROGRAM), &[&all, more].concat())
+    }
+}
+
+#[test]
+fn where_docker_does_not_answer_install_is_one_sentence_and_changes_nothing() {
+    let machine = Machine::new(SHAPES[2]);
+    let before = machine.files();
+    let fakes = Fakes::new();
+    fakes.silence_docker();
+    for helper in ["apt-get", "dockerd", "mount", "sudo"] {
+        fakes.add(helper, NOTHING);
+    }
+    let failed = machine.install_among(&fakes, &[]);
+    assert_eq!(failed.status.code(), Some(69), "{}", text(&failed));
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("Docker does not answer"), "{said}");
+    let planned = machine.install_among(&fakes, &["--dry-run"]);
+    assert!(planned.status.success(), "{}", text(&planned));
+    assert!(text(&planned).contains("would"), "{}", text(&planned));
+    assert!(
+        text(&planned).contains("Docker does not answer"),
+        "{}",
+        text(&planned)
+    );
+    assert_eq!(machine.files(), before);
+    for helper in ["apt-get", "dockerd", "mount", "sudo"] {
+        assert_eq!(fakes.calls(helper), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn recorders_get_a_token_of_their_own_unless_one_runs_that_knows_the_account_only() {
+    let copy_beside = |running: &str, service: &str| {
+        let machine = Machine::new(SHAPES[2]);
+        let fakes = Fakes::new();
+        fakes.add_image(IMAGE, "openvidus");
+        fs::write(fakes.state().join("running"), running).unwrap();
+        fs::write(fakes.state().join(service), "").unwrap();
+        let done = machine.install_among(&fakes, &[]);
+        assert!(done.status.success(), "{}", text(&done));
+        fs::read_to_string(machine.recorders_copy()).unwrap()
+    };
+    let copy = |running: &str| copy_beside(running, "no-service");
+    for running in ["", "ov2-ha-recorder 0.1.0:\n"] {
+        let narrow = copy(running);
+        assert!(narrow.contains("HA_RECORDER_TOKEN="), "{narrow}");
+        assert!(!narrow.contains("HA_CONTROLLER_PASSWORD"), "{narrow}");
+    }
+    // Docker starts it again in its old image.
+    let wide = copy("ov2-ha-recorder 0.1.0:\n:\n");
+    assert!(wide.contains("HA_CONTROLLER_PASSWORD="), "{wide}");
+    assert!(!wide.contains("HA_RECORDER_TOKEN"), "{wide}");
+    // A controller of compose's keeps the settings that it was made with until it is made anew.
+    let wide = copy_beside("", "compose");
+    assert!(wide.contains("HA_CONTROLLER_PASSWORD="), "{wide}");
+}
+
+#[test]
+fn uninstall_gives_an_image_s_name_back_only_where_install_built_it() {
+    let machine = Machine::new(SHAPES[2]);
+    let fakes = Fakes::new();
+    fakes.add_image(IMAGE, "openvidus");
+    let uninstall = |more: &[&str]| {
+        let all = ["uninstall", "--without-service", "--json"];
+        machine.run_among(&fakes, Path::new(PROGRAM), &[&all, more].concat())
+    };
+    assert!(machine.install_among(&fakes, &[]).status.success());
+    let ours = fakes.id(IMAGE);
+    assert_ne!(ours.as_deref(), Some("openvidus"));
+
+    let files = machine.files();
+    let shown = uninstall(&["--dry-run"]);
+    assert!(shown.status.success(), "{}", text(&shown));
+    let restored = json(&shown)["restored"].clone();
+    assert!(
+        restored.to_string().contains(&format!("the image {IMAGE}")),
+        "{restored}"
+    );
+    assert_eq!((machine.files(), fakes.id(IMAGE)), (files, ours));
+
+    // What cannot be put back now is not forgotten.
+    fakes.silence_docker();
+    let waits = uninstall(&[]);
+    assert_eq!(waits.status.code(), Some(69), "{}", text(&waits));
+    assert!(
+        json(&waits)["waits"]
+            .to_string()
+            .contains("Docker does not answer"),
+        "{}",
+        text(&waits)
+    );
+    fs::remove_file(fakes.state().join("silent")).unwrap();
+    let done = uninstall(&[]);
+    assert!(done.status.success(), "{}", text(&done));
+    assert_eq!(fakes.id(IMAGE).as_deref(), Some("openvidus"));
+    assert_eq!(fakes.id("ov2-ha-recorder-base:2.32.2"), None);
+    assert!(!machine.folder.path().join("data/install.json").exists());
+
+    // Built by hand: whoever did decides over it.
+    assert!(
+        machine
+            .install_among(&fakes, &["--without-image"])
+            .status
+            .success()
+    );
+    let mut by_hand = Command::new("packaging/docker/build-recorder");
+    by_hand
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["--binary", PROGRAM]);
+    by_hand.env_clear().env("IMAGE_TAG", "2.32.2");
+    assert!(
+        fakes
+            .before(&mut by_hand)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let ours = fakes.id(IMAGE);
+    let left = uninstall(&[]);
+    assert!(
+        json(&left)["left"].to_string().contains(IMAGE),
+        "{}",
+        text(&left)
+    );
+    assert_eq!(fakes.id(IMAGE), ours);
+}
+
+#[test]
+fn update_builds_the_image_from_the_program_that_the_package_brings() {
+    let machine = Machine::new(SHAPES[2]);
+    assert!(machine.install(&[]).status.success());
+    let fakes = Fakes::new();
+    fakes.add_image(IMAGE, "openvidus");
+    let bin = machine.folder.path().join("usr/bin");
+    fs::create_dir_all(&bin).unwrap();
+    let (program, new) = (bin.join("ov2-ha-recorder"), bin.join("new"));
+    fs::copy(PROGRAM, &program).unwrap();
+    fs::copy(PROGRAM, &new).unwrap();
+    fs::write(fakes.state().join("version"), "1-1").unwrap();
+    // As dpkg does: the file that runs loses its name.
+    let apt = format!(
+        "mv '{}' '{}' && printf 2-1 >\"$STATE/version\"",
+        new.display(),
+        program.display()
+    );
+    fakes.add("apt-get", &apt);
+    let dpkg = format!(
+        "case $1 in -W) cat \"$STATE/version\" ;; -L) printf '/usr/bin\\n%s\\n' '{}' ;; esac",
+        program.display()
+    );
+    fakes.add("dpkg-query", &dpkg);
+    fakes.add("systemctl", "exit 1");
+    let done = machine.run_among(&fakes, &program, &["update"]);
+    assert!(done.status.success(), "{}", text(&done));
+    assert!(text(&done).contains("1-1 → 2-1, built"), "{}", text(&done));
+    let built = fs::metadata(fakes.image(IMAGE).join("program")).unwrap();
+    assert_eq!(built.len(), fs::metadata(&program).unwrap().len());
+    let restarts = fakes
+        .calls("docker")
+        .into_iter()
+        .filter(|call| call.contains("restart"));
+    assert_eq!(restarts.count(), 1);
+}
+
 /// By the shipped program, which runs in every image.
 #[test]
 fn install_builds_the_recording_image_once_and_uninstall_gives_its_name_back() {
@@ -361,6 +542,78 @@ fn install_builds_the_recording_image_once_and_uninstall_gives_its_name_back() {
     assert_ne!(docker(&maker).ok().as_deref(), Some("ov2-ha-recorder"));
 }
 
+/// Hears whoever takes it for a proxy.
+fn eavesdropper() -> (String, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    use std::io::{BufRead, BufReader};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = std::sync::Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let first = BufReader::new(stream).lines().next();
+            let first = first.and_then(Result::ok).unwrap_or_default();
+            noted.lock().unwrap().push(first);
+        }
+    });
+    (address, heard)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_to_the_controller_and_to_its_store_goes_through_no_proxy() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = crate::support::controller::free_port().to_string();
+    let settings = [
+        ("HA_RUNTIME", "process"),
+        ("HA_RECORDING_STORAGE", "s3"),
+        ("HA_S3_SERVER", "on"),
+        ("MINIO_API_PORT", &port),
+        ("HA_AWS_ACCESS_KEY", "recorder"),
+        ("HA_AWS_SECRET_KEY", "a-secret-of-the-store"),
+    ];
+    let recordings = folder.path().join("recordings");
+    let mut controller =
+        Controller::start(Path::new(PROGRAM), folder.path(), &recordings, &settings).await;
+    let (proxy, heard) = eavesdropper();
+    for command in ["health", "validate", "test-s3", "test-api", "status"] {
+        let output = bare(PROGRAM)
+            .args([command, "--env-file"])
+            .arg(folder.path().join("controller.env"))
+            .envs(["http_proxy", "all_proxy"].map(|name| (name, &proxy)))
+            .output()
+            .unwrap();
+        assert!(
+            ["validate", "status"].contains(&command) || output.status.success(),
+            "{command}: {}",
+            text(&output)
+        );
+        let heard = heard.lock().unwrap();
+        assert!(heard.is_empty(), "{command}: {heard:?}");
+    }
+    controller.stop().await;
+}
+
+#[test]
+fn install_keeps_chunks_at_aws_unless_they_are_on_this_machine_already() {
+    let chosen = |in_use: bool| {
+        let machine = Machine::new(SHAPES[0]);
+        fs::create_dir_all(machine.env_file().parent().unwrap()).unwrap();
+        fs::write(machine.env_file(), "HA_RECORDING_STORAGE=s3\n").unwrap();
+        if in_use {
+            fs::create_dir_all(machine.folder.path().join("data/s3/bucket")).unwrap();
+        }
+        let done = machine.install(&[]);
+        assert!(done.status.success(), "{}", text(&done));
+        fs::read_to_string(machine.env_file()).unwrap()
+    };
+    let fresh = chosen(false);
+    assert!(fresh.contains("HA_S3_SERVER=off\n"), "{fresh}");
+    assert!(!fresh.contains("HA_AWS_ACCESS_KEY"), "{fresh}");
+    let earlier = chosen(true);
+    assert!(earlier.contains("HA_S3_SERVER=on\n"), "{earlier}");
+    assert!(earlier.contains("HA_AWS_SECRET_KEY="), "{earlier}");
+}
+
 #[test]
 fn a_folder_without_openvidu_is_one_sentence_and_changes_nothing() {
     let machine = Machine::new(SHAPES[0]);
@@ -381,7 +634,7 @@ fn config_hides_secrets_and_wrong_settings_end_with_all_faults_and_code_78() {
     let env = folder.path().join("a.env");
     fs::write(&env, "HA_CONTROLLER_PASSWORD=hidden\nOPENVIDU_WEBHOOK_ENDPOINT=https://u:hidden@x/y?k=hidden\nCHUNK_TIME_SIZE=0\nHA_NO_SUCH=1\n").unwrap();
     let run = |arguments: &[&str]| {
-        program()
+        bare(PROGRAM)
             .args(arguments)
             .arg("--env-file")
             .arg(&env)
@@ -420,7 +673,7 @@ fn the_earlier_project_s_env_is_taken_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let env = folder.path().join("earlier.env");
     fs::write(&env, EARLIER).unwrap();
-    let done = program()
+    let done = bare(PROGRAM)
         .args(["config", "--json", "--env-file"])
         .arg(&env)
         .output()
@@ -478,7 +731,7 @@ async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
     .await;
     let run = |arguments: &[&str]| {
         let (env, data) = (own.join("controller.env"), own.join("data"));
-        program()
+        bare(PROGRAM)
             .args(arguments)
             .arg("--env-file")
             .arg(env)
@@ -487,13 +740,13 @@ async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
             .output()
             .unwrap()
     };
-    let tried = program()
+    let tried = bare(PROGRAM)
         .args(["test-api", "--json", "--env-file"])
         .arg(own.join("controller.env"))
         .output()
         .unwrap();
     assert!(tried.status.success(), "{}", text(&tried));
-    let healthy = program()
+    let healthy = bare(PROGRAM)
         .args(["health", "--env-file"])
         .arg(own.join("controller.env"))
         .output()
@@ -527,7 +780,7 @@ async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
     );
     let elsewhere = |archive: &Path| {
         let nowhere = folder.path().join("nowhere");
-        let mut command = program();
+        let mut command = bare(PROGRAM);
         command
             .args(["backup", "--json", "--data-dir"])
             .arg(&nowhere);
@@ -550,7 +803,8 @@ async fn a_backup_taken_while_the_service_runs_brings_its_sessions_back() {
     controller.stop().await;
     let silence = elsewhere(&folder.path().join("none.tar.gz"));
     assert_eq!(silence.status.code(), Some(69), "{}", text(&silence));
-    let still = run(&["backup", "--json", "-o", archive.to_str().unwrap()]);
+    let again = ["backup", "--json", "--force", "-o"];
+    let still = run(&[&again[..], &[archive.to_str().unwrap()]].concat());
     assert_eq!(json(&still)["records"], json(&made)["records"]);
     assert_eq!(
         run(&["reset"]).status.code(),

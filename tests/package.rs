@@ -195,14 +195,16 @@ async fn the_package_installs_starts_comes_back_upgrades_and_goes_under_a_real_s
     is_left_alone_with_wrong_settings(&machine).await;
     reads_again(&machine).await;
     goes_beside_an_openvidu(&machine).await;
+    writes_recordings_in_a_home(&machine).await;
     serves_its_operator(&machine).await;
     updates_itself(&machine, &packages.version).await;
     machine.do_(&still_there);
 
-    machine.do_("dpkg -r ov2-ha-recorder");
+    gives_openvidu_back_when_it_is_removed(&machine);
     assert!(machine.sh("systemctl is-active ov2-ha-recorder").is_err());
     machine.do_("test -d /var/lib/ov2-ha-recorder/db && test -f /etc/ov2-ha-recorder/password");
-    goes_without_a_trace(&machine);
+    keeps_recordings_when_it_is_purged(&machine);
+    machine.do_("! test -e /etc/ov2-ha-recorder");
     assert_eq!(
         machine.do_("systemctl is-system-running || true"),
         "running"
@@ -246,6 +248,7 @@ fn is_laid_out_well(machine: &Machine) {
             "{path}"
         );
     }
+    machine.do_("! test -e /usr/share/ov2-ha-recorder/packaging/lib.sh && ! grep -r apt-get /usr/share/ov2-ha-recorder");
     let settings = machine.do_("dpkg-query -W -f '${Conffiles}' ov2-ha-recorder");
     assert!(
         settings.contains("/etc/ov2-ha-recorder/ov2-ha-recorder.env "),
@@ -253,6 +256,42 @@ fn is_laid_out_well(machine: &Machine) {
     );
     let password = machine.do_("cat /etc/ov2-ha-recorder/password").len();
     assert!(password >= 32, "a random password of {password} characters");
+}
+
+/// The settings stay, as Debian has it; what belongs to OpenVidu is as before.
+fn gives_openvidu_back_when_it_is_removed(machine: &Machine) {
+    let openvidu = "cat /srv/openvidu/.env";
+    let before = machine.do_(openvidu);
+    machine.do_("ov2-ha-recorder install --auto --without-image /srv/openvidu");
+    machine.do_("ov2-ha-recorder reconfigure /srv/openvidu");
+    assert_ne!(machine.do_(openvidu), before);
+    let settings = "cat /etc/ov2-ha-recorder/ov2-ha-recorder.env";
+    let ours = machine.do_(settings);
+    machine.do_("dpkg -r ov2-ha-recorder");
+    assert_eq!(machine.do_(openvidu), before);
+    assert_eq!(machine.do_(settings), ours);
+    machine.do_("! test -e /srv/recordings/.env");
+}
+
+/// What the built-in store has of recordings, and the record of what could not be put back, are kept, and their owner with
+/// them.
+fn keeps_recordings_when_it_is_purged(machine: &Machine) {
+    let state = "/var/lib/ov2-ha-recorder";
+    machine.do_(&format!(
+        "mkdir -p {state}/s3/b/objects/ses_A && echo chunk >{state}/s3/b/objects/ses_A/0001.mp4"
+    ));
+    machine.do_(&format!("echo '{{}}' >{state}/install.json"));
+    let said = machine.do_("dpkg -P ov2-ha-recorder 2>&1");
+    assert!(
+        said.contains("recorded chunks") && said.contains("install.json"),
+        "{said}"
+    );
+    machine.do_(&format!("test -s {state}/s3/b/objects/ses_A/0001.mp4 && test -e {state}/install.json && ! test -e {state}/db"));
+    assert_eq!(
+        machine.do_(&format!("stat -c %U {state}")),
+        "ov2-ha-recorder"
+    );
+    machine.do_(&format!("rm -r {state}"));
 }
 
 fn goes_without_a_trace(machine: &Machine) {
@@ -399,6 +438,30 @@ async fn goes_beside_an_openvidu(machine: &Machine) {
     machine.do_("! test -e /srv/recordings/.env && ! systemctl show ov2-ha-recorder -p ReadWritePaths | grep /srv");
     assert_eq!(machine.do_(&format!("cat {settings}")), before);
     machine.do_("ov2-ha-recorder start");
+    machine.healthy("a service as it was before").await;
+}
+
+/// The unit as it is packaged sees nothing of people's homes.
+async fn writes_recordings_in_a_home(machine: &Machine) {
+    let place = "/home/openvidu";
+    machine.do_(&format!(
+        "mkdir -p {place}/recordings && cp /srv/openvidu/docker-compose.yml {place}/"
+    ));
+    machine.do_(&format!("printf 'OPENVIDU_RECORDING=true\nOPENVIDU_RECORDING_PATH={place}/recordings\n' > {place}/.env"));
+    machine.do_(&format!(
+        "ov2-ha-recorder install --auto --without-image {place}"
+    ));
+    machine
+        .healthy("a service whose recordings are in a home")
+        .await;
+    let recording = format!("{place}/recordings/ses_H");
+    machine.do_(&format!("mkdir {recording} && echo '{{\"id\":\"ses_H\",\"status\":\"ready\"}}' >{recording}/.recording.ses_H"));
+    let account = "curl -sf -u recorder:$(cat /etc/ov2-ha-recorder/password)";
+    let listed = machine.do_(&format!("{account} http://127.0.0.1:15443/api/recordings"));
+    assert!(listed.contains("ses_H"), "{listed}");
+    let health = machine.do_("curl -s http://127.0.0.1:15443/actuator/health/store");
+    assert!(health.contains("UP"), "{health}");
+    machine.do_("ov2-ha-recorder uninstall --without-image && ov2-ha-recorder start");
     machine.healthy("a service as it was before").await;
 }
 

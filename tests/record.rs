@@ -13,7 +13,7 @@ use crate::support::wait;
 use ov2_ha_recorder::join::{GrowingFile, Options};
 use ov2_ha_recorder::model::ids::{RecordingId, TakeId};
 use ov2_ha_recorder::model::timeline::GapMode;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -27,7 +27,7 @@ use tokio::sync::{Mutex, MutexGuard};
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Slack for machines that are busy with other things.
-const SLACK: f64 = 1.0;
+pub const SLACK: f64 = 1.0;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_is_recorded_to_the_frame_and_finished_within_a_second() {
@@ -110,34 +110,96 @@ async fn a_clock_that_is_set_back_costs_a_second() {
     clock_set("ses_back", "-3600").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_years_off_and_put_right_costs_a_second() {
+    let mut stage = Stage::set("ses_years").await;
+    let clock = FakeClock::of(&mut stage, "-315576000");
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(4)).await;
+    clock.is("+0");
+    recorder.grows_for(Duration::from_secs(4)).await;
+    clock.is("+315576000");
+    recorder.grows_for(Duration::from_secs(4)).await;
+    // At the very stop.
+    clock.is("-3600");
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    costs_seconds(&stage, 2.0);
+    assert!(stage.timeline()["gaps"].as_array().unwrap().len() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_before_the_first_frame_costs_nothing() {
+    for (id, by) in [
+        ("ses_early_ahead", "+315576000"),
+        ("ses_early_back", "-315576000"),
+    ] {
+        let mut stage = Stage::set(id).await;
+        let clock = FakeClock::of(&mut stage, "+0");
+        let mut recorder = stage.spawn();
+        wait::until_true("its log", Duration::from_secs(10), || {
+            !stage.log().is_empty()
+        })
+        .await;
+        clock.is(by);
+        recorder.grows_for(Duration::from_secs(5)).await;
+        let (status, _) = recorder.stop().await;
+        assert!(status.success(), "{}", stage.log());
+        costs_seconds(&stage, 1.0);
+    }
+}
+
 /// A recording in the middle of which the recorder's clock is set.
 async fn clock_set(id: &str, by: &str) -> Stage {
     let mut stage = Stage::set(id).await;
-    let clock = stage.folder.path().join("clock");
-    fs::write(&clock, "+0").unwrap();
-    stage.settings.extend([
-        ("LD_PRELOAD", faketime()),
-        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".into()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-        ("PATH", browser_of_true_time(stage.folder.path())),
-    ]);
+    let clock = FakeClock::of(&mut stage, "+0");
     let mut recorder = stage.start().await;
     recorder.grows_for(Duration::from_secs(5)).await;
-    let ahead = stage.folder.path().join("ahead");
-    fs::write(&ahead, by).unwrap();
-    fs::rename(ahead, clock).unwrap();
+    clock.is(by);
     recorder.grows_for(Duration::from_secs(5)).await;
     let (status, _) = recorder.stop().await;
     assert!(status.success(), "{}", stage.log());
+    costs_seconds(&stage, 1.0);
+    stage
+}
 
+/// What a clock that was set may cost: no frozen frames, and at most so many seconds.
+fn costs_seconds(stage: &Stage, most: f64) {
     let footage = stage.footage();
     let holes = frames::describe(&footage.holes());
     println!("the clock was set: {:.2} s missing", footage.missing());
-    assert!(footage.missing() < 1.0 + SLACK, "{holes}");
+    assert!(footage.missing() < most + SLACK, "{holes}");
     assert!(footage.longest_stall() < 0.5, "frames stand still");
     assert_eq!(footage.decode_errors, Vec::<String>::new());
-    stage
+}
+
+/// The clock of a stage's recorders, but not of their browsers.
+struct FakeClock {
+    file: PathBuf,
+}
+
+impl FakeClock {
+    /// One that is wrong by so many seconds.
+    fn of(stage: &mut Stage, by: &str) -> Self {
+        let (file, library) = (stage.folder.path().join("clock"), faketime());
+        assert!(Path::new(&library).exists(), "libfaketime is missing");
+        fs::write(&file, by).unwrap();
+        stage.settings.extend([
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+            ("PATH", browser_of_true_time(stage.folder.path())),
+        ]);
+        Self { file }
+    }
+
+    /// Sets it.
+    fn is(&self, by: &str) {
+        let ahead = self.file.with_extension("ahead");
+        fs::write(&ahead, by).unwrap();
+        fs::rename(ahead, &self.file).unwrap();
+    }
 }
 
 /// The library that gives a process another clock.
@@ -186,23 +248,21 @@ async fn a_recorder_killed_by_force_goes_on_in_a_new_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sound_and_picture_stay_together_over_ten_lost_recorders() {
     let stage = Stage::set("ses_ten").await.with_media(0);
-    stage.loses_ten(Duration::from_secs(2)).await;
+    stage.loses_ten(Duration::from_secs(5)).await;
     let footage = stage.footage();
     assert_eq!(footage.decode_errors, Vec::<String>::new());
     assert_eq!(stage.timeline()["runs"].as_array().unwrap().len(), 11);
-    let offsets = footage.sound_offsets();
-    println!("sound comes later than the picture by {offsets:.3?} s");
-    assert!(offsets.len() >= 15, "{offsets:?}");
-    let is_within = |bound: f64| offsets.iter().filter(move |offset| offset.abs() <= bound);
-    // One of them the page itself may have laid wrong: its first readings of the audio clock can agree and be off.
-    assert!(
-        is_within(0.040 + 0.030).count() + 1 >= offsets.len(),
-        "{offsets:?}"
-    );
-    assert!(
-        is_within(0.040).count() * 10 >= offsets.len() * 9,
-        "{offsets:?}"
-    );
+    let stretches = footage.sound_offsets_by_stretch();
+    println!("sound comes later than the picture by {stretches:.3?} s");
+    assert_eq!(stretches.len(), 11, "{stretches:?}");
+    // A page lays its first beeps by readings of a new audio clock, some of which are wrong, and corrects the later ones; where
+    // the machine starves it for seconds, the sound of one capture may be late by what its sound server had to leave out.
+    let medians = stretches.iter().map(|offsets| frames::median(offsets));
+    let medians: Vec<f64> = medians.map(Option::unwrap).collect();
+    let within = |bound: f64| medians.iter().filter(|it| it.abs() <= bound).count();
+    assert!(within(0.040) >= 10 && within(0.100) == 11, "{medians:?}");
+    let mut all = stretches.iter().flatten();
+    assert!(all.all(|offset| offset.abs() < 0.3), "{stretches:?}");
     stage.is_what_openvidu_expects();
 }
 
@@ -373,7 +433,7 @@ async fn a_full_disk_costs_what_it_did_not_take_and_recording_goes_on() {
     assert!(so_far.duration > 2.0, "{} s", so_far.duration);
     fs::remove_file(&filler).unwrap();
     recorder.grows_for(Duration::from_secs(5)).await;
-    let is_well = |report: &Value| report["troubles"] == serde_json::json!([]);
+    let is_well = |report: &Value| report["troubles"] == json!([]);
     watch.sees("the room", is_well).await;
     let (status, _) = recorder.stop().await;
     assert!(status.success(), "{}", stage.log());
@@ -428,7 +488,7 @@ async fn a_disk_that_turns_read_only_is_told_and_recording_goes_on_when_it_is_ba
     assert!(so_far.duration > 4.0, "{} s", so_far.duration);
     disk.repair().unwrap();
     recorder.grows_for(Duration::from_secs(6)).await;
-    let is_well = |report: &Value| report["troubles"] == serde_json::json!([]);
+    let is_well = |report: &Value| report["troubles"] == json!([]);
     watch.sees("the repaired disk", is_well).await;
     let (status, _) = recorder.stop().await;
     assert!(status.success(), "{}", stage.log());
@@ -454,8 +514,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    fn at(stage: &Stage) -> Self {
-        let at = stage.file("");
+    fn at(stage: &Stage, at: PathBuf) -> Self {
         fs::create_dir_all(&at).unwrap();
         Self {
             at,
@@ -465,7 +524,12 @@ impl Disk {
     }
 
     pub fn in_memory(stage: &Stage, options: &str) -> Result<Self, String> {
-        let disk = Self::at(stage);
+        Self::in_memory_at(stage, stage.file(""), options)
+    }
+
+    /// At another place than the recording's.
+    pub fn in_memory_at(stage: &Stage, at: PathBuf, options: &str) -> Result<Self, String> {
+        let disk = Self::at(stage, at);
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
         said(mount.arg(&disk.at)).map(|_| disk)
@@ -473,12 +537,16 @@ impl Disk {
 
     /// An ext4, which turns read-only by itself when it meets an error.
     pub fn that_can_break(stage: &Stage) -> Result<Self, String> {
-        let mut disk = Self::at(stage);
+        Self::ext4(stage, stage.file(""), 256 << 20, &[])
+    }
+
+    /// An ext4 of so many bytes, made with these `options`.
+    pub fn ext4(stage: &Stage, at: PathBuf, bytes: u64, options: &[&str]) -> Result<Self, String> {
+        let mut disk = Self::at(stage, at);
         let image = fs::File::create(&disk.image).map_err(|cause| cause.to_string())?;
-        image
-            .set_len(256 << 20)
-            .map_err(|cause| cause.to_string())?;
-        said(Command::new("mkfs.ext4").arg("-q").arg(&disk.image))?;
+        image.set_len(bytes).map_err(|cause| cause.to_string())?;
+        let mut mkfs = Command::new("mkfs.ext4");
+        said(mkfs.arg("-q").args(options).arg(&disk.image))?;
         disk.attach()?;
         Ok(disk)
     }
@@ -575,7 +643,7 @@ async fn a_page_that_cannot_be_had_is_tried_until_it_can() {
     };
     watch.sees("the missing page", is_told).await;
     stage.page.come_back();
-    let is_well = |report: &Value| report["troubles"] == serde_json::json!([]);
+    let is_well = |report: &Value| report["troubles"] == json!([]);
     watch.sees("the page", is_well).await;
     recorder.grows_for(Duration::from_secs(4)).await;
     let (status, _) = recorder.stop().await;
@@ -617,6 +685,47 @@ async fn frames_that_come_late_are_counted_and_ffmpeg_that_hangs_is_replaced() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_says_what_it_does_and_one_that_hangs_says_nothing() {
+    let stage = Stage::set("ses_asked").await;
+    let mut recorder = stage.start().await;
+    recorder.grows_for(Duration::from_secs(3)).await;
+    assert_eq!(
+        stage.asks(),
+        (Some(0), json!({"state": "fine", "recording": "ses_asked"}))
+    );
+    let mode = fs::metadata(stage.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // It mends itself, and says so while it does.
+    recorder.signal_child("ffmpeg", "libx264", "STOP");
+    wait::until_true("that it mends", Duration::from_secs(6), || {
+        let (code, said) = stage.asks();
+        assert_eq!(code, Some(0));
+        said["state"] == "mending" && said["part"] == "the capture"
+    })
+    .await;
+    recorder.grows_for(Duration::from_secs(2)).await;
+    assert_eq!(
+        stage.asks(),
+        (Some(0), json!({"state": "fine", "recording": "ses_asked"}))
+    );
+    let pid = recorder.process.id().to_string();
+    assert!(signal(&pid, "STOP"));
+    let begin = Instant::now();
+    assert_eq!(stage.asks(), (Some(75), Value::Null));
+    assert!(
+        begin.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert!(signal(&pid, "CONT"));
+    recorder.grows_for(Duration::from_secs(2)).await;
+    let (status, _) = recorder.stop().await;
+    assert!(status.success(), "{}", stage.log());
+    assert_eq!(stage.asks(), (Some(69), Value::Null));
+    assert!(!stage.socket().exists());
+}
+
 #[test]
 fn other_modes_without_the_base_images_entry_point_say_what_is_missing() {
     if std::path::Path::new("/entrypoint.sh").exists() {
@@ -624,13 +733,13 @@ fn other_modes_without_the_base_images_entry_point_say_what_is_missing() {
     }
     let said = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
         .arg("record")
-        .env("CONTAINER_WORKING_MODE", "COMPOSED_QUICK_START")
+        .env("CONTAINER_WORKING_MODE", "BROADCAST")
         .output()
         .unwrap();
     let text = secrets::said(&said);
     assert_eq!(said.status.code(), Some(69), "{text}");
     assert!(
-        text.contains("COMPOSED_QUICK_START") && text.contains("/entrypoint.sh"),
+        text.contains("BROADCAST") && text.contains("/entrypoint.sh"),
         "{text}"
     );
 }
@@ -792,6 +901,18 @@ pub fn program() -> PathBuf {
     controller::program(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
 }
 
+/// Finishes what lies in the recordings folder `folder` without a recorder.
+pub fn recover_in(folder: &Path) {
+    let done = Command::new(program())
+        .args(["recover", "-o"])
+        .arg(folder)
+        .env("OPENVIDU_RECORDING_PATH", folder)
+        .env("HA_RECORDING_STORAGE", "local")
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", secrets::said(&done));
+}
+
 /// A place to record, and what is ordered there.
 pub struct Stage {
     /// Settings beside the usual ones.
@@ -855,7 +976,8 @@ impl Stage {
         }
     }
 
-    fn beside(&self, id: &str) -> Self {
+    /// Another recording beside it.
+    pub fn beside(&self, id: &str) -> Self {
         Self {
             settings: self.settings.clone(),
             _turn: None,
@@ -901,6 +1023,27 @@ impl Stage {
         self.folder.path().join(format!("{}.stop", self.order.id))
     }
 
+    /// Where the recorder is asked whether it is alive.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("ask.sock")
+    }
+
+    /// Where it keeps the order that it carries out in quick-start mode.
+    pub fn kept_order(&self) -> PathBuf {
+        self.folder.path().join("kept/order.json")
+    }
+
+    /// Asks it; the exit code, and what it answered.
+    pub fn asks(&self) -> (Option<i32>, Value) {
+        let asked = Command::new(program())
+            .args(["ask", "--json", "--socket"])
+            .arg(self.socket())
+            .output()
+            .unwrap();
+        let said = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+        (asked.status.code(), said)
+    }
+
     fn log_file(&self) -> PathBuf {
         self.folder.path().join(format!("{}.log", self.order.id))
     }
@@ -911,6 +1054,11 @@ impl Stage {
 
     /// Starts a recorder.
     pub fn spawn(&self) -> Recorder {
+        self.spawn_with(environment(&self.order, self.created_at))
+    }
+
+    /// The same with what OpenVidu puts into another container's environment.
+    pub fn spawn_with(&self, environment: Vec<(&'static str, String)>) -> Recorder {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -922,7 +1070,11 @@ impl Stage {
             .arg(self.folder.path())
             .arg("--stop-file")
             .arg(self.stop_file())
-            .envs(environment(&self.order, self.created_at))
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--kept-order")
+            .arg(self.kept_order())
+            .envs(environment)
             .envs([
                 ("HA_CONTROLLER_HOST", "127.0.0.1"),
                 ("HA_CONTROLLER_PORT", "1"),
@@ -1046,7 +1198,8 @@ impl Stage {
 /// A recorder that runs; ended by force when dropped.
 pub struct Recorder {
     pub process: Child,
-    video: PathBuf,
+    /// What it makes grow.
+    pub video: PathBuf,
     log: PathBuf,
     stop_file: PathBuf,
 }

@@ -166,7 +166,7 @@ fn a_store_that_cannot_be_is_one_sentence_and_makes_nothing() {
             69,
             &["No_Bucket", "lower-case"],
         ),
-        ("s3://bucket", &[], 78, &[keys, "required"]),
+        ("s3://bucket", &[], 69, &[keys, "no credentials"]),
         (
             "s3://bucket",
             &variables(NOBODY)[..3],
@@ -271,7 +271,7 @@ async fn serve_finishes_a_take_that_nobody_looks_after_and_clears_it() {
     let mut settings = variables("");
     settings.retain(|(name, _)| *name != "HA_AWS_S3_SERVICE_ENDPOINT");
     settings.extend(hasty());
-    settings.push(("MINIO_API_PORT", port.as_str()));
+    settings.extend([("MINIO_API_PORT", port.as_str()), ("HA_S3_SERVER", "on")]);
     let binary = Path::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"));
     let mut controller = Controller::start(binary, folder.path(), &recordings, &settings).await;
     let store = client(&format!("http://127.0.0.1:{port}"), &[]);
@@ -504,6 +504,22 @@ async fn finish_all(store: &dyn ChunkStore, folder: &Path, recording: &str) {
             takes.finish(&take, &mut |_| {}).await.unwrap();
         }
     }
+}
+
+#[test]
+fn a_recording_that_the_store_has_not_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+        .args(["recover", "nosuch", "--store"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(
+        said(&output).contains("has nothing of nosuch"),
+        "{}",
+        said(&output)
+    );
 }
 
 fn chunks(objects: &[Object]) -> usize {

@@ -1,5 +1,6 @@
 //! The scripts of `packaging`: what must hold of them on a machine that has nothing of ours.
 
+use crate::support::fakes::{Fakes, NOTHING};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -125,6 +126,131 @@ fn a_docker_daemon_that_a_script_starts_keeps_nobody_waiting() {
     let answer = answer.expect("the daemon keeps the caller's pipes open");
     assert_eq!(answer.unwrap().trim(), "started");
     assert!(child.wait().unwrap().success());
+}
+
+/// What the package brings to a customer's machine, as it lies there: alone.
+fn customers_script(folder: &Path) -> PathBuf {
+    for file in ["build-recorder", "recorder.Dockerfile"] {
+        let from = Path::new(ROOT).join("packaging/docker").join(file);
+        std::fs::copy(from, folder.join(file)).unwrap();
+    }
+    let program = folder.join("program");
+    std::fs::write(&program, "#!/bin/sh\necho ov2-ha-recorder 9.9.9\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    folder.join("build-recorder")
+}
+
+#[test]
+fn the_customers_script_builds_an_image_and_calls_nothing_but_docker() {
+    const OTHERS: [&str; 9] = [
+        "apt-get",
+        "dockerd",
+        "mount",
+        "sudo",
+        "systemctl",
+        "debootstrap",
+        "setsid",
+        "dpkg-query",
+        "pgrep",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let script = customers_script(folder.path());
+    let stock = "openvidu/openvidu-recording:2.30.0";
+    let run = |fakes: &Fakes, name: &str| {
+        for other in OTHERS {
+            fakes.add(other, NOTHING);
+        }
+        let mut command = Command::new(&script);
+        command.arg("--binary").arg(folder.path().join("program"));
+        command.env("IMAGE_NAME", name).env("IMAGE_TAG", "2.30.0");
+        let output = fakes.before(&mut command).output().unwrap();
+        for other in OTHERS {
+            assert_eq!(fakes.calls(other), Vec::<String>::new());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+
+    let silent = Fakes::new();
+    silent.silence_docker();
+    let (code, said) = run(&silent, "openvidu/openvidu-recording");
+    assert_eq!((code, said.lines().count()), (Some(69), 1), "{said}");
+    assert!(said.contains("Docker does not answer"), "{said}");
+
+    let bare = Fakes::new();
+    let (code, said) = run(&bare, "openvidu/openvidu-recording");
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("cannot be pulled"), "{said}");
+
+    let usual = Fakes::new();
+    usual.add_image(stock, "openvidus");
+    let (code, said) = run(&usual, "openvidu/openvidu-recording");
+    assert_eq!(code, Some(0), "{said}");
+    let label = |fakes: &Fakes, name: &str, label: &str| {
+        std::fs::read_to_string(fakes.image(name).join(label)).unwrap()
+    };
+    assert_eq!(
+        label(&usual, stock, "ov2-ha-recorder.version"),
+        "ov2-ha-recorder 9.9.9\n"
+    );
+    let kept = usual.id("ov2-ha-recorder-base:2.30.0");
+    assert_eq!(kept.as_deref(), Some("openvidus"));
+    let (code, said) = run(&usual, "openvidu/openvidu-recording");
+    assert_eq!(code, Some(0), "ours is not built on ours: {said}");
+    assert_eq!(usual.id("ov2-ha-recorder-base:2.30.0"), kept);
+
+    // With fonts of their own.
+    let theirs = Fakes::new();
+    theirs.add_image(stock, "openvidus");
+    theirs.add_image("registry:5000/rec:2.30.0", "customers");
+    let (code, said) = run(&theirs, "registry:5000/rec");
+    assert_eq!(code, Some(0), "{said}");
+    let kept = label(
+        &theirs,
+        "registry:5000/rec:2.30.0",
+        "ov2-ha-recorder.replaces",
+    );
+    assert_eq!(theirs.id(kept.trim()).as_deref(), Some("customers"));
+    assert_eq!(theirs.id(stock).as_deref(), Some("openvidus"));
+}
+
+#[test]
+fn a_build_that_fails_leaves_our_image_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = customers_script(folder.path());
+    let image = "openvidu/openvidu-recording:2.30.0";
+    for (state, seconds, code) in [
+        (&["no-build"][..], "600", Some(1)),
+        (&["hung-registry"], "1", Some(69)),
+        (&[], "600", Some(0)),
+    ] {
+        let fakes = Fakes::new();
+        fakes.add_image(image, "ours");
+        let label = fakes.image(image).join("created.by");
+        std::fs::write(label, "ov2-ha-recorder\n").unwrap();
+        // What it was built on is gone.
+        std::fs::write(fakes.state().join("registry"), "openvidus\n").unwrap();
+        for name in state {
+            std::fs::write(fakes.state().join(name), "").unwrap();
+        }
+        let mut command = Command::new(&script);
+        command
+            .arg("--binary")
+            .arg(folder.path().join("program"))
+            .env("IMAGE_NAME", "openvidu/openvidu-recording")
+            .env("IMAGE_TAG", "2.30.0")
+            .env("OV2_PULL_SECONDS", seconds);
+        let output = fakes.before(&mut command).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), code, "{said}");
+        assert!(
+            said.contains("pulling openvidu/openvidu-recording:2.30.0"),
+            "{said}"
+        );
+        let is_ours = fakes.id(image).as_deref() == Some("ours");
+        assert_eq!(is_ours, code != Some(0), "{state:?}: {said}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod faults;
 mod forgotten;
+mod quick;
 
 use crate::support::docker::docker;
 use crate::support::frames::{Footage, probe};
@@ -40,8 +41,15 @@ struct Scene {
 
 impl Scene {
     async fn set(test: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        Self::set_in(test, tempfile::tempdir().unwrap(), settings).await
+    }
+
+    async fn set_in(
+        test: &str,
+        folder: tempfile::TempDir,
+        settings: &[(&str, &str)],
+    ) -> Option<Self> {
         let turn = TURN.lock().await;
-        let folder = tempfile::tempdir().unwrap();
         match Stage::set(Path::new(BINARY), folder.path(), settings).await {
             Ok(stage) => Some(Self {
                 stage,

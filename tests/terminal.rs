@@ -145,6 +145,7 @@ async fn every_command_teaches_its_use() {
 const TRIED: &[&str] = &[
     "serve",
     "record",
+    "ask",
     "start",
     "stop",
     "restart",
@@ -154,6 +155,7 @@ const TRIED: &[&str] = &[
     "failovers",
     "failovers ses_none",
     "validate",
+    "doctor -o {}/doctor.tar.gz",
     "config HA_CONTROLLER_PASSWORD CHUNK_TIME_SIZE",
     "test-api",
     "test-s3",

@@ -1,5 +1,5 @@
 # What OpenVidu's recording image holds, from Debian's packages: for machines that reach no registry.
-# build-recorder makes DEBIAN with debootstrap.
+# build-base makes DEBIAN with debootstrap.
 ARG DEBIAN=debian:bookworm-slim
 FROM ${DEBIAN}
 RUN apt-get update -qq \

@@ -1,5 +1,5 @@
 # A Debian whose first process is systemd: the package's tests install, upgrade, remove and purge in it.
-# build-recorder --local-base makes DEBIAN with debootstrap where no registry can be reached.
+# build-systemd makes DEBIAN with debootstrap where no registry can be reached.
 ARG DEBIAN=debian:bookworm-slim
 FROM ${DEBIAN}
 RUN apt-get update -qq \

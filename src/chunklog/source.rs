@@ -7,14 +7,18 @@ use crate::model::chunk::{ChunkKey, TakeKey};
 use crate::store::{ChunkStore, StoreError};
 use bytes::Bytes;
 use std::fs::{self, File};
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// How much is read from a file at once.
 const READ: u64 = 256 << 10;
+/// How long a store may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A place with chunks. To be asked on a thread that may block.
 #[derive(Clone)]
@@ -23,6 +27,8 @@ pub enum Source {
     Folder(PathBuf),
     /// In a store, which is asked through this runtime.
     Store(Arc<dyn ChunkStore>, Handle),
+    /// Below this folder, and what has left it in a store.
+    Both(PathBuf, Arc<dyn ChunkStore>, Handle),
 }
 
 impl Source {
@@ -33,10 +39,11 @@ impl Source {
     pub fn list(&self, take: &TakeKey) -> Result<Vec<Origin>, LogError> {
         let keys = match self {
             Self::Folder(root) => keys_below(root, take),
-            Self::Store(store, runtime) => runtime
-                .block_on(store.list(&take.to_string()))
-                .map(|objects| objects.into_iter().map(|object| object.key).collect())
-                .map_err(|cause| cause.to_string()),
+            Self::Store(store, runtime) => keys_in(&**store, runtime, take),
+            Self::Both(root, store, runtime) => keys_below(root, take).and_then(|mut keys| {
+                keys.extend(keys_in(&**store, runtime, take)?);
+                Ok(keys)
+            }),
         };
         let keys: Vec<String> = keys.map_err(|cause| LogError::List {
             take: take.to_string(),
@@ -45,6 +52,7 @@ impl Source {
         let parse = |key: &String| ChunkKey::parse(take, key);
         let mut origins: Vec<Origin> = keys.iter().filter_map(parse).map(origin_of).collect();
         origins.sort_unstable();
+        origins.dedup();
         Ok(origins)
     }
 }
@@ -80,6 +88,32 @@ fn keys_below(root: &Path, take: &TakeKey) -> Result<Vec<String>, String> {
     Ok(keys)
 }
 
+/// The keys of the take's objects.
+fn keys_in(
+    store: &dyn ChunkStore,
+    runtime: &Handle,
+    take: &TakeKey,
+) -> Result<Vec<String>, String> {
+    let take = take.to_string();
+    let listed = answered(runtime, "list the chunks", store.list(&take));
+    let listed = listed.map_err(|cause| cause.to_string())?;
+    Ok(listed.into_iter().map(|object| object.key).collect())
+}
+
+/// What a store answers in time: whoever follows a log waits for no store that hangs.
+fn answered<T>(
+    runtime: &Handle,
+    act: &str,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = |_| StoreError::Unavailable {
+        act: act.to_owned(),
+        cause: format!("no answer within {} s", PATIENCE.as_secs()),
+    };
+    let answer = async { tokio::time::timeout(PATIENCE, asked).await };
+    runtime.block_on(answer).map_err(late)?
+}
+
 fn is_absent(cause: &io::Error) -> bool {
     matches!(
         cause.kind(),
@@ -112,31 +146,53 @@ impl Chunk {
         most: Option<u64>,
     ) -> Result<Option<Bytes>, LogError> {
         match &self.source {
-            Source::Folder(root) => {
-                let path = root.join(self.key.to_string());
-                let most = most.map_or(READ, |most| most.min(READ));
-                let read = read_file(&mut self.file, &path, offset, most);
-                read.map_err(|cause| LogError::Folder {
-                    key: self.key.clone(),
-                    cause,
-                })
-            }
-            Source::Store(store, runtime) => {
-                let key = self.key.to_string();
-                match runtime.block_on(store.read_from(&key, offset)) {
-                    Ok(mut bytes) => {
-                        let most = most.map_or(usize::MAX, |most| most as usize);
-                        bytes.truncate(most);
-                        Ok(Some(bytes))
-                    }
-                    Err(StoreError::NotFound { .. }) => Ok(None),
-                    Err(cause) => Err(LogError::Store {
-                        key: self.key.clone(),
-                        cause,
-                    }),
+            Source::Folder(root) => read_below(&mut self.file, root, &self.key, offset, most),
+            Source::Store(store, runtime) => read_in(&**store, runtime, &self.key, offset, most),
+            Source::Both(root, store, runtime) => {
+                match read_below(&mut self.file, root, &self.key, offset, most)? {
+                    Some(bytes) => Ok(Some(bytes)),
+                    None => read_in(&**store, runtime, &self.key, offset, most),
                 }
             }
         }
+    }
+}
+
+/// Bytes of a chunk's file, `open` where it was read from before.
+fn read_below(
+    open: &mut Option<File>,
+    root: &Path,
+    key: &ChunkKey,
+    offset: u64,
+    most: Option<u64>,
+) -> Result<Option<Bytes>, LogError> {
+    let path = root.join(key.to_string());
+    let most = most.map_or(READ, |most| most.min(READ));
+    read_file(open, &path, offset, most).map_err(|cause| LogError::Folder {
+        key: key.clone(),
+        cause,
+    })
+}
+
+/// The same of an object.
+fn read_in(
+    store: &dyn ChunkStore,
+    runtime: &Handle,
+    key: &ChunkKey,
+    offset: u64,
+    most: Option<u64>,
+) -> Result<Option<Bytes>, LogError> {
+    let name = key.to_string();
+    match answered(runtime, "read a chunk", store.read_from(&name, offset)) {
+        Ok(mut bytes) => {
+            bytes.truncate(most.map_or(usize::MAX, |most| most as usize));
+            Ok(Some(bytes))
+        }
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(cause) => Err(LogError::Store {
+            key: key.clone(),
+            cause,
+        }),
     }
 }
 

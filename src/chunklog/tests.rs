@@ -150,6 +150,26 @@ fn a_log_in_a_store_is_followed_alike() {
 }
 
 #[test]
+fn a_log_part_of_which_has_left_the_disk_is_followed_alike() {
+    let (log, left) = (Log::new(), Log::new());
+    let runtime = Runtime::new().unwrap();
+    let store = Arc::new(LocalStore::new(left.root.path()));
+    let both = Source::Both(log.root.path().into(), store, runtime.handle().clone());
+    suite(&both, &log);
+
+    let (log, left) = (Log::new(), Log::new());
+    let store = Arc::new(LocalStore::new(left.root.path()));
+    let both = Source::Both(log.root.path().into(), store, runtime.handle().clone());
+    left.write(origin(1, 1), &[1.0], b"");
+    left.write(origin(1, 2), &[7.0], b"");
+    log.write(origin(1, 2), &[2.0], b"");
+    let head = log.write(origin(2, 1), &[3.0], b"");
+    let all = read(&mut follower(&both, None), head);
+    let fragments: Vec<_> = all.iter().filter(|it| !it.contains("passed")).collect();
+    assert_eq!(fragments, ["1/1: 1", "1/2: 2", "2/1: 3"]);
+}
+
+#[test]
 fn a_chunk_that_is_deleted_or_moved_while_it_is_followed_is_read_to_its_end() {
     type Sweep = fn(&Path) -> std::io::Result<()>;
     let sweeps: [Sweep; 2] = [

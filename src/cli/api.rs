@@ -1,6 +1,7 @@
 //! The operator's way to the running controller: requests over its own HTTP interface, from the machine it runs on.
 
 use super::{Failure, exit};
+use crate::client::deepest;
 use crate::config::{Secret, Settings};
 use crate::outbound::{self, Trust};
 use reqwest::{Client, Method};
@@ -51,8 +52,9 @@ impl Api {
             None => format!("http://{near}"),
             Some(_) => {
                 // The certificate names the host that recorders use; the connection still goes to this machine.
-                builder = builder.resolve(&settings.controller_host, near);
-                format!("https://{}:{}", settings.controller_host, near.port())
+                let host = &settings.controller_host;
+                builder = builder.resolve(host.as_str(), near);
+                format!("https://{}:{}", host.in_url(), near.port())
             }
         };
         let account = settings.account().ok();
@@ -127,17 +129,21 @@ impl Api {
 
     /// What to say when nobody answers.
     pub(super) fn unreachable(&self, cause: &reqwest::Error) -> Failure {
-        let why = if cause.is_timeout() {
-            "no answer in time"
-        } else {
-            "nobody answers"
+        let why = match cause {
+            cause if cause.is_timeout() => {
+                "no answer in time; is it running? See \"ov2-ha-recorder status\"".into()
+            }
+            cause if is_silence(cause) => {
+                "nobody answers; is it running? See \"ov2-ha-recorder status\"".into()
+            }
+            cause => format!(
+                "{}; compare HA_TLS_CERT and HA_CONTROLLER_CA with what it was started with",
+                deepest(cause)
+            ),
         };
         Failure::with(
             exit::UNAVAILABLE,
-            format!(
-                "cannot reach the controller at {}: {why}; is it running? See \"ov2-ha-recorder status\"",
-                self.base
-            ),
+            format!("cannot reach the controller at {}: {why}", self.base),
         )
     }
 }
@@ -150,12 +156,7 @@ impl Answer {
     pub(super) fn ok(self, act: &str) -> Result<Value, Failure> {
         match self.status {
             200..=299 => Ok(self.body),
-            401 => Err(Failure::with(
-                exit::CONFIG,
-                format!(
-                    "cannot {act}: the controller refuses HA_CONTROLLER_USERNAME and HA_CONTROLLER_PASSWORD; it runs with others: restart it"
-                ),
-            )),
+            401 => Err(refused(act)),
             status => {
                 let said = self.body["message"].as_str().unwrap_or("no reason given");
                 Err(Failure::new(format!(
@@ -164,6 +165,28 @@ impl Answer {
             }
         }
     }
+}
+
+/// What to say when the account is not let in.
+pub(super) fn refused(act: &str) -> Failure {
+    Failure::with(
+        exit::CONFIG,
+        format!(
+            "cannot {act}: the controller refuses HA_CONTROLLER_USERNAME and HA_CONTROLLER_PASSWORD; it runs with others: restart it"
+        ),
+    )
+}
+
+/// Whether a connection was refused or led nowhere, unlike one on which something was not right.
+fn is_silence(cause: &reqwest::Error) -> bool {
+    let mut next: Option<&dyn std::error::Error> = Some(cause);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::ConnectionRefused;
+        }
+        next = error.source();
+    }
+    false
 }
 
 fn near(settings: &Settings) -> SocketAddr {

@@ -1,27 +1,24 @@
 //! `backup`: one archive with what makes this service what it is: settings, sessions, outbox, and the manifests of takes
 //! whose chunks are in the store. Taken from the running service over its API, or from the database when it does not run.
 
-use super::api::Api;
+use super::api::{Api, refused};
+use super::archive;
+use super::output::{Output, Replace};
 use super::report::Form;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::Settings;
+use crate::config::{Settings, TABLE, Variables};
 use crate::controller::relay;
 use crate::db::Db;
 use crate::db::outbox::{Bounds, Outbox};
-use crate::disk::{self, Draft};
 use crate::store;
 use bytes::Bytes;
 use clap::Args;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use std::fs::Permissions;
 use std::io::IsTerminal;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The version of the archive's layout.
@@ -32,15 +29,20 @@ pub(super) const INDEX: &str = "backup.json";
 pub(super) const STATE: &str = "state.jsonl";
 /// The entry with the settings.
 pub(super) const SETTINGS: &str = "settings.env";
+/// The folder of the files from which the settings have values, under the settings' names.
+pub(super) const FILES: &str = "files/";
 /// The folder of the manifests.
 pub(super) const MANIFESTS: &str = "manifests/";
 
 /// Write settings, sessions, webhooks and manifests into one archive, while the service runs or not.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
-    /// The archive; without it ov2-ha-recorder-<time>.tar.gz in this folder.
+    /// The archive; without it ov2-ha-recorder-<time>.tar.gz in this folder, and "-" is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Replace the archive where it is there already.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     file: SettingsFile,
     #[command(flatten)]
@@ -61,6 +63,9 @@ pub(super) struct Index {
     pub(super) settings: bool,
     /// Why the manifests are not in it, when they are not.
     pub(super) without_manifests: Option<String>,
+    /// Which files that the settings name are not in it, and why.
+    #[serde(default)]
+    pub(super) without_files: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,12 +78,11 @@ struct Made {
 
 impl Backup {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let settings = self.file.settings()?;
+        let settings = self.file.settings_with(&self.data)?;
         let now = SystemClock.now();
-        let path = self.output.clone().unwrap_or_else(|| {
-            let stamp = now.to_string().replace([':', '.'], "-");
-            PathBuf::from(format!("ov2-ha-recorder-{stamp}.tar.gz"))
-        });
+        let named = self.output.clone();
+        let path = named.unwrap_or_else(|| archive::usual_name("ov2-ha-recorder", now));
+        let output = Output::of(&path, Replace::when(self.force))?;
         let bar = bar(self.form);
         bar.set_message("database");
         let state = state(&settings, &self.data.data_dir, &bar).await?;
@@ -92,6 +96,7 @@ impl Backup {
             Err(cause) => (Vec::new(), Some(cause.to_string())),
         };
         let env = self.file.path().and_then(|path| std::fs::read(path).ok());
+        let (files, without_files) = named_files(env.as_deref().unwrap_or_default());
         let index = Index {
             format: FORMAT,
             program: env!("CARGO_PKG_VERSION").into(),
@@ -100,32 +105,35 @@ impl Backup {
             manifests: manifests.len() as u64,
             settings: env.is_some(),
             without_manifests,
+            without_files,
         };
         bar.set_message("archive");
         let entries = env
             .map(|text| (SETTINGS.to_owned(), Bytes::from(text)))
             .into_iter()
             .chain([(STATE.to_owned(), Bytes::from(state))])
+            .chain(files)
             .chain(
                 manifests
                     .into_iter()
                     .map(|(key, body)| (format!("{MANIFESTS}{key}"), body)),
             );
-        let bytes = write(&path, entries, &index).map_err(|cause| {
+        let bytes = write(&output, entries, &index).map_err(|cause| {
             Failure::with(
                 exit::CANNOT_WRITE,
                 format!("cannot write {}: {cause}", path.display()),
             )
         })?;
         bar.finish_and_clear();
-        self.form.print(
-            &Made {
-                archive: path,
-                bytes,
-                index,
-            },
-            text,
-        );
+        let made = Made {
+            archive: path,
+            bytes,
+            index,
+        };
+        match output {
+            Output::Standard => self.form.print_aside(&made, text),
+            _ => self.form.print(&made, text),
+        }
         Ok(())
     }
 }
@@ -140,6 +148,9 @@ fn text(made: &Made) -> String {
     );
     if let Some(why) = &made.index.without_manifests {
         text.push_str(&format!("\nwithout the store's manifests: {why}"));
+    }
+    for why in &made.index.without_files {
+        text.push_str(&format!("\nwithout {why}"));
     }
     text
 }
@@ -190,6 +201,9 @@ async fn fetch(settings: &Settings, bar: &ProgressBar) -> Result<Vec<u8>, Failur
         .await
         .map_err(|cause| api.unreachable(&cause))?;
     let status = answer.status();
+    if status == reqwest::StatusCode::UNAUTHORIZED {
+        return Err(refused("back up"));
+    }
     if !status.is_success() {
         return Err(Failure::new(format!(
             "cannot back up: the controller answers {}",
@@ -225,29 +239,29 @@ async fn manifests(
     Ok(found)
 }
 
-/// Writes the archive beside its place and moves it there when it is whole.
+/// The files in which the values of settings lie, as entries, and which of them cannot be read.
+fn named_files(env: &[u8]) -> (Vec<(String, Bytes)>, Vec<String>) {
+    let env = String::from_utf8_lossy(env);
+    let named = Variables::default().over_text(&env, Path::new(SETTINGS));
+    let (mut files, mut missing) = (Vec::new(), Vec::new());
+    for setting in TABLE {
+        let Some(path) = named.get(&format!("{}_FILE", setting.name)) else {
+            continue;
+        };
+        match std::fs::read(&path) {
+            Ok(body) => files.push((format!("{FILES}{}", setting.name), Bytes::from(body))),
+            Err(cause) => missing.push(format!("{}_FILE={path}: {cause}", setting.name)),
+        }
+    }
+    (files, missing)
+}
+
 fn write(
-    path: &Path,
+    output: &Output,
     entries: impl Iterator<Item = (String, Bytes)>,
     index: &Index,
 ) -> std::io::Result<u64> {
-    let mut draft = Draft::new(disk::parent(path))?;
-    draft.file.set_permissions(Permissions::from_mode(0o600))?;
-    let mut archive = tar::Builder::new(GzEncoder::new(&mut draft.file, Compression::default()));
-    let seconds = (index.created_at.millis() / 1000).unsigned_abs();
-    let mut put = |name: &str, body: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(body.len() as u64);
-        header.set_mode(0o600);
-        header.set_mtime(seconds);
-        archive.append_data(&mut header, name, body)
-    };
-    for (name, body) in entries {
-        put(&name, &body)?;
-    }
-    put(INDEX, serde_json::to_string_pretty(index)?.as_bytes())?;
-    archive.into_inner()?.finish()?;
-    let bytes = draft.file.metadata()?.len();
-    draft.publish(path)?;
-    Ok(bytes)
+    let text = Bytes::from(serde_json::to_string_pretty(index)?);
+    let entries = entries.chain([(INDEX.to_owned(), text)]);
+    output.write(|out| archive::pack(out, index.created_at, entries))
 }

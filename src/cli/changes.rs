@@ -1,7 +1,8 @@
 //! What `install` changes on a machine is written down before it is done, so that `uninstall` can put it back: whole
-//! files that it makes, and single lines of files that belong to OpenVidu.
+//! files that it makes, single lines of files that belong to OpenVidu, and the recording image's name.
 
 use super::env_text::EnvText;
+use super::system::{Call, docker_answers, image_id, image_is_ours, image_label};
 use super::{Failure, exit};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -41,6 +42,27 @@ enum Before {
         line: Option<String>,
         after: String,
     },
+    /// An image of ours took this name; its id, once it was built.
+    Image { name: String, built: Option<String> },
+}
+
+/// How what was changed is found now.
+enum Found {
+    /// As we left it.
+    Ours,
+    /// Put back already.
+    Back,
+    /// Someone changed it since: it is theirs.
+    Theirs,
+    /// It cannot be looked at; why.
+    Unknown(String),
+}
+
+/// Whether things are put back, or it is only shown which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undo {
+    Show,
+    Carry,
 }
 
 /// The record of all changes; it may hold secrets and is for its owner only.
@@ -50,11 +72,12 @@ pub(super) struct Record {
     changes: Vec<Before>,
 }
 
-/// What was put back, and what was left because someone changed it since.
+/// What was put back, what was left because someone changed it since, and what still waits, with the reason.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct PutBack {
     pub(super) restored: Vec<String>,
     pub(super) left: Vec<String>,
+    pub(super) waits: Vec<String>,
 }
 
 impl Change {
@@ -136,12 +159,45 @@ impl Record {
             return Ok(false);
         }
         self.remember(change.before()?);
+        self.save(data_dir)?;
+        change.make()?;
+        Ok(true)
+    }
+
+    /// Writes down that the image `name` becomes one of ours, or, with its id, that it is.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub(super) fn note_image(
+        &mut self,
+        name: &str,
+        built: Option<String>,
+        data_dir: &Path,
+    ) -> Result<(), Failure> {
+        self.remember(Before::Image {
+            name: name.to_owned(),
+            built,
+        });
+        self.save(data_dir)
+    }
+
+    /// Whether the image `name` is written down.
+    pub(super) fn has_image(&self, name: &str) -> bool {
+        let mut changes = self.changes.iter();
+        changes.any(|it| matches!(it, Before::Image { name: noted, .. } if noted == name))
+    }
+
+    /// Leaves the file at `path` as it is, for good.
+    pub(super) fn forget_file(&mut self, path: &Path) {
+        self.changes
+            .retain(|it| !matches!(it, Before::File { path: noted, .. } if noted == path));
+    }
+
+    fn save(&mut self, data_dir: &Path) -> Result<(), Failure> {
         self.version = 1;
         let text = serde_json::to_string_pretty(self).map_err(Failure::new)?;
         fs::create_dir_all(data_dir).map_err(|cause| cannot_write(data_dir, &cause))?;
-        write(&Self::path(data_dir), &text, 0o600)?;
-        change.make()?;
-        Ok(true)
+        write(&Self::path(data_dir), &text, 0o600)
     }
 
     /// A second change of the same thing keeps what was there before the first.
@@ -155,23 +211,64 @@ impl Record {
             | (Some(Before::Line { after, .. }), Before::Line { after: fresh, .. }) => {
                 *after = fresh
             }
+            (Some(Before::Image { built, .. }), Before::Image { built: fresh, .. }) => {
+                *built = fresh
+            }
             (_, fresh) => self.changes.push(fresh),
         }
     }
 
-    /// Puts everything back, newest first, and forgets it.
+    /// Puts everything back, newest first, and forgets it; the image only where that is `wanted`. What cannot be put back now
+    /// stays written down.
     ///
     /// # Errors
     /// When a file cannot be written; what was put back by then stays so.
-    pub(super) fn undo(self, data_dir: &Path) -> Result<PutBack, Failure> {
+    pub(super) fn undo(
+        mut self,
+        data_dir: &Path,
+        image_is_wanted: bool,
+        undo: Undo,
+    ) -> Result<PutBack, Failure> {
         let mut done = PutBack::default();
-        for before in self.changes.iter().rev() {
-            let list = if before.undo()? {
-                &mut done.restored
-            } else {
-                &mut done.left
-            };
-            list.push(before.shown());
+        let mut rest = Vec::new();
+        for before in std::mem::take(&mut self.changes).into_iter().rev() {
+            if matches!(before, Before::Image { .. }) && !image_is_wanted {
+                rest.push(before);
+                continue;
+            }
+            let shown = before.shown();
+            let found = before.found();
+            // One that cannot be put back keeps none of the others.
+            match found.unwrap_or_else(|cause| Found::Unknown(cause.message)) {
+                Found::Unknown(why) => {
+                    done.waits.push(format!("{shown}: {why}"));
+                    rest.push(before);
+                }
+                Found::Theirs => done.left.push(shown),
+                Found::Back => done.restored.push(shown),
+                Found::Ours => {
+                    let carried = match undo {
+                        Undo::Carry => before.put_back(),
+                        Undo::Show => Ok(()),
+                    };
+                    match carried {
+                        Ok(()) => done.restored.push(shown),
+                        Err(cause) => {
+                            done.waits.push(format!("{shown}: {}", cause.message));
+                            rest.push(before);
+                        }
+                    }
+                }
+            }
+        }
+        if undo == Undo::Show {
+            return Ok(done);
+        }
+        rest.reverse();
+        self.changes = rest;
+        if !self.changes.is_empty() {
+            self.save(data_dir)?;
+            return Ok(done);
         }
         let path = Self::path(data_dir);
         match fs::remove_file(&path) {
@@ -190,6 +287,7 @@ impl Before {
         match self {
             Self::File { path, .. } => (path, None),
             Self::Line { path, name, .. } => (path, Some(name)),
+            Self::Image { name, .. } => (Path::new(""), Some(name)),
         }
     }
 
@@ -197,35 +295,69 @@ impl Before {
         match self {
             Self::File { path, .. } => path.display().to_string(),
             Self::Line { path, name, .. } => format!("{name} in {}", path.display()),
+            Self::Image { name, .. } => format!("the image {name}"),
         }
     }
 
-    /// False when it is not as we left it: then it belongs to someone else now.
-    fn undo(&self) -> Result<bool, Failure> {
-        match self {
-            Self::File { path, text, after } => match (read(path)?, text) {
-                (Some(found), _) if found != *after => Ok(false),
-                (None, _) => Ok(true),
-                (Some(_), Some(text)) => write(path, text, 0o600).map(|()| true),
-                (Some(_), None) => fs::remove_file(path)
-                    .map(|()| true)
-                    .map_err(|cause| cannot_write(path, &cause)),
+    fn found(&self) -> Result<Found, Failure> {
+        Ok(match self {
+            Self::File { path, after, .. } => match read(path)? {
+                Some(found) if found == *after => Found::Ours,
+                Some(_) => Found::Theirs,
+                None => Found::Back,
             },
             Self::Line {
+                path, name, after, ..
+            } => {
+                let text = EnvText::new(read(path)?.unwrap_or_default());
+                match text.get(name).as_ref() == Some(after) {
+                    true => Found::Ours,
+                    false => Found::Theirs,
+                }
+            }
+            Self::Image { name, built } => match (docker_answers(), image_id(name)) {
+                (Err(silence), _) => Found::Unknown(silence.message),
+                (Ok(()), None) => Found::Back,
+                (Ok(()), Some(id)) if built.as_ref().is_some_and(|built| *built != id) => {
+                    Found::Theirs
+                }
+                (Ok(()), Some(_)) => match image_is_ours(name) {
+                    Some(true) => Found::Ours,
+                    _ => Found::Theirs,
+                },
+            },
+        })
+    }
+
+    fn put_back(&self) -> Result<(), Failure> {
+        match self {
+            Self::File {
                 path,
-                name,
-                line,
-                after,
+                text: Some(text),
+                ..
+            } => write(path, text, 0o600),
+            Self::File {
+                path, text: None, ..
+            } => fs::remove_file(path).map_err(|cause| cannot_write(path, &cause)),
+            Self::Line {
+                path, name, line, ..
             } => {
                 let mut text = EnvText::new(read(path)?.unwrap_or_default());
-                if text.get(name).as_ref() != Some(after) {
-                    return Ok(false);
-                }
                 text.restore(name, line.as_deref());
-                write(path, text.as_str(), 0o600).map(|()| true)
+                write(path, text.as_str(), 0o600)
             }
+            Self::Image { name, .. } => give_back(name),
         }
     }
+}
+
+/// Gives an image's name back to what ours was built on, where the image script kept that for it, or else to nobody: OpenVidu
+/// then fetches its own.
+fn give_back(image: &str) -> Result<(), Failure> {
+    let kept = image_label(image, "ov2-ha-recorder.replaces").filter(|kept| !kept.is_empty());
+    let kept = kept.filter(|kept| Call::of("docker", ["tag", kept, image]).succeeds());
+    let needless = kept.as_deref().unwrap_or(image);
+    Call::of("docker", ["rmi", needless]).output().map(drop)
 }
 
 fn read(path: &Path) -> Result<Option<String>, Failure> {
@@ -318,7 +450,13 @@ mod tests {
             fs::read_to_string(&env).unwrap().replace("B=z", "B=mine"),
         )
         .unwrap();
-        let done = Record::load(&data).unwrap().undo(&data).unwrap();
+        let shown = Record::load(&data).unwrap();
+        let shown = shown.undo(&data, true, Undo::Show).unwrap();
+        assert_eq!(shown.restored.len(), 3, "{shown:?}");
+        assert!(own.exists(), "what is only shown changes nothing");
+        let record = Record::load(&data).unwrap();
+        let done = record.undo(&data, true, Undo::Carry).unwrap();
+        assert_eq!(done.restored, shown.restored);
         assert_eq!(done.left, [format!("B in {}", env.display())]);
         assert_eq!(fs::read_to_string(&env).unwrap(), "A=1\nB=mine\n");
         assert!(!own.exists());

@@ -1,7 +1,7 @@
 //! `--store`: a command that reads takes may be pointed at another chunk store than the configured one, such as the disk of
 //! a lost machine or somebody's bucket.
 
-use super::{Failure, SettingsFile, exit};
+use super::{DataDir, Failure, SettingsFile, exit};
 use crate::config::Settings;
 use crate::store::{self, ChunkStore};
 use clap::Args;
@@ -15,18 +15,20 @@ pub(super) struct StoreChoice {
     /// Chunk store instead of the configured one: a recordings folder with chunks in it, such as a lost machine's disk,
     /// or s3://BUCKET[/PREFIX], with endpoint, region and keys from the settings.
     #[arg(long, value_name = "STORE")]
-    store: Option<Place>,
+    store: Option<Location>,
+    #[command(flatten)]
+    data: DataDir,
 }
 
 /// Where chunks are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum Location {
     Folder(String),
     /// `BUCKET[/PREFIX]`
     Bucket(String),
 }
 
-impl FromStr for Place {
+impl FromStr for Location {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -54,22 +56,24 @@ impl StoreChoice {
         &self,
         file: &SettingsFile,
     ) -> Result<(Settings, Arc<dyn ChunkStore>), Failure> {
-        let variables = file.variables();
-        let settings = match &self.store {
-            None => variables,
-            Some(Place::Folder(path)) if !Path::new(path).is_dir() => {
-                let message = format!("--store {path}: there is no such folder; name a recordings folder or s3://BUCKET");
+        let configured = file.variables();
+        let variables = match &self.store {
+            None => configured,
+            Some(Location::Folder(path)) if !Path::new(path).is_dir() => {
+                let message = format!(
+                    "--store {path}: there is no such folder; name a recordings folder or s3://BUCKET"
+                );
                 return Err(Failure::with(exit::UNAVAILABLE, message));
             }
             // In a folder, chunks lie where a recorder writes them.
-            Some(Place::Folder(path)) => variables
+            Some(Location::Folder(path)) => configured
                 .with("HA_RECORDING_STORAGE", "local")
                 .with("OPENVIDU_RECORDING_PATH", path),
-            Some(Place::Bucket(name)) => variables
+            Some(Location::Bucket(name)) => configured
                 .with("HA_RECORDING_STORAGE", "s3")
                 .with("HA_AWS_S3_BUCKET", name),
-        }
-        .settings()?;
+        };
+        let settings = self.data.settle(&variables, variables.settings()?);
         let store = store::open(&settings, &settings.recording_path)?;
         Ok((settings, store))
     }
@@ -81,13 +85,13 @@ mod tests {
 
     #[test]
     fn a_store_is_a_folder_or_a_bucket() {
-        let folder = |path: &str| Ok(Place::Folder(path.into()));
+        let folder = |path: &str| Ok(Location::Folder(path.into()));
         assert_eq!("/mnt/disk".parse(), folder("/mnt/disk"));
         assert_eq!("s3".parse(), folder("s3"));
-        let bucket = Place::Bucket("bucket/a/b".into());
+        let bucket = Location::Bucket("bucket/a/b".into());
         assert_eq!("s3://bucket/a/b".parse(), Ok(bucket));
         for bad in ["", "s3://", "s3:///", "gs://bucket", "https://host/bucket"] {
-            assert!(bad.parse::<Place>().is_err(), "{bad}");
+            assert!(bad.parse::<Location>().is_err(), "{bad}");
         }
     }
 }

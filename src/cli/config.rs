@@ -21,8 +21,9 @@ pub(super) struct Config {
     form: Form,
 }
 
+/// A setting, as a person may see it.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(super) struct Row {
     name: &'static str,
     value: Option<String>,
     source: &'static str,
@@ -65,6 +66,13 @@ impl Config {
             false => Err(Faults(faults).into()),
         }
     }
+}
+
+/// Every setting, without secrets.
+pub(super) fn rows(all: &Variables) -> Vec<Row> {
+    let process = Variables::of_process();
+    let row = |setting| row(setting, &process, all);
+    TABLE.iter().map(row).collect()
 }
 
 fn row(setting: &Setting, process: &Variables, all: &Variables) -> Row {

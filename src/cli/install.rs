@@ -4,12 +4,12 @@
 
 use super::changes::{Change, Record};
 use super::env_text::EnvText;
-use super::openvidu::Deployment;
+use super::openvidu::{Deployment, is_ours};
 use super::report::Form;
 use super::service::{Manager, Verb};
-use super::system::Call;
+use super::system::{Call, docker_answers, image_id, image_label};
 use super::{DataDir, Failure, SettingsFile, exit};
-use crate::config::{Settings, TABLE, Variables, quoted};
+use crate::config::{RuntimeKind, Settings, Storage, TABLE, Variables, quoted};
 use crate::outbound::{self, Trust};
 use crate::random;
 use clap::Args;
@@ -26,6 +26,8 @@ const DROP_IN: &str = "/etc/systemd/system/ov2-ha-recorder.service.d/recordings.
 const PROBE: Duration = Duration::from_secs(5);
 /// The recordings folder in a recorder's container.
 const RECORDINGS_OF_RECORDERS: &str = "/recordings";
+/// What an image says of the recorder in it.
+const VERSION_LABEL: &str = "ov2-ha-recorder.version";
 const BUILD_RECORDER: &str = "/usr/share/ov2-ha-recorder/packaging/docker/build-recorder";
 
 /// Set the service up beside the OpenVidu in a folder.
@@ -96,10 +98,16 @@ impl Install {
         let path = env_path(&self.file);
         let env = self.wanted(&openvidu, &path)?;
         let settings = settings(&env, &path)?;
+        // Before the first change: what is begun here must come to its end.
+        let mut notes = match (self.missing(), self.dry_run) {
+            (Some(missing), false) => return Err(missing),
+            (missing, _) => Vec::from_iter(missing.map(|it| it.message)),
+        };
         let mut steps = Steps {
             record: Record::load(&self.data.data_dir)?,
             data_dir: &self.data.data_dir,
             dry_run: self.dry_run,
+            is_built: false,
             done: Vec::new(),
         };
         steps.change(Change::File {
@@ -107,28 +115,25 @@ impl Install {
             text: env.as_str().to_owned(),
             mode: 0o640,
         })?;
+        if !self.without_image {
+            steps.image(&settings)?;
+        }
         steps.recorders(&env, &settings)?;
         let managed = !self.without_service;
         if managed
             && settings.recording_path != Path::new(USUAL_RECORDINGS)
             && sd_notify::booted().unwrap_or(false)
         {
-            let path = settings.recording_path.display().to_string();
-            let path = path.replace('%', "%%");
-            let text = format!("[Service]\nReadWritePaths=\"-{path}\"\n");
             steps.change(Change::File {
                 path: DROP_IN.into(),
-                text,
+                text: drop_in(&settings.recording_path),
                 mode: 0o644,
             })?;
         }
-        if !self.without_image {
-            steps.image(&settings)?;
-        }
-        if managed {
+        if managed && notes.is_empty() {
             steps.service()?;
         }
-        let mut notes = notes(&openvidu, &settings);
+        notes.extend(self::notes(&openvidu, &settings));
         if settings.webhook_token.is_none() {
             notes.push(
                 "OpenVidu's webhooks are taken without a token, from this machine only; to use one set HA_WEBHOOK_TOKEN, \
@@ -136,6 +141,12 @@ impl Install {
                     .into(),
             );
         }
+        notes.push(format!(
+            "the status page is at {}/ ; its user and password are HA_CONTROLLER_USERNAME and {} in {}",
+            page(&settings),
+            secret_name(&env, "HA_CONTROLLER_PASSWORD"),
+            path.display()
+        ));
         // A dry run's token is made for it alone: the one that is written later is another.
         let token = settings.webhook_token.as_ref().filter(|_| self.dry_run);
         let shown = |value: String| match token {
@@ -147,6 +158,20 @@ impl Install {
             .map(|(name, value)| format!("{name}={}", quoted(&shown(value))))
             .collect();
         steps.conclude(self.form, openvidu, lines, notes)
+    }
+
+    /// What keeps this from being done.
+    fn missing(&self) -> Option<Failure> {
+        if !self.without_image
+            && let Err(silence) = docker_answers()
+        {
+            let message = format!("cannot build the recording image: {}", silence.message);
+            return Some(Failure::with(exit::UNAVAILABLE, message));
+        }
+        let manager = (!self.without_service).then(Manager::find)?;
+        let missing = manager.err()?;
+        let message = format!("{}, or use --without-service", missing.message);
+        Some(Failure::with(exit::UNAVAILABLE, message))
     }
 
     /// The env file as it shall be: what it says already, what OpenVidu's folder tells, and what the person answers.
@@ -175,6 +200,7 @@ impl Install {
             "15443",
         )?;
         env.set("HA_CONTROLLER_PORT", &port);
+        self.choose_store(&mut env, &old, path)?;
         if settings(&env, path).is_ok_and(|settings| settings.s3_server_on()) {
             let question = "port of the built-in S3 server";
             let port = self.answer(&old, "MINIO_API_PORT", question, "9000")?;
@@ -186,12 +212,34 @@ impl Install {
         if old.get("HA_CONTROLLER_PASSWORD").is_none() {
             env.set("HA_CONTROLLER_PASSWORD", &random::hex::<16>());
         }
+        if old.get("HA_RECORDER_TOKEN").is_none() {
+            env.set("HA_RECORDER_TOKEN", &random::hex::<16>());
+        }
         relay(&mut env, &old, openvidu);
         // OpenVidu that posts here already without a token would be turned away until it is restarted with one.
-        if old.get("HA_WEBHOOK_TOKEN").is_none() && !posts_here(openvidu) {
+        if old.get("HA_WEBHOOK_TOKEN").is_none() && !openvidu.posts_here() {
             env.set("HA_WEBHOOK_TOKEN", &random::hex::<16>());
         }
         Ok(env)
+    }
+
+    /// Chunks in S3 without an endpoint go to AWS, unless the person wants them on this machine, or an earlier version has put
+    /// them there by itself.
+    fn choose_store(&self, env: &mut EnvText, old: &Variables, path: &Path) -> Result<(), Failure> {
+        let is_s3 = |it: &Settings| it.storage == Storage::S3 && it.s3_endpoint.is_none();
+        if !settings(env, path).is_ok_and(|settings| is_s3(&settings)) {
+            return Ok(());
+        }
+        let in_use = self.data.data_dir.join("s3").is_dir();
+        let question = "keep chunks in the built-in S3 server of this machine (on) or at AWS (off)";
+        let usual = if in_use { "on" } else { "off" };
+        let choice = self.answer(old, "HA_S3_SERVER", question, usual)?;
+        env.set("HA_S3_SERVER", &choice);
+        if settings(env, path).is_err() && old.get("HA_AWS_ACCESS_KEY").is_none() {
+            env.set("HA_AWS_ACCESS_KEY", "recorder");
+            env.set("HA_AWS_SECRET_KEY", &random::hex::<16>());
+        }
+        Ok(())
     }
 
     /// What is set already, or the person's answer, or the default.
@@ -229,6 +277,7 @@ impl Reconfigure {
             record: Record::load(&self.data.data_dir)?,
             data_dir: &self.data.data_dir,
             dry_run: self.dry_run,
+            is_built: false,
             done: Vec::new(),
         };
         steps.recorders(&env, &settings)?;
@@ -257,6 +306,8 @@ struct Steps<'a> {
     record: Record,
     data_dir: &'a Path,
     dry_run: bool,
+    /// Whether the recording image is of this very version, or would be.
+    is_built: bool,
     done: Vec<Step>,
 }
 
@@ -284,31 +335,28 @@ impl Steps<'_> {
             })?;
             self.change(Change::File {
                 path: settings.recording_path.join(file),
-                text,
+                text: certificates(&text),
                 mode: 0o644,
             })?;
         }
-        self.change(recorders_copy(env, settings))
+        let key = match all_know_tokens(settings, self.is_built) {
+            true => Key::Token,
+            false => Key::Account,
+        };
+        self.change(recorders_copy(env, settings, key))
     }
 
     fn image(&mut self, settings: &Settings) -> Result<(), Failure> {
         let image = settings.image();
         let what = format!("build the recording image {image}");
-        let entry = [
-            "run",
-            "--rm",
-            "--network=none",
-            "--entrypoint=/usr/local/bin/ov2-ha-recorder",
-            &image,
-            "--version",
-        ];
-        let found = Call::of("docker", entry).output().unwrap_or_default();
         // An image with a recorder of another version is built anew.
         let ours = concat!("ov2-ha-recorder ", env!("CARGO_PKG_VERSION"));
-        let changed = found.trim_end() != ours;
+        let found = image_label(&image, VERSION_LABEL);
+        let changed = found.as_deref() != Some(ours);
         if changed && !self.dry_run {
-            build_image(settings)?;
+            build_image(settings, &mut self.record, self.data_dir)?;
         }
+        self.is_built = true;
         self.done.push(Step { what, changed });
         Ok(())
     }
@@ -382,19 +430,42 @@ fn text(done: &Done) -> String {
 }
 
 /// Builds the recording image by the script that the package brings, or a checkout has, from this very program.
-pub(super) fn build_image(settings: &Settings) -> Result<(), Failure> {
+pub(super) fn build_image(
+    settings: &Settings,
+    record: &mut Record,
+    data_dir: &Path,
+) -> Result<(), Failure> {
+    docker_answers()?;
     let program = std::env::current_exe().map_err(Failure::new)?;
     let scripts = [BUILD_RECORDER, "packaging/docker/build-recorder"].map(PathBuf::from);
     let script = scripts.into_iter().find(|path| path.is_file()).ok_or_else(|| {
         Failure::with(exit::UNAVAILABLE, format!("cannot build the recording image: {BUILD_RECORDER} is not there; install the package, run this in a checkout, or use --without-image"))
     })?;
+    let image = settings.image();
+    record.note_image(&image, None, data_dir)?;
     Call::of(
         "bash",
         [script.as_os_str(), "--binary".as_ref(), program.as_os_str()],
     )
     .env("IMAGE_NAME", &settings.image_name)
     .env("IMAGE_TAG", &settings.image_tag)
-    .show_aside()
+    .show_aside()?;
+    record.note_image(&image, image_id(&image), data_dir)
+}
+
+/// What the unit needs for recordings elsewhere. As it is packaged it sees nothing of people's homes and of others' temporary
+/// files: of these it gets the recordings alone.
+fn drop_in(recordings: &Path) -> String {
+    let path = recordings.display().to_string().replace('%', "%%");
+    let is_below = |folders: &[&str]| folders.iter().any(|folder| recordings.starts_with(folder));
+    let mut text = format!("[Service]\nReadWritePaths=\"-{path}\"\n");
+    if is_below(&["/home", "/root", "/run/user"]) {
+        text.push_str("ProtectHome=tmpfs\n");
+    }
+    if is_below(&["/home", "/root", "/run/user", "/tmp", "/var/tmp"]) {
+        text.push_str(&format!("BindPaths=\"-{}\"\n", path.replace(':', "\\:")));
+    }
+    text
 }
 
 /// The target that OpenVidu's webhooks have now becomes the relay's, unless that target is already this service.
@@ -437,17 +508,44 @@ fn is_refused_for_its_certificate(target: &str) -> bool {
     probed.is_ok()
 }
 
-/// Whether OpenVidu's webhooks come to this service already.
-fn posts_here(openvidu: &Deployment) -> bool {
-    openvidu.webhook.as_deref().is_some_and(is_ours)
+/// What opens the controller to recorders. Older ones know the account only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Token,
+    Account,
 }
 
-fn is_ours(url: &str) -> bool {
-    url.trim_end_matches('/').ends_with("/openvidu/webhook")
+/// Whether every recorder that may read the file knows what a token is: those of the image, and those that run.
+fn all_know_tokens(settings: &Settings, is_built: bool) -> bool {
+    // A controller in a container of compose's has the settings that it was made with.
+    if settings.recorder_token.is_none() || matches!(Manager::find(), Ok(Manager::Docker)) {
+        return false;
+    }
+    if settings.runtime == RuntimeKind::Process {
+        return true;
+    }
+    let knows = |version: &str| !version.is_empty();
+    let image = image_label(&settings.image(), VERSION_LABEL);
+    // A colon, so that one without a version is a line too.
+    let version = format!("{{{{.Label \"{VERSION_LABEL}\"}}}}:");
+    let ours = [
+        "ps",
+        "--filter",
+        "label=created.by=ov2-ha-recorder",
+        "--format",
+        &version,
+    ];
+    let running = Call::of("docker", ours).output();
+    (is_built || image.as_deref().is_some_and(knows))
+        && running.is_ok_and(|said| said.lines().all(|line| knows(line.trim_end_matches(':'))))
 }
 
 /// What recorders read: everything that is set, secrets resolved, but for what only the controller needs.
-fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
+fn recorders_copy(env: &EnvText, settings: &Settings, key: Key) -> Change {
+    let other_key: &[&str] = match key {
+        Key::Token => &["HA_CONTROLLER_USERNAME", "HA_CONTROLLER_PASSWORD"],
+        Key::Account => &["HA_RECORDER_TOKEN"],
+    };
     let not_theirs = [
         "HA_VIEWER_",
         "HA_WEBHOOK_",
@@ -460,6 +558,8 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
         "OPENVIDU_SECRET",
         "HA_ORPHAN_",
         "HA_LISTEN_",
+        "HA_ALERT_",
+        "HA_ALIVE_",
     ];
     let variables = Variables::default().over_text(env.as_str(), Path::new(""));
     let mut text = String::from(
@@ -469,6 +569,7 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
     for setting in TABLE
         .iter()
         .filter(|row| !not_theirs.iter().any(|prefix| row.name.starts_with(prefix)))
+        .filter(|row| !other_key.contains(&row.name))
     {
         let copy = authorities.iter().find(|(name, ..)| *name == setting.name);
         let value = match copy {
@@ -486,13 +587,32 @@ fn recorders_copy(env: &EnvText, settings: &Settings) -> Change {
     }
 }
 
+/// The certificates in the text of a PEM file, which may hold a private key, too.
+fn certificates(pem: &str) -> String {
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut all = String::new();
+    let mut rest = pem;
+    while let Some(begin) = rest.find("-----BEGIN CERTIFICATE-----") {
+        let Some(length) = rest[begin..].find(END) else {
+            break;
+        };
+        let end = begin + length + END.len();
+        all.push_str(&rest[begin..end]);
+        all.push('\n');
+        rest = &rest[end..];
+    }
+    all
+}
+
 /// The files of authorities of which recorders get a copy in the recordings folder, for a path of this machine leads nowhere in
 /// their containers: the setting, the copy's name, and the file here. They speak TLS to the controller only where
 /// `HA_CONTROLLER_CA` is set.
 fn authorities(settings: &Settings) -> Vec<(&'static str, &'static str, &Path)> {
     let further = settings.ca_file.as_deref();
     let controller = settings.controller_ca.as_deref();
-    let controller = controller.or(further.filter(|_| settings.tls_cert.is_some()));
+    // The certificate itself will do where no authority is named: recorders trust the usual ones besides.
+    let own = settings.tls_cert.as_deref();
+    let controller = controller.or(own.map(|own| further.unwrap_or(own)));
     let both = [
         further.map(|path| ("HA_CA_FILE", ".ov2-ha-recorder-ca.pem", path)),
         controller.map(|path| {
@@ -509,24 +629,33 @@ fn authorities(settings: &Settings) -> Vec<(&'static str, &'static str, &Path)> 
     both.filter(|(.., path)| !is_theirs(path)).collect()
 }
 
-fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
+/// Where people and OpenVidu find the controller.
+fn page(settings: &Settings) -> String {
     let scheme = if settings.tls_cert.is_some() {
         "https"
     } else {
         "http"
     };
-    let host = match settings.controller_host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]"),
-        _ => settings.controller_host.clone(),
-    };
+    let host = settings.controller_host.in_url();
+    format!("{scheme}://{host}:{}", settings.controller_port.0)
+}
+
+/// The name under which a secret stands in the env file.
+fn secret_name(env: &EnvText, name: &str) -> String {
+    let file = format!("{name}_FILE");
+    if env.get(&file).is_some() {
+        file
+    } else {
+        name.to_owned()
+    }
+}
+
+fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("OPENVIDU_WEBHOOK", "true".to_owned()),
         (
             "OPENVIDU_WEBHOOK_ENDPOINT",
-            format!(
-                "{scheme}://{host}:{}/openvidu/webhook",
-                settings.controller_port.0
-            ),
+            format!("{}/openvidu/webhook", page(settings)),
         ),
     ];
     if let Some(token) = &settings.webhook_token {
@@ -540,6 +669,13 @@ fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
 
 fn notes(openvidu: &Deployment, settings: &Settings) -> Vec<String> {
     let mut notes = Vec::new();
+    if openvidu.is_public {
+        notes.push(format!(
+            "OPENVIDU_RECORDING_PUBLIC_ACCESS is true: everyone can read {}/.env with its secrets over OpenVidu; set it to false, \
+             restart OpenVidu, and change what is secret in it",
+            settings.recording_path.display()
+        ));
+    }
     if !openvidu.recording {
         notes.push(
             "OPENVIDU_RECORDING is not true in OpenVidu's .env: it records nothing yet".into(),
@@ -560,7 +696,7 @@ fn notes(openvidu: &Deployment, settings: &Settings) -> Vec<String> {
     notes
 }
 
-fn env_path(file: &SettingsFile) -> PathBuf {
+pub(super) fn env_path(file: &SettingsFile) -> PathBuf {
     file.env_file.clone().unwrap_or_else(|| ENV_FILE.into())
 }
 
@@ -607,13 +743,23 @@ mod tests {
         let password = folder.path().join("password");
         std::fs::write(&password, "s3cret\n").unwrap();
         let env = EnvText::new(format!(
-            "HA_CONTROLLER_USERNAME=recorder\nHA_CONTROLLER_PASSWORD_FILE={}\nHA_WEBHOOK_TOKEN=t\nCHUNK_TIME_SIZE=5\n",
+            "HA_CONTROLLER_USERNAME=recorder\nHA_CONTROLLER_PASSWORD_FILE={}\nHA_WEBHOOK_TOKEN=t\nHA_RECORDER_TOKEN=of-recorders\nCHUNK_TIME_SIZE=5\n",
             password.display()
         ));
         let settings = settings(&env, Path::new("env")).unwrap();
-        let Change::File { text, .. } = recorders_copy(&env, &settings) else {
-            panic!("no file")
+        let copy = |key| match recorders_copy(&env, &settings, key) {
+            Change::File { text, .. } => text,
+            Change::Line { .. } => panic!("no file"),
         };
+        let narrow = copy(Key::Token);
+        assert!(
+            narrow.contains("HA_RECORDER_TOKEN=of-recorders\n"),
+            "{narrow}"
+        );
+        assert!(!narrow.contains("HA_CONTROLLER_PASSWORD"), "{narrow}");
+        assert!(!narrow.contains("HA_CONTROLLER_USERNAME"), "{narrow}");
+        let text = copy(Key::Account);
+        assert!(!text.contains("HA_RECORDER_TOKEN"), "{text}");
         assert!(text.contains("HA_CONTROLLER_PASSWORD=s3cret\n"), "{text}");
         assert!(text.contains("CHUNK_TIME_SIZE=5\n"), "{text}");
         assert!(!text.contains("HA_WEBHOOK_TOKEN"), "{text}");

@@ -2,12 +2,15 @@
 //! that says of what kind it was.
 
 mod api;
+mod archive;
+mod ask;
 mod backup;
 mod changes;
 mod chunk_store;
 mod clean;
 mod config;
 mod die_with_parent;
+mod doctor;
 mod env_text;
 mod failovers;
 mod health;
@@ -16,6 +19,7 @@ mod join;
 mod logging;
 mod monitor;
 mod openvidu;
+mod output;
 mod package;
 mod record;
 mod recover;
@@ -46,15 +50,33 @@ use std::process::ExitCode;
 /// what they leave. `record` is what runs in the recording container. The other commands are for the person who operates
 /// them.
 #[derive(Debug, Parser)]
-#[command(name = "ov2-ha-recorder", version, max_term_width = 100)]
+#[command(name = "ov2-ha-recorder", version, max_term_width = 100, after_long_help = EXIT_CODES)]
 pub struct Command {
     #[command(subcommand)]
     action: Action,
 }
 
+/// What programs that call these commands go by.
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done; nothing is wrong
+   1  it did not work, or a check failed
+   2  the command line is not understood
+   3  status: the service does not run; record: another run has this recording
+  69  something that is needed is missing or does not answer
+  73  a file cannot be written
+  75  ask: the recorder is there and does not answer
+  78  the settings are wrong; the message lists all faults
+
+Files:
+  /etc/ov2-ha-recorder/ov2-ha-recorder.env  settings; \"ov2-ha-recorder config\" lists their names
+  /var/lib/ov2-ha-recorder                  state: database, and the built-in S3 server's objects
+  <recordings folder>/.env                  what recorders are told";
+
 #[derive(Debug, Subcommand)]
 enum Action {
     Record(record::Record),
+    Ask(ask::Ask),
     Serve(serve::Serve),
     /// Start the service.
     Start(service::Tell),
@@ -67,6 +89,7 @@ enum Action {
     Health(health::Health),
     Failovers(failovers::Failovers),
     Validate(validate::Validate),
+    Doctor(doctor::Doctor),
     Install(install::Install),
     Reconfigure(install::Reconfigure),
     Uninstall(uninstall::Uninstall),
@@ -137,6 +160,26 @@ impl SettingsFile {
     pub fn settings(&self) -> Result<Settings, Faults> {
         self.variables().settings()
     }
+
+    /// The settings as the service with its state in `data` has them.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn settings_with(&self, data: &DataDir) -> Result<Settings, Faults> {
+        let variables = self.variables();
+        Ok(data.settle(&variables, variables.settings()?))
+    }
+}
+
+impl DataDir {
+    /// What `variables` say, as the service with this state takes it: where they leave open whether the built-in S3 server is
+    /// wanted, chunks that are in it decide, for whoever looks for them.
+    fn settle(&self, variables: &Variables, mut settings: Settings) -> Settings {
+        if variables.get("HA_S3_SERVER").is_none() {
+            settings.go_on_with_store_in(&self.data_dir);
+        }
+        settings
+    }
 }
 
 /// How a command failed: what to say, and the exit code.
@@ -156,8 +199,16 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 69;
     /// A file cannot be written (`EX_CANTCREAT`).
     pub const CANNOT_WRITE: u8 = 73;
+    /// Who was asked is there and gave no answer in time (`EX_TEMPFAIL`).
+    pub const NO_ANSWER: u8 = crate::model::ask::NO_ANSWER;
     /// The settings are wrong (`EX_CONFIG`).
     pub const CONFIG: u8 = 78;
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.message)
+    }
 }
 
 impl Failure {
@@ -196,6 +247,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command.action {
         Action::Record(command) => command.run(),
+        Action::Ask(command) => wait(command.run()),
         Action::Serve(command) => command.run(),
         Action::Start(command) => command.run(service::Verb::Start),
         Action::Stop(command) => command.run(service::Verb::Stop),
@@ -205,6 +257,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Action::Health(command) => wait(command.run()),
         Action::Failovers(command) => wait(command.run()),
         Action::Validate(command) => wait(command.run()),
+        Action::Doctor(command) => wait(command.run()),
         Action::Install(command) => command.run(),
         Action::Reconfigure(command) => command.run(),
         Action::Uninstall(command) => command.run(),
@@ -229,11 +282,14 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Runs a short command's work to its end.
 fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|cause| Failure::new(format!("cannot start the runtime: {cause}")))?
-        .block_on(work)
+        .map_err(|cause| Failure::new(format!("cannot start the runtime: {cause}")))?;
+    let outcome = runtime.block_on(work);
+    // A thread that hangs on a dead disk must not hold the command.
+    runtime.shutdown_background();
+    outcome
 }
 
 #[cfg(test)]

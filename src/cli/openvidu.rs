@@ -25,6 +25,8 @@ pub(super) struct Deployment {
     /// The headers of its webhooks; they may hold secrets.
     #[serde(skip)]
     pub(super) webhook_headers: Option<String>,
+    /// Whether everyone may read the recordings folder over OpenVidu.
+    pub(super) is_public: bool,
     /// Whether the webhook tells of recordings.
     pub(super) tells_of_recordings: bool,
 }
@@ -66,15 +68,26 @@ impl Deployment {
                 .then(|| env.get("OPENVIDU_WEBHOOK_ENDPOINT"))
                 .flatten(),
             webhook_headers: env.get("OPENVIDU_WEBHOOK_HEADERS"),
+            is_public: on("OPENVIDU_RECORDING_PUBLIC_ACCESS"),
             tells_of_recordings: events.is_none_or(|list| list.contains("recordingStatusChanged")),
             version,
         })
+    }
+
+    /// Whether its webhooks come to this service already.
+    pub(super) fn posts_here(&self) -> bool {
+        self.webhook.as_deref().is_some_and(is_ours)
     }
 
     /// Its env file.
     pub(super) fn env_file(&self) -> PathBuf {
         self.path.join(".env")
     }
+}
+
+/// Whether a webhook's address is this service's.
+pub(super) fn is_ours(url: &str) -> bool {
+    url.trim_end_matches('/').ends_with("/openvidu/webhook")
 }
 
 /// The tag of the server's image; Pro's has a name of its own, and a registry may stand before it.

@@ -106,6 +106,8 @@ impl Recover {
         if wanted.is_empty() {
             self.tell(nothing(&settings));
         }
+        let is_there = |name: &&String| !report.takes.iter().any(|take| take.recording == **name);
+        let missing: Vec<_> = self.recordings.iter().filter(is_there).cloned().collect();
         for take in wanted.into_iter().filter(|_| !self.list) {
             match self.finish(&takes, take).await {
                 Ok(video) => report.videos.push(video),
@@ -116,7 +118,14 @@ impl Recover {
             self.form.print(&report, |_| String::new());
         }
         match report.failed.len() {
-            0 => Ok(()),
+            0 if missing.is_empty() => Ok(()),
+            0 => Err(Failure::with(
+                exit::FAILED,
+                format!(
+                    "the chunk store has nothing of {}; \"recover --list\" shows what it has",
+                    missing.join(", ")
+                ),
+            )),
             failed => Err(Failure::with(
                 exit::FAILED,
                 format!("{failed} of {all} videos could not be made"),

@@ -26,6 +26,16 @@ impl Form {
     }
 }
 
+impl Form {
+    /// The same on standard error, for a command whose standard output is what it makes.
+    pub(super) fn print_aside<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) {
+        match self.json {
+            true => eprintln!("{:#}", serde_json::json!(value)),
+            false => eprintln!("{}", text(value).trim_end()),
+        }
+    }
+}
+
 /// Prints a line. A reader that has had enough, as `head` has, is none to complain to.
 pub(super) fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
@@ -78,6 +88,24 @@ impl Check {
         self
     }
 
+    /// What was looked at.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What was found.
+    pub(super) fn finding(&self) -> &str {
+        &self.finding
+    }
+
+    pub(super) fn is_bad(&self) -> bool {
+        self.outcome == Outcome::Bad
+    }
+
+    pub(super) fn is_warning(&self) -> bool {
+        self.outcome == Outcome::Warning
+    }
+
     fn of(name: &str, outcome: Outcome, finding: impl Display) -> Self {
         Self {
             name: name.to_owned(),
@@ -99,17 +127,36 @@ impl Report {
         self.checks.push(check);
     }
 
+    /// The checks, in order.
+    pub(super) fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// Has `clean` go over every word of it.
+    pub(super) fn clean(&mut self, clean: impl Fn(&str) -> String) {
+        for check in &mut self.checks {
+            check.finding = clean(&check.finding);
+            check.advice = check.advice.as_deref().map(&clean);
+        }
+    }
+
     /// Prints the checks.
     ///
     /// # Errors
     /// When a check is bad, so that the command's exit code says so.
     pub(super) fn conclude(self, form: Form) -> Result<(), Failure> {
-        let bad = self.count(Outcome::Bad);
-        let all = self.checks.len();
         form.print(&self, |report| report.text(Paint::of_terminal()));
-        match bad {
-            0 => Ok(()),
-            _ => Err(Failure::new(format!("{bad} of {all} checks failed"))),
+        self.verdict()
+    }
+
+    /// Whether all is well.
+    ///
+    /// # Errors
+    /// When a check is bad.
+    pub(super) fn verdict(&self) -> Result<(), Failure> {
+        match (self.count(Outcome::Bad), self.checks.len()) {
+            (0, _) => Ok(()),
+            (bad, all) => Err(Failure::new(format!("{bad} of {all} checks failed"))),
         }
     }
 
@@ -118,7 +165,8 @@ impl Report {
         self.checks.iter().filter(same).count()
     }
 
-    fn text(&self, paint: Paint) -> String {
+    /// The checks for a person.
+    pub(super) fn text(&self, paint: Paint) -> String {
         let wide = self.checks.iter().map(|check| check.name.len()).max();
         let wide = wide.unwrap_or_default();
         let mut text = String::new();

@@ -1,19 +1,22 @@
-//! `restore`: reads an archive whole and checks it, then replaces: database, env file, and manifests that are missing beside
+//! `restore`: reads an archive whole and checks it, then replaces: database, env file, the files that it names, and manifests that are missing beside
 //! chunks that are still there. What was there before is moved aside, never deleted.
 
-use super::backup::{FORMAT, INDEX, Index, MANIFESTS, SETTINGS, STATE};
+use super::backup::{FILES, FORMAT, INDEX, Index, MANIFESTS, SETTINGS, STATE};
 use super::report::Form;
 use super::service::keeps_state_here;
 use super::{DataDir, Failure, SettingsFile, exit};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Settings, Variables};
-use crate::{db, store};
+use crate::{db, disk, store};
 use bytes::Bytes;
 use clap::Args;
 use flate2::read::GzDecoder;
+use nix::fcntl::OFlag;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// More than this in one archive is no backup of ours.
@@ -42,6 +45,8 @@ struct Archive {
     index: Index,
     state: Vec<u8>,
     settings: Option<String>,
+    /// What lies in the files from which settings have their values, by the settings' names.
+    files: BTreeMap<String, Vec<u8>>,
     manifests: BTreeMap<String, Bytes>,
 }
 
@@ -74,6 +79,19 @@ impl Restore {
 
     async fn replace(&self, archive: &Archive, outcome: &mut Outcome) -> Result<(), Failure> {
         keeps_state_here(&self.data)?;
+        let targets = self.targets(archive);
+        // What is as it should be already is left alone.
+        let differs = |(path, bytes): &&(PathBuf, &[u8])| {
+            !path.is_file() || std::fs::read(path).ok().as_deref() != Some(*bytes)
+        };
+        // Before the first change: what is begun here must come to its end.
+        for (path, _) in targets.iter().filter(differs) {
+            can_be_replaced(path).map_err(|cause| {
+                let shown = path.display();
+                let message = format!("cannot write {shown}: {cause}; nothing was changed");
+                Failure::with(exit::CANNOT_WRITE, message)
+            })?;
+        }
         let aside = format!("before-restore-{}", SystemClock.now().millis());
         let old = db::export::import(&self.data.data_dir, &archive.state[..], &aside);
         outcome.kept.extend(old.map_err(|cause| {
@@ -82,15 +100,34 @@ impl Restore {
             ))
         })?);
         same_owner(&self.data.data_dir);
-        if let (Some(text), Some(path), false) =
-            (&archive.settings, self.file.path(), self.without_settings)
-        {
-            outcome.kept.extend(replace_file(&path, text, &aside)?);
+        let group = group_of(&self.data.data_dir);
+        for (path, bytes) in targets {
+            outcome
+                .kept
+                .extend(replace_file(&path, bytes, group, &aside)?);
         }
-        if let Ok(settings) = self.file.settings() {
+        if let Ok(settings) = self.file.settings_with(&self.data) {
             outcome.manifests_put_back = put_manifests(&settings, &archive.manifests).await?;
         }
         Ok(())
+    }
+}
+
+impl Restore {
+    /// The env file and the files from which it has values, with what they are to hold.
+    fn targets<'a>(&self, archive: &'a Archive) -> Vec<(PathBuf, &'a [u8])> {
+        let (Some(text), Some(path), false) =
+            (&archive.settings, self.file.path(), self.without_settings)
+        else {
+            return Vec::new();
+        };
+        let named = Variables::default().over_text(text, &path);
+        let files = archive.files.iter().filter_map(|(name, bytes)| {
+            let path = named.get(&format!("{name}_FILE"))?;
+            Some((PathBuf::from(path), &bytes[..]))
+        });
+        let files: Vec<_> = files.collect();
+        [(path, text.as_bytes())].into_iter().chain(files).collect()
     }
 }
 
@@ -133,6 +170,12 @@ impl Archive {
                 .remove(STATE)
                 .ok_or_else(|| broken(&"it lacks the database"))?,
             settings: settings.map_err(|cause| broken(&cause))?,
+            files: entries
+                .iter()
+                .filter_map(|(name, body)| {
+                    Some((name.strip_prefix(FILES)?.to_owned(), body.clone()))
+                })
+                .collect(),
             manifests: entries
                 .into_iter()
                 .filter_map(|(name, body)| {
@@ -187,7 +230,7 @@ fn text(outcome: &Outcome) -> String {
 
 /// The service's user must be able to open what root restored.
 fn same_owner(data_dir: &Path) {
-    use std::os::unix::fs::{MetadataExt, chown};
+    use std::os::unix::fs::chown;
     let Ok(owner) = std::fs::metadata(data_dir) else {
         return;
     };
@@ -204,19 +247,65 @@ fn same_owner(data_dir: &Path) {
     }
 }
 
-fn replace_file(path: &Path, text: &str, aside: &str) -> Result<Option<PathBuf>, Failure> {
-    let found = std::fs::read_to_string(path).ok();
-    if found.as_deref() == Some(text) {
+/// The group of the service's user, who must be able to read what root restored.
+fn group_of(data_dir: &Path) -> Option<u32> {
+    std::fs::metadata(data_dir).ok().map(|found| found.gid())
+}
+
+/// Whether a file can be put there, with what was there beside it.
+fn can_be_replaced(path: &Path) -> std::io::Result<()> {
+    // A pipe in its place must not be waited for.
+    let opened = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path);
+    match opened.and_then(|file| file.metadata()) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => return Err(std::io::Error::other("it is not a file")),
+        Err(cause) if cause.kind() == ErrorKind::NotFound && path.is_symlink() => {
+            return Err(std::io::Error::other("it is a link to nothing"));
+        }
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {}
+        Err(cause) => return Err(cause),
+    }
+    // The folders that are missing are made in the first one that is there.
+    let mut folders = path.ancestors().skip(1);
+    let is_there = |folder: &&Path| folder.exists() || folder.as_os_str().is_empty();
+    match folders.find(is_there) {
+        Some(folder) if folder.as_os_str().is_empty() => disk::try_write(Path::new(".")),
+        Some(folder) => disk::try_write(folder),
+        None => Ok(()),
+    }
+}
+
+/// What was there is kept beside it. A file that is made holds secrets: it is for its owner and `group`.
+fn replace_file(
+    path: &Path,
+    bytes: &[u8],
+    group: Option<u32>,
+    aside: &str,
+) -> Result<Option<PathBuf>, Failure> {
+    let found = std::fs::read(path).ok();
+    if found.as_deref() == Some(bytes) {
         return Ok(None);
     }
     let put = || -> std::io::Result<Option<PathBuf>> {
-        let kept = path.with_extension(aside);
         if found.is_some() {
+            let kept = path.with_extension(aside);
             std::fs::copy(path, &kept)?;
+            // Written in place: mode, owner and group stay.
+            std::fs::write(path, bytes)?;
+            return Ok(Some(kept));
         }
-        // Written in place: mode, owner and group stay.
-        std::fs::write(path, text)?;
-        Ok(found.is_some().then_some(kept))
+        disk::make_folder(disk::parent(path))?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o640)
+            .open(path)?;
+        fchown(&file, None, group)?;
+        file.write_all(bytes)?;
+        Ok(None)
     };
     put().map_err(|cause| {
         Failure::with(
@@ -244,4 +333,25 @@ async fn put_manifests(
         }
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("key");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        assert!(can_be_replaced(&pipe).is_err());
+        let reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&pipe)
+            .unwrap();
+        assert!(can_be_replaced(&pipe).is_err(), "somebody reads there");
+        drop(reader);
+    }
 }

@@ -47,6 +47,7 @@ impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         let variables = self.settings.variables();
         let settings = variables.settings_of_service()?;
+        let settings = self.data.settle(&variables, settings);
         logging::start(settings.log_format, settings.debug.0, None);
         for warning in &settings.warnings {
             warn!("{warning}");
@@ -160,7 +161,11 @@ async fn serve(
     });
     #[cfg(debug_assertions)]
     hang_when_told(&controller, &db, &tasks)?;
-    info!(port = settings.controller_port.0; "the controller is ready");
+    info!(
+        version = env!("CARGO_PKG_VERSION"), address:% = settings.listen_address, port = settings.controller_port.0,
+        store = settings.store_place(), state:% = data_dir.display();
+        "the controller is ready"
+    );
 
     let outcome = tokio::select! {
         () = signals.end_while_reloading(reload) => Ok(Next::End),

@@ -2,9 +2,11 @@
 //! program that is not there is a sentence, not a panic.
 
 use super::{Failure, exit};
+use crate::tasks;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// A call of one program.
 #[derive(Debug)]
@@ -38,13 +40,34 @@ impl Call {
             .command
             .output()
             .map_err(|cause| missing(self.program, &cause))?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout)
-                .trim_end()
-                .to_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Failure::new(format!("{} failed: {said}", self.program)))
+        said(self.program, &output)
+    }
+
+    /// The same for a program that may hang: it is ended after `patience`.
+    ///
+    /// # Errors
+    /// When it is not there, fails, or does not end in time.
+    pub(super) async fn output_within(self, patience: Duration) -> Result<String, Failure> {
+        let program = self.program;
+        said(program, &self.ended_within(patience).await?)
+    }
+
+    /// Runs it to its end, whatever that is; it is ended after `patience`.
+    ///
+    /// # Errors
+    /// When it is not there, or does not end in time.
+    pub(super) async fn ended_within(self, patience: Duration) -> Result<Output, Failure> {
+        let program = self.program;
+        let mut command = tokio::process::Command::from(self.command);
+        let ended = tasks::within(patience, command.kill_on_drop(true).output()).await;
+        let hangs = || {
+            let seconds = patience.as_secs();
+            let message = format!("{program} does not answer within {seconds} s");
+            Failure::with(exit::UNAVAILABLE, message)
+        };
+        ended
+            .ok_or_else(hangs)?
+            .map_err(|cause| missing(program, &cause))
     }
 
     /// Whether it is there and succeeds; what it prints is dropped.
@@ -76,7 +99,7 @@ impl Call {
     /// Runs it with all its words on standard error: the answer on standard output is ours.
     ///
     /// # Errors
-    /// When it is not there or fails.
+    /// When it is not there or fails; with its own exit code where that is [`exit::UNAVAILABLE`].
     pub(super) fn show_aside(mut self) -> Result<(), Failure> {
         self.command.stdout(std::io::stderr());
         self.show()
@@ -91,9 +114,24 @@ impl Call {
             .command
             .status()
             .map_err(|cause| missing(self.program, &cause))?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(Failure::new(format!("{} failed: {status}", self.program))),
+        let failed = format!("{} failed: {status}", self.program);
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(code) if code == i32::from(exit::UNAVAILABLE) => {
+                Err(Failure::with(exit::UNAVAILABLE, failed))
+            }
+            _ => Err(Failure::new(failed)),
+        }
+    }
+}
+
+fn said(program: &str, output: &Output) -> Result<String, Failure> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout).trim_end().to_owned()),
+        false => {
+            let said = text(&output.stderr);
+            Err(Failure::new(format!("{program} failed: {}", said.trim())))
         }
     }
 }
@@ -107,9 +145,36 @@ fn missing(program: &str, cause: &std::io::Error) -> Failure {
 
 /// Whether `image` is a recording image of ours; `None` when it is not there.
 pub(super) fn image_is_ours(image: &str) -> Option<bool> {
-    let maker = "{{index .Config.Labels \"created.by\"}}";
-    let said = Call::of("docker", ["image", "inspect", "-f", maker, image]).output();
-    said.ok().map(|maker| maker == "ov2-ha-recorder")
+    image_label(image, "created.by").map(|maker| maker == "ov2-ha-recorder")
+}
+
+/// What `image` says of itself under `label`, empty where it says nothing; `None` when it is not there.
+pub(super) fn image_label(image: &str, label: &str) -> Option<String> {
+    inspect(image, &format!("{{{{index .Config.Labels \"{label}\"}}}}"))
+}
+
+/// The id of `image`; `None` when it is not there.
+pub(super) fn image_id(image: &str) -> Option<String> {
+    inspect(image, "{{.Id}}")
+}
+
+fn inspect(image: &str, form: &str) -> Option<String> {
+    let call = Call::of("docker", ["image", "inspect", "-f", form, image]);
+    call.output().ok()
+}
+
+/// Whether Docker's daemon answers this user.
+///
+/// # Errors
+/// When it does not, or the command is not installed; in one sentence.
+pub(super) fn docker_answers() -> Result<(), Failure> {
+    if Call::of("docker", ["version"]).succeeds() {
+        return Ok(());
+    }
+    Err(Failure::with(
+        exit::UNAVAILABLE,
+        "Docker does not answer; start it (systemctl start docker) and run this as root or in the group docker",
+    ))
 }
 
 /// Where `program` lies on the `PATH`.

@@ -1,8 +1,7 @@
 //! `test-s3`: every operation that the product asks of its chunk store, tried once below a name of its own.
 
 use super::report::{Check, Form, Report};
-use super::{Failure, SettingsFile};
-use crate::config::{Settings, Storage};
+use super::{DataDir, Failure, SettingsFile};
 use crate::random;
 use crate::store::{self, ChunkStore, StoreError};
 use bytes::Bytes;
@@ -20,15 +19,17 @@ pub(super) struct TestS3 {
     #[command(flatten)]
     file: SettingsFile,
     #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
     form: Form,
 }
 
 impl TestS3 {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let settings = self.file.settings()?;
+        let settings = self.file.settings_with(&self.data)?;
         let store = store::open(&settings, &settings.recording_path)?;
         let mut report = Report::default();
-        report.add(Check::good("store", describe(&settings)));
+        report.add(Check::good("store", settings.store_place()));
         let scratch = std::env::temp_dir().join(format!("ov2-test-s3-{}", random::hex::<6>()));
         std::fs::create_dir_all(&scratch).map_err(Failure::new)?;
         let tried = try_all(&*store, &scratch, &mut report).await;
@@ -36,23 +37,6 @@ impl TestS3 {
         let _ = std::fs::remove_dir_all(&scratch);
         tried?;
         report.conclude(self.form)
-    }
-}
-
-fn describe(settings: &Settings) -> String {
-    match (settings.storage, &settings.s3_endpoint) {
-        (Storage::Local, _) => format!("folder {}", settings.recording_path.display()),
-        (Storage::S3, Some(url)) => format!("bucket {} at {}", settings.s3_bucket, url.origin()),
-        (Storage::S3, None) if settings.s3_server_on() => format!(
-            "bucket {} at the built-in server, {}:{}",
-            settings.s3_bucket, settings.controller_host, settings.s3_server_port.0
-        ),
-        (Storage::S3, None) => {
-            format!(
-                "bucket {} at AWS, {}",
-                settings.s3_bucket, settings.s3_region
-            )
-        }
     }
 }
 

@@ -1,22 +1,29 @@
-//! `uninstall`: puts back what `install` and `reconfigure` changed. Recordings, and files that someone edited since, stay.
+//! `uninstall`: puts back what `install` and `reconfigure` changed, and nothing else. Recordings, and files that someone
+//! edited since, stay.
 
-use super::changes::Record;
+use super::changes::{PutBack, Record, Undo};
+use super::install::env_path;
 use super::report::Form;
 use super::service::{Manager, Verb};
 use super::system::{Call, image_is_ours};
-use super::{DataDir, Failure, SettingsFile};
-use crate::config::Settings;
+use super::{DataDir, Failure, SettingsFile, exit};
 use clap::Args;
 
 /// Put back what "install" and "reconfigure" changed; recordings stay.
 #[derive(Debug, Args)]
 pub(super) struct Uninstall {
+    /// Show what would be put back and do nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Leave the service as it is.
     #[arg(long)]
     without_service: bool,
     /// Leave the recording image as it is.
     #[arg(long)]
     without_image: bool,
+    /// For the removal of the package, which keeps its settings.
+    #[arg(long, hide = true)]
+    keep_settings: bool,
     #[command(flatten)]
     file: SettingsFile,
     #[command(flatten)]
@@ -27,52 +34,62 @@ pub(super) struct Uninstall {
 
 impl Uninstall {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let record = Record::load(&self.data.data_dir)?;
-        let settings = self.file.settings().ok();
-        let managed = (!self.without_service).then(Manager::find);
-        let manager = managed.and_then(Result::ok);
+        let mut record = Record::load(&self.data.data_dir)?;
+        if self.keep_settings {
+            record.forget_file(&env_path(&self.file));
+        }
+        let strange = self.image_of_others(&record);
+        let managed = !self.without_service && !self.dry_run;
+        let manager = managed.then(Manager::find).and_then(Result::ok);
         if let Some(manager) = manager {
             manager.tell(Verb::Stop)?;
         }
-        let mut done = record.undo(&self.data.data_dir)?;
+        let undo = if self.dry_run {
+            Undo::Show
+        } else {
+            Undo::Carry
+        };
+        let mut done = record.undo(&self.data.data_dir, !self.without_image, undo)?;
+        done.left.extend(strange);
         if manager == Some(Manager::Systemd) {
             Call::of("systemctl", ["daemon-reload"]).output()?;
         }
-        if !self.without_image
-            && let Some(image) = settings.as_ref().and_then(image_back)
-        {
-            done.restored.push(image);
+        self.form.print(&done, |done| text(done, undo));
+        match done.waits.is_empty() || self.dry_run {
+            true => Ok(()),
+            false => Err(Failure::with(
+                exit::UNAVAILABLE,
+                "not everything could be put back; what waits is still written down: run this again",
+            )),
         }
-        self.form.print(&done, |done| {
-            let list = |title: &str, names: &[String]| {
-                let lines = names
-                    .iter()
-                    .map(|name| format!("  {name}\n"))
-                    .collect::<String>();
-                if names.is_empty() {
-                    lines
-                } else {
-                    format!("{title}\n{lines}")
-                }
-            };
-            let text = list("put back:", &done.restored)
-                + &list("left, for it was changed since:", &done.left);
-            if text.is_empty() {
-                "nothing to put back".into()
-            } else {
-                text
-            }
-        });
-        Ok(())
+    }
+
+    /// An image of ours that `install` did not build: whoever did decides over it.
+    fn image_of_others(&self, record: &Record) -> Option<String> {
+        let image = self.file.settings().ok()?.image();
+        let is_strange =
+            !self.without_image && !record.has_image(&image) && image_is_ours(&image) == Some(true);
+        is_strange.then(|| format!("the image {image}, which \"install\" did not build (docker rmi {image} takes its name away)"))
     }
 }
 
-/// Gives the recording image's name back to OpenVidu's own image, which the image script kept, or else to nobody: OpenVidu
-/// then fetches its own.
-fn image_back(settings: &Settings) -> Option<String> {
-    let image = settings.image();
-    let kept = format!("ov2-ha-recorder-base:{}", settings.image_tag);
-    let back = Call::of("docker", ["tag", &kept, &image]).succeeds()
-        || (image_is_ours(&image) == Some(true) && Call::of("docker", ["rmi", &image]).succeeds());
-    back.then(|| format!("the image {image}"))
+fn text(done: &PutBack, undo: Undo) -> String {
+    let (back, left) = match undo {
+        Undo::Show => ("would put back:", "would leave, for it was changed since:"),
+        Undo::Carry => ("put back:", "left, for it was changed since:"),
+    };
+    let list = |title: &str, names: &[String]| {
+        let lines: String = names.iter().map(|name| format!("  {name}\n")).collect();
+        match names.is_empty() {
+            true => lines,
+            false => format!("{title}\n{lines}"),
+        }
+    };
+    let text = list(back, &done.restored)
+        + &list(left, &done.left)
+        + &list("not put back yet:", &done.waits);
+    match text.is_empty() {
+        true => "nothing to put back".into(),
+        false => text,
+    }
 }

@@ -1,15 +1,18 @@
 //! `update`: a newer package, the recording image from its program, the service with both. Recordings that run keep their
 //! container and go on.
 
+use super::changes::Record;
 use super::install::build_image;
 use super::report::Form;
 use super::service::{Manager, Verb};
 use super::system::{Call, find};
-use super::{Failure, SettingsFile, exit};
+use super::{DataDir, Failure, SettingsFile, exit};
 use clap::Args;
 use serde::Serialize;
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// Install a newer package, rebuild the recording image from it, and restart the service.
 #[derive(Debug, Args)]
@@ -19,8 +22,13 @@ pub(super) struct Update {
     /// Leave the recording image as it is.
     #[arg(long)]
     without_image: bool,
+    /// The rest of an update from this version, whose package is installed.
+    #[arg(long, hide = true, value_name = "VERSION")]
+    since: Option<String>,
     #[command(flatten)]
     file: SettingsFile,
+    #[command(flatten)]
+    data: DataDir,
     #[command(flatten)]
     form: Form,
 }
@@ -34,13 +42,21 @@ struct Done {
 
 impl Update {
     pub(super) fn run(self) -> Result<(), Failure> {
+        match &self.since {
+            None => self.install(),
+            Some(before) => self.finish(before.clone()),
+        }
+    }
+
+    /// Installs the package and has the program that it brings do the rest: this one's file is gone by then.
+    fn install(&self) -> Result<(), Failure> {
         if find("apt-get").is_none() {
             return Err(Failure::with(
                 exit::UNAVAILABLE,
                 "this updates the Debian package; a container is updated by building or pulling its new image",
             ));
         }
-        let settings = self.file.settings()?;
+        self.file.settings()?;
         let before = installed()?;
         let wanted = match &self.package {
             // apt takes a path for a package's name unless it has a slash.
@@ -56,11 +72,27 @@ impl Update {
         Call::of("apt-get", arguments.collect::<Vec<OsString>>())
             .env("DEBIAN_FRONTEND", "noninteractive")
             .output()?;
-        if !self.without_image {
-            build_image(&settings)?;
+        let mut rest = Command::new(packaged()?);
+        rest.args(["update", "--since", &before, "--data-dir"])
+            .arg(&self.data.data_dir);
+        if let Some(path) = &self.file.env_file {
+            rest.arg("--env-file").arg(path);
         }
-        let manager = Manager::find()?;
-        manager.tell(Verb::Restart)?;
+        rest.args(self.without_image.then_some("--without-image"));
+        rest.args(self.form.json.then_some("--json"));
+        let cause = rest.exec();
+        Err(Failure::new(format!(
+            "the package is installed, but its program cannot be started: {cause}"
+        )))
+    }
+
+    fn finish(&self, before: String) -> Result<(), Failure> {
+        let settings = self.file.settings_with(&self.data)?;
+        if !self.without_image {
+            let data_dir = &self.data.data_dir;
+            build_image(&settings, &mut Record::load(data_dir)?, data_dir)?;
+        }
+        Manager::find()?.tell(Verb::Restart)?;
         let done = Done {
             before,
             after: installed()?,
@@ -78,6 +110,17 @@ impl Update {
         });
         Ok(())
     }
+}
+
+/// The program that the package has installed.
+fn packaged() -> Result<PathBuf, Failure> {
+    let files = Call::of("dpkg-query", ["-L", "ov2-ha-recorder"]).output()?;
+    let program = files
+        .lines()
+        .find(|path| path.ends_with("/bin/ov2-ha-recorder"));
+    program.map(PathBuf::from).ok_or_else(|| {
+        Failure::with(exit::UNAVAILABLE, "the package is installed, but dpkg knows no program in it; run \"ov2-ha-recorder install\"")
+    })
 }
 
 fn installed() -> Result<String, Failure> {

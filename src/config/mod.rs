@@ -9,9 +9,11 @@
 pub mod authorities;
 mod env_file;
 mod parse;
+mod secrets;
 mod variables;
 
 pub(crate) use env_file::{EnvFile, quoted};
+pub(crate) use secrets::SHORTEST_KEY;
 pub use variables::Variables;
 
 use std::collections::BTreeMap;
@@ -96,7 +98,8 @@ pub trait Parse: Sized {
     fn parse(text: &str) -> Option<Self>;
     /// The value as a person may see it.
     fn shown(text: &str) -> String {
-        if Self::SECRET { "***" } else { text }.to_owned()
+        let is_hidden = Self::SECRET || secrets::is_pem(text);
+        if is_hidden { "***" } else { text }.to_owned()
     }
 }
 
@@ -141,6 +144,7 @@ settings! {
     chunk_folder: Folder = "CHUNK_FOLDER" or "/chunks", "folder of the chunks below a recording's folder or key prefix";
     chunk_seconds: Whole<1, 300> = "CHUNK_TIME_SIZE" or "10", "seconds a chunk";
     keyframe_seconds: Whole<1, 60> = "HA_KEYFRAME_SECONDS" or "2", "seconds between keyframes";
+    quick_preroll_seconds: Whole<0, 30> = "HA_QUICK_PREROLL_SECONDS" or "0", "quick start: seconds kept in memory while nothing is recorded, so that a recording begins when it was ordered; 0 captures nothing before the order";
     display_rate: DisplayRate = "HA_DISPLAY_RATE" or "match", "how often the display refreshes: match (as often as FRAMERATE), or 60 times a second";
     gap_mode: crate::model::timeline::GapMode = "HA_GAP_MODE" or "cut", "what becomes of a gap in the video: cut it out, or hold the last frame";
     s3_endpoint: Option<Url> = "HA_AWS_S3_SERVICE_ENDPOINT", "URL of an S3-compatible store; without it AWS";
@@ -150,17 +154,18 @@ settings! {
     s3_access_key: Option<String> = "HA_AWS_ACCESS_KEY", "static access key; without it the AWS chain";
     s3_secret_key: Option<Secret> = "HA_AWS_SECRET_KEY", "static secret key";
     s3_region: String = "HA_AWS_REGION" or "us-east-1", "region";
-    s3_server: Option<Switch> = "HA_S3_SERVER", "the built-in S3 server: on or off; on when storage is s3 and no endpoint is set";
+    s3_server: Switch = "HA_S3_SERVER" or "off", "the built-in S3 server on this machine: on or off; chunks go there where storage is s3 and no endpoint is set";
     s3_server_max_bytes: Option<u64> = "HA_S3_SERVER_MAX_BYTES", "most bytes that the built-in S3 server keeps";
     s3_server_port: Port = "MINIO_API_PORT" or "9000", "port of the built-in S3 server";
     minio_console_port: Option<String> = "MINIO_CONSOLE_PORT", "accepted and unused: the status page shows the bucket";
     tail_upload_seconds: Whole<1, 60> = "HA_TAIL_UPLOAD_SECONDS" or "2", "seconds between uploads of the running chunk's tail in s3 mode";
     keep_chunks_days: u64 = "HA_KEEP_CHUNKS_DAYS" or "0", "days for which even verified chunks are kept";
-    controller_host: String = "HA_CONTROLLER_HOST" or "localhost", "where recorders reach the controller";
+    controller_host: Host = "HA_CONTROLLER_HOST" or "localhost", "where recorders reach the controller";
     controller_port: Port = "HA_CONTROLLER_PORT" or "15443", "port of the controller";
     listen_address: std::net::IpAddr = "HA_LISTEN_ADDRESS" or "0.0.0.0", "address the controller listens on";
     controller_username: Option<String> = "HA_CONTROLLER_USERNAME", "HTTP Basic user";
     controller_password: Option<Secret> = "HA_CONTROLLER_PASSWORD", "HTTP Basic password; serve refuses to start without one";
+    recorder_token: Option<Secret> = "HA_RECORDER_TOKEN", "token with which recorders register and report, and can do nothing else; without it they use the account";
     viewer_username: Option<String> = "HA_VIEWER_USERNAME", "user that may only read";
     viewer_password: Option<Secret> = "HA_VIEWER_PASSWORD", "password of the user that may only read";
     tls_cert: Option<PathBuf> = "HA_TLS_CERT", "PEM file of the certificate chain; with HA_TLS_KEY the controller speaks HTTPS";
@@ -170,7 +175,7 @@ settings! {
     trusted_proxies: Several<ipnet::IpNet> = "HA_TRUSTED_PROXIES" or "", "networks of proxies whose X-Forwarded-For is believed";
     heartbeat_seconds: Whole<1, 300> = "HEARTBEAT_INTERVAL" or "10", "seconds between heartbeats";
     max_missed_heartbeats: Whole<1, 100> = "HA_MAX_MISSED_HEARTBEATS" or "3", "missed heartbeats, or chunk times without progress, before a failover";
-    stall_seconds: Whole<1, 3600> = "HA_STALL_SECONDS" or "5", "seconds that a recorder's container may be frozen before it is replaced";
+    stall_seconds: Whole<1, 3600> = "HA_STALL_SECONDS" or "5", "seconds for which a recorder may be frozen, or record nothing more: then it is asked, and replaced where it does not answer";
     failover_check_seconds: Whole<1, 3600> = "HA_FAILOVER_CHECK_INTERVAL" or "15", "seconds between scheduled failover checks; events are acted on at once";
     failover_max_attempts: Whole<1, 100> = "HA_FAILOVER_MAX_ATTEMPTS" or "5", "failovers of one session in the window before it is given up";
     failover_window_seconds: Whole<1, 86400> = "HA_FAILOVER_WINDOW_SECONDS" or "600", "seconds of that window";
@@ -190,6 +195,8 @@ settings! {
     image_name: String = "IMAGE_NAME" or "openvidu/openvidu-recording", "the recording image";
     image_tag: String = "IMAGE_TAG" or "2.32.2", "its tag";
     recording_path: PathBuf = "OPENVIDU_RECORDING_PATH" or "/opt/openvidu/recordings", "the recordings folder on the host";
+    alert_url: Option<Url> = "HA_ALERT_URL", "address that gets a POST when something is wrong that a person must know, again when it gets worse, and when it is over: JSON with a plain `text`, as chat hooks take it";
+    alive_url: Option<Url> = "HA_ALIVE_URL", "address that is called once a minute while the controller is well; whoever watches it hears when the machine is gone";
     openvidu_url: Option<Url> = "OPENVIDU_URL", "address of OpenVidu's REST interface, such as https://openvidu.example.com; it is asked whether a session is still recorded";
     openvidu_secret: Option<Secret> = "OPENVIDU_SECRET", "OpenVidu's secret, for its REST interface";
     orphan_minutes: Whole<1, 1440> = "HA_ORPHAN_MINUTES" or "10", "minutes for which a backup records on while OpenVidu, which had answered before, cannot be reached";
@@ -250,6 +257,25 @@ pub struct Switch(pub bool);
 /// A folder's name without slashes at its ends, safe to lie below another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder(pub String);
+
+/// A machine's name or address, without scheme and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host(String);
+
+impl Host {
+    /// The name or address alone.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As it stands in a URL or before a port: an IPv6 address in brackets.
+    pub fn in_url(&self) -> String {
+        match self.0.contains(':') {
+            true => format!("[{}]", self.0),
+            false => self.0.clone(),
+        }
+    }
+}
 
 /// An `http` or `https` URL; it may carry a password, so its `Debug` shows scheme and host only.
 #[derive(Clone, PartialEq, Eq)]
@@ -325,17 +351,57 @@ impl Settings {
         format!("{}:{}", self.image_name, self.image_tag)
     }
 
-    /// Where the built-in S3 server is wanted.
-    pub fn s3_server_on(&self) -> bool {
-        match self.s3_server {
-            Some(Switch(on)) => on,
-            None => self.storage == Storage::S3 && self.s3_endpoint.is_none(),
+    /// Whether the built-in S3 server is wanted.
+    pub const fn s3_server_on(&self) -> bool {
+        self.s3_server.0
+    }
+
+    /// Nothing says whether the built-in S3 server is wanted: where an earlier version kept chunks in it, it goes on.
+    pub fn go_on_with_store_in(&mut self, data_dir: &std::path::Path) {
+        let is_aws = self.storage == Storage::S3 && self.s3_endpoint.is_none();
+        let store = data_dir.join("s3");
+        if is_aws && !self.s3_server_on() && store.is_dir() {
+            self.s3_server = Switch(true);
+            self.warnings.push(format!(
+                "the built-in S3 server goes on, for {} holds chunks; write HA_S3_SERVER=on into the settings and run \
+                 \"ov2-ha-recorder reconfigure\", or recorders look for it at AWS; HA_S3_SERVER=off uses AWS",
+                store.display()
+            ));
+        }
+    }
+
+    /// Where chunks are kept, for a person.
+    pub fn store_place(&self) -> String {
+        let bucket = &self.s3_bucket;
+        match (self.storage, &self.s3_endpoint) {
+            (Storage::Local, _) => format!("the folder {}", self.recording_path.display()),
+            (Storage::S3, Some(url)) => format!("the bucket {bucket} at {}", url.origin()),
+            (Storage::S3, None) if self.s3_server_on() => format!(
+                "the bucket {bucket} of the built-in server, {}:{}",
+                self.controller_host.in_url(),
+                self.s3_server_port.0
+            ),
+            (Storage::S3, None) => format!("the bucket {bucket} at AWS, {}", self.s3_region),
         }
     }
 
     /// Whether OpenVidu's webhooks are passed on.
     pub fn relay_on(&self) -> bool {
         self.relay.is_none_or(|Switch(on)| on) && !self.relay_endpoints.0.is_empty()
+    }
+
+    /// Why nothing is passed on where a half of the settings says that it should be.
+    pub fn relay_is_off_although_set(&self) -> Option<&'static str> {
+        match (self.relay, self.relay_endpoints.0.is_empty()) {
+            (Some(Switch(true)), true) => Some(
+                "the relay is off: OPENVIDU_WEBHOOK is true, but OPENVIDU_WEBHOOK_ENDPOINT names no target",
+            ),
+            (Some(Switch(false)), false) => Some(
+                "the relay is off: OPENVIDU_WEBHOOK is false, although OPENVIDU_WEBHOOK_ENDPOINT names a target; \
+                 take OPENVIDU_WEBHOOK out to switch it on",
+            ),
+            _ => None,
+        }
     }
 
     /// Takes back what cannot hold together, which is a fault, and warns of what only looks as if it did something.
@@ -364,22 +430,11 @@ impl Settings {
         }
         if self.s3_server_on() && self.s3_access_key.is_none() {
             faults.push(
-                "HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY: required while the built-in S3 server is on; \
-                 HA_S3_SERVER=off uses AWS"
-                    .into(),
+                "HA_AWS_ACCESS_KEY and HA_AWS_SECRET_KEY: required while the built-in S3 server is on".into(),
             );
         }
-        match (self.relay, self.relay_endpoints.0.is_empty()) {
-            (Some(Switch(true)), true) => self.warnings.push(
-                "the relay is off: OPENVIDU_WEBHOOK is true, but OPENVIDU_WEBHOOK_ENDPOINT names no target".into(),
-            ),
-            (Some(Switch(false)), false) => self.warnings.push(
-                "the relay is off: OPENVIDU_WEBHOOK is false, although OPENVIDU_WEBHOOK_ENDPOINT names a target; \
-                 take OPENVIDU_WEBHOOK out to switch it on"
-                    .into(),
-            ),
-            _ => {}
-        }
+        let off = self.relay_is_off_although_set();
+        self.warnings.extend(off.map(str::to_owned));
     }
 
     /// Takes back files of further authorities that cannot be used, and says why.

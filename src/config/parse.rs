@@ -1,8 +1,8 @@
 //! How the types of settings are read from text.
 
 use super::{
-    Addressing, DisplayRate, Folder, Headers, LogFormat, Parse, Port, Profile, RuntimeKind, Secret,
-    Several, Storage, Switch, Url, Whole,
+    Addressing, DisplayRate, Folder, Headers, Host, LogFormat, Parse, Port, Profile, RuntimeKind,
+    Secret, Several, Storage, Switch, Url, Whole,
 };
 use serde_json::Value;
 use std::path::PathBuf;
@@ -86,6 +86,20 @@ parse! {
     Several<ipnet::IpNet>: "networks such as 10.0.0.0/8, separated by commas", |text| {
         several_of(text, |part| part.parse().ok().or_else(|| part.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from)))
     };
+}
+
+impl Parse for Host {
+    const EXPECTED: &'static str =
+        "a host name or an IP address, without scheme and port (the port has a setting of its own)";
+    fn parse(text: &str) -> Option<Self> {
+        let bare = text
+            .strip_prefix('[')
+            .map_or(Some(text), |rest| rest.strip_suffix(']'))?;
+        let is_address = bare.parse::<std::net::IpAddr>().is_ok();
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let is_name = !bare.is_empty() && bare == text && bare.chars().all(fits);
+        (is_address || is_name).then(|| Self(bare.to_owned()))
+    }
 }
 
 impl Parse for Url {
@@ -233,6 +247,32 @@ mod tests {
         assert_eq!(Headers::parse("['A: b"), None);
         let comma = Headers(vec![("A".into(), "b, c".into())]);
         assert_eq!(Headers::parse("['A: b, c']"), Some(comma));
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_nothing_more() {
+        let in_url = |text: &str| Host::parse(text).map(|host| host.in_url());
+        for (text, shown) in [
+            ("recorder.example.com", "recorder.example.com"),
+            ("my_host", "my_host"),
+            ("192.0.2.7", "192.0.2.7"),
+            ("2001:db8::7", "[2001:db8::7]"),
+            ("[2001:db8::7]", "[2001:db8::7]"),
+        ] {
+            assert_eq!(in_url(text).as_deref(), Some(shown));
+        }
+        for text in [
+            "http://192.0.2.7",
+            "https://host",
+            "host:15443",
+            "192.0.2.7:15443",
+            "[2001:db8::7]:15443",
+            "host/path",
+            "[host]",
+            "nonsense host name!",
+        ] {
+            assert_eq!(in_url(text), None, "{text}");
+        }
     }
 
     #[test]

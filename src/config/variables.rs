@@ -2,6 +2,7 @@
 //! as a fault and told together with all the others; it never hides what the rest says.
 
 use super::env_file::EnvFile;
+use super::secrets::{is_pem, is_secret};
 use super::{Faults, Settings, TABLE};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -50,6 +51,8 @@ pub struct Variables {
     values: BTreeMap<String, String>,
     faults: Vec<String>,
     warnings: Vec<String>,
+    /// Those of the faults that say that a file is there and cannot be read.
+    unread: Vec<String>,
 }
 
 impl Variables {
@@ -92,9 +95,11 @@ impl Variables {
         match read_bounded(path) {
             Ok(bytes) => self.over_text(&String::from_utf8_lossy(&bytes), path),
             Err(cause) => {
-                let path = path.display();
-                self.faults
-                    .push(format!("cannot read the settings in {path}: {cause}"));
+                let fault = format!("cannot read the settings in {}: {cause}", path.display());
+                if may_be_there(path) {
+                    self.unread.push(fault.clone());
+                }
+                self.faults.push(fault);
                 self
             }
         }
@@ -166,6 +171,43 @@ impl Variables {
     /// The value of `name`, or what the file named by `<name>_FILE` holds; `None` when unset or empty.
     pub fn get(&self, name: &str) -> Option<String> {
         self.resolve(name).ok().flatten()
+    }
+
+    /// What is set, with the content of a file in the place of its name where a setting's value lies there.
+    pub(super) fn with_files(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let set = self.values.iter().filter(|(_, value)| !value.is_empty());
+        set.filter_map(|(name, value)| {
+            let of_file = name.strip_suffix("_FILE").filter(|name| is_ours(name));
+            match of_file {
+                Some(setting) => {
+                    let path = Path::new(value);
+                    let read = read_bounded(path).ok().map(String::from_utf8);
+                    match read {
+                        Some(Ok(text)) => {
+                            let text = text.trim_end_matches(['\r', '\n']);
+                            Some((setting.to_owned(), text.to_owned()))
+                        }
+                        // What cannot be read can be told by nobody.
+                        _ if may_be_there(path) => None,
+                        // No file: it may be the value itself.
+                        _ => Some((setting.to_owned(), value.clone())),
+                    }
+                }
+                None => Some((name.clone(), value.clone())),
+            }
+        })
+    }
+
+    /// The files with settings, or with one that is secret, that are there and cannot be read.
+    pub fn unread(&self) -> Vec<String> {
+        let set = self.values.iter().filter(|(_, value)| !value.is_empty());
+        let closed = set.filter_map(|(name, value)| {
+            let path = Path::new(value);
+            let is_file = name.strip_suffix("_FILE").is_some_and(is_secret) && may_be_there(path);
+            let cause = is_file.then(|| read_bounded(path).err())??;
+            Some(format!("cannot read {value}, which {name} names: {cause}"))
+        });
+        self.unread.iter().cloned().chain(closed).collect()
     }
 
     /// What could not be read of the environment and the files, whatever the values are.
@@ -241,7 +283,12 @@ impl Variables {
         };
         let value = read_bounded(Path::new(path))
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()))
-            .map_err(|cause| format!("{name}_FILE={path}: cannot be read: {cause}"))?;
+            .map_err(|cause| {
+                // The value itself may have been put there.
+                let is_secret = is_pem(path) || (is_secret(name) && !path.starts_with('/'));
+                let shown = if is_secret { "***" } else { path };
+                format!("{name}_FILE={shown}: cannot be read: {cause}")
+            })?;
         let value = value.trim_end_matches(['\r', '\n']);
         Ok((!value.is_empty()).then(|| value.to_owned()))
     }
@@ -286,6 +333,14 @@ fn new_name(name: &str) -> &str {
 
 fn file_of(name: &str) -> String {
     format!("{name}_FILE")
+}
+
+/// Whether something lies at `path`, or nobody can say: a folder above it is closed.
+fn may_be_there(path: &Path) -> bool {
+    match path.try_exists() {
+        Ok(is_there) => is_there,
+        Err(_) => path.is_absolute(),
+    }
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {

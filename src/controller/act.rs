@@ -3,6 +3,8 @@
 
 use super::evidence::AT_ONCE;
 use super::orphan::Verdict;
+use super::proof::doubt;
+use super::quick::Makes;
 use super::watch::holder;
 use super::{Controller, lock};
 use crate::model::failover::Seen;
@@ -52,11 +54,15 @@ impl Controller {
             if let Err(cause) = runtime.restart_on_failure(&held.id).await {
                 warn!(session:% = id; "the runtime will not restart this recorder by itself: {cause}");
             }
+            let asked_at = controller.0.clock.now();
             match runtime.inspect(&held.id).await {
                 Ok(Some(container)) => {
                     controller.correct_holder(&id, &container);
-                    lock(&controller.0.known).show(container.clone(), controller.0.clock.now());
-                    controller.remember_blueprint(&container).await;
+                    lock(&controller.0.known).show(container.clone(), asked_at);
+                    match container.page {
+                        true => controller.remember_order(&id, &container).await,
+                        false => controller.remember_blueprint(&container).await,
+                    }
                 }
                 Ok(None) => warn!(session:% = id; "the recorder's container is not known to the runtime"),
                 Err(cause) => warn!(session:% = id; "{cause}"),
@@ -141,6 +147,11 @@ impl Controller {
         match self.start_replacement(session, seen).await {
             Ok(Replacement::Unwanted(verdict)) => self.carry_out(session, verdict),
             Ok(Replacement::Thawed) => self.thawed(id),
+            Ok(Replacement::Ended) => {
+                info!(session:% = id; "its container records the session's next recording: this one has ended");
+                // Refused where that is known by now.
+                let _ = self.apply(id, Event::StopAsked);
+            }
             Ok(Replacement::Started(holder, rung)) => {
                 info!(session:% = id, container:% = holder.id, rung; "recorder started again");
                 counter!("ha_recorder_failover_events_total", "reason" => label(session), "rung" => rung).increment(1);
@@ -224,6 +235,18 @@ impl Controller {
             if self.has_thawed(session, held).await? {
                 return Ok(Replacement::Thawed);
             }
+            let may_run = !matches!(seen, Seen::Ended | Seen::Frozen { .. });
+            if may_run && lock(&self.0.known).shows_a_page(&held.id) {
+                match self.makes(session, &held.id).await {
+                    Makes::It | Makes::Nothing => {}
+                    // OpenVidu makes one recording of a session at a time: this one has ended.
+                    Makes::Another => return Ok(Replacement::Ended),
+                    Makes::Waits => return self.start_elsewhere(session).await,
+                    Makes::Unknown => {
+                        return Err(doubt(held, "it may record something else".into()));
+                    }
+                }
+            }
             match self.start_again(session, held, seen).await {
                 Ok(()) => return Ok(Replacement::Started(held.clone(), "same-container")),
                 Err(cause @ RuntimeError::Unreachable { .. }) => return Err(cause),
@@ -232,6 +255,11 @@ impl Controller {
                 }
             }
         }
+        self.start_elsewhere(session).await
+    }
+
+    /// Starts a backup, unless nobody wants it.
+    async fn start_elsewhere(&self, session: &Session) -> Result<Replacement, RuntimeError> {
         // OpenVidu's container is gone: perhaps because OpenVidu has forgotten the recording.
         let verdict = self.decide(session, AT_ONCE).await;
         if !matches!(verdict, Verdict::Record(_)) {
@@ -316,6 +344,8 @@ enum Replacement {
     Thawed,
     /// Nobody wants the recording to go on.
     Unwanted(Verdict),
+    /// OpenVidu has ended it.
+    Ended,
 }
 
 /// Why the conclusion of a recording is looked at.

@@ -3,8 +3,10 @@
 
 use super::act::{SealState, can_write};
 use super::orphan::Verdict;
+use super::quick::Makes;
 use super::table::Entry;
 use super::takes::{Take, TakeError};
+use super::unfinished::has_no_video;
 use super::{Controller, ControllerError, OPENVIDU_SAYS_FAILED};
 use crate::clock::Timestamp;
 use crate::db::outbox;
@@ -144,20 +146,18 @@ impl Controller {
         let Some(session) = self.session(id) else {
             return;
         };
+        if is_at_work(&session) {
+            return self.seal_nothing(id);
+        }
         if !self.end_recorder(&session, seal).await {
             return;
         }
         let Some(session) = self.session(id) else {
             return;
         };
-        let unfinished = matches!(
-            session.state,
-            State::Stopping { .. } | State::Failed { .. } | State::GivenUp { .. }
-        );
-        if unfinished && session.finished_at.is_none() {
-            self.salvage(&session).await;
-        }
-        if seal == SealState::Due || self.seals_at_once(id).await {
+        // What is not finished is not sealed: OpenVidu, and whoever hears of it, would take it for the video.
+        let is_finished = !has_no_video(&session) || self.salvage(&session).await;
+        if is_finished && (seal == SealState::Due || self.seals_at_once(id).await) {
             self.seal(id).await;
         }
         if let Err(cause) = self.0.db.durable().await {
@@ -185,23 +185,41 @@ impl Controller {
         let id = &session.id;
         let stopping = matches!(session.state, State::Stopping { .. });
         let given_up = session.given_up_at().is_some();
+        let inactive = matches!(session.state, State::Inactive { .. });
         let Some(held) = &session.container else {
             // Where nothing is known of its container, its heartbeats tell whether it lives.
             let quiet = self.0.clock.now().since(session.heartbeat_at);
-            return !(stopping || given_up) || quiet >= self.0.policy.heartbeat_timeout;
+            let may_live = stopping || given_up || inactive;
+            return !may_live || quiet >= self.0.policy.heartbeat_timeout;
         };
         let living = match self.0.runtime.inspect(&held.id).await {
-            Ok(found) => found.is_some_and(|it| can_write(it.status)),
+            Ok(Some(found)) if found.page && found.status == ContainerStatus::Running => {
+                match self.makes(session, &held.id).await {
+                    Makes::It | Makes::Nothing => true,
+                    Makes::Another | Makes::Waits => false,
+                    Makes::Unknown => return self.leave_for_later(id),
+                }
+            }
+            Ok(Some(found)) => can_write(found.status),
+            Ok(None) => false,
             Err(cause) => return self.not_ended(id, &cause),
         };
         let how = match session.state {
             _ if !living => None,
             // What runs may record still, or again.
             _ if given_up => return self.leave_alone(id),
-            State::Stopping { .. } | State::Failed { .. } | State::Completed { .. }
+            State::Stopping { .. }
+            | State::Failed { .. }
+            | State::Completed { .. }
+            | State::Inactive { .. }
                 if held.backup =>
             {
                 Some(Stop::Drain(DRAIN))
+            }
+            // It finishes the video by itself, whatever somebody has set its session to.
+            State::Inactive { .. } => {
+                self.postpone_seal(id);
+                return false;
             }
             // OpenVidu ends its own container. What it has not ended by the time of the seal, it will not.
             State::Stopping { .. } if seal == SealState::NotYet => return false,
@@ -225,11 +243,17 @@ impl Controller {
         true
     }
 
+    /// Another recording may be made in its container: nothing is done until that is known.
+    fn leave_for_later(&self, id: &RecordingId) -> bool {
+        warn!(session:% = id; "its container cannot be asked what it records; it is tried again");
+        self.postpone_seal(id);
+        false
+    }
+
     /// Its end comes with the container's, or with OpenVidu's stop.
     fn leave_alone(&self, id: &RecordingId) -> bool {
         warn!(session:% = id; "the recorder that runs is left alone although no further one is started");
-        // A session that is gone needs no seal.
-        let _ = self.change(id, |entry| entry.session.seal_at = None);
+        self.seal_nothing(id);
         false
     }
 
@@ -256,12 +280,16 @@ impl Controller {
         }
     }
 
-    async fn salvage(&self, session: &Session) {
+    /// Finishes the video, and answers whether there is nothing more to be done for it.
+    async fn salvage(&self, session: &Session) -> bool {
         let id = &session.id;
+        if self.waits_for_another_try(id) {
+            return false;
+        }
         let Some(take) = self.take_of(session) else {
             warn!(session:% = id; "the video is left as it is: this recorder did not say which take it recorded");
             let _ = self.apply(id, Event::Salvaged);
-            return;
+            return true;
         };
         info!(session:% = id; "the video is finished by the controller");
         match self.finish_take(&take).await {
@@ -277,16 +305,27 @@ impl Controller {
                 let _ = self.apply(id, Event::Salvaged);
             }
             Err(cause) => {
-                error!(session:% = id; "the video could not be finished and is tried again: {cause}");
-                self.postpone_seal(id);
+                self.try_again_later(id, &cause);
+                return false;
             }
         }
+        true
     }
 
     fn postpone_seal(&self, id: &RecordingId) {
         let at = self.0.clock.now().plus(SEAL_AFTER);
         // A session that is gone needs no seal.
         let _ = self.change(id, |entry| entry.session.seal_at = Some(at));
+    }
+
+    /// OpenVidu records on, as far as it knows; where its stop has come meanwhile, the seal is for that.
+    pub(super) fn seal_nothing(&self, id: &RecordingId) {
+        // A session that is gone needs no seal.
+        let _ = self.change(id, |entry| {
+            if entry.session.may_be_ended() {
+                entry.session.seal_at = None;
+            }
+        });
     }
 
     /// Seals the recording as ready where OpenVidu has not, and tells so in its place.
@@ -298,10 +337,9 @@ impl Controller {
         if session.seal_at.is_none_or(|at| at > now) {
             return; // it was sealed or postponed meanwhile
         }
-        if session.given_up_at().is_some() {
-            // OpenVidu records on, as far as it knows: it was the video that was tried again.
-            let _ = self.change(id, |entry| entry.session.seal_at = None);
-            return;
+        if session.may_be_ended() {
+            // It was the video that was tried again.
+            return self.seal_nothing(id);
         }
         let stopped = tasks::block(|| self.unsealed(&session));
         let take = self.take_of(&session);
@@ -415,6 +453,11 @@ impl Controller {
         let accepted = self.0.outbox.accept(event).await;
         accepted.map(drop).map_err(|cause| cause.to_string())
     }
+}
+
+/// Whether a recorder is expected: what was to be finished of the one before is finished with it.
+fn is_at_work(session: &Session) -> bool {
+    session.may_be_ended() && session.given_up_at().is_none()
 }
 
 fn member(recording: &Map<String, Value>, name: &str) -> Value {

@@ -20,9 +20,7 @@ impl Controller {
         let name = format!("ask whether the recorder of {id} is frozen");
         self.0.tasks.spawn(name, async move {
             let answered = controller.see_whether_frozen(&id).await;
-            controller
-                .table()
-                .change(&id, |entry| entry.looking = false);
+            controller.stops_looking(&id);
             if !answered {
                 controller.hear_files_instead(&id);
             }
@@ -62,9 +60,10 @@ impl Controller {
 
     /// Notes that a container ran at `then`, unless it froze since.
     pub(super) fn mark_as_running(&self, id: &RecordingId, then: Timestamp) {
+        let now = self.0.clock.now();
         self.table().change(id, |entry| match entry.seen {
             Seen::Frozen { since } if since >= then => {}
-            _ => entry.seen = Seen::Running,
+            _ => entry.shows(Seen::Running, now),
         });
     }
 
@@ -79,25 +78,23 @@ impl Controller {
         }
     }
 
-    /// Whether a recorder that was held lost because it was frozen runs again. Asked in the moment before it is fenced: Docker
-    /// may have been away since.
+    /// Whether a recorder that was held lost because it was frozen, or did not answer, runs again. Asked in the moment before
+    /// it is fenced: Docker may have been away since.
     ///
     /// # Errors
-    /// When the runtime cannot be reached.
+    /// When the runtime cannot be reached, or nobody can say it.
     pub(super) async fn has_thawed(
         &self,
         session: &Session,
         held: &Holder,
     ) -> Result<bool, RuntimeError> {
-        let was_frozen = matches!(
-            session.state,
-            State::TakingOver {
-                reason: Reason::Frozen,
-                ..
-            }
-        );
-        if !was_frozen {
+        let State::TakingOver { reason, since, .. } = &session.state else {
             return Ok(false);
+        };
+        match reason {
+            Reason::Frozen => {}
+            Reason::Stalled => return self.answers_again(session, held, *since).await,
+            _ => return Ok(false),
         }
         match self.0.runtime.inspect(&held.id).await {
             Ok(found) => Ok(found.is_some_and(|it| it.status == ContainerStatus::Running)),
@@ -109,7 +106,7 @@ impl Controller {
     pub(super) fn thawed(&self, id: &RecordingId) {
         self.mark(id, Seen::Running);
         if self.apply(id, Event::Thawed).is_ok() {
-            info!(session:% = id; "its recorder was frozen and runs again: nothing is started in its place");
+            info!(session:% = id; "its recorder runs again: nothing is started in its place");
         }
     }
 

@@ -9,7 +9,6 @@ use crate::model::session::{Contact, Event, Session};
 use log::{debug, error, warn};
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How far below a recording's folder chunks lie: chunk folder, take, run.
@@ -19,7 +18,7 @@ const DEPTH: usize = 3;
 const SKEW: Duration = Duration::from_secs(10);
 
 /// How many looks may wait for folders that do not answer.
-pub(super) const MOST_LOOKS: usize = 32;
+pub(super) const LOOKS: usize = 32;
 
 /// A folder that does not answer within this shows nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,7 +90,17 @@ impl Controller {
         self.0.tasks.spawn(name, async move {
             let look = controller.look(&id).await;
             controller.note_growth(&id, look);
-            match controller.still_a_fault(&id, &fault) {
+            let left = controller.still_a_fault(&id, &fault);
+            let excused = match &left {
+                Some(left) => controller.is_excused(&id, left).await,
+                None => false,
+            };
+            controller.stops_looking(&id);
+            if excused {
+                return;
+            }
+            // That took its time.
+            match left.and_then(|it| controller.still_a_fault(&id, &it)) {
                 Some(fault) => controller.fault(&id, fault),
                 None => {
                     debug!(session:% = id; "its files grow, so it is no fault: {}", fault.reason);
@@ -109,15 +118,18 @@ impl Controller {
         begins == Some(true)
     }
 
+    pub(super) fn stops_looking(&self, id: &RecordingId) {
+        self.table().change(id, |entry| entry.looking = false);
+    }
+
     /// What the recording's folder shows now. On a thread of its own: the folder may be on another machine.
     async fn look(&self, id: &RecordingId) -> Option<Look> {
         let folder = self.0.settings.recording_path.join(id.as_str());
         let looking = async {
-            // A thread that a dead mount holds is not given back: only so many are spent on it, and the others wait.
-            let permit = Arc::clone(&self.0.looks).acquire_owned().await.ok()?;
+            let attempt = self.0.looks.turn().await?;
             let now = self.0.clock.now();
             let work = move || {
-                let _permit = permit;
+                let _attempt = attempt;
                 Look::at(&folder, now)
             };
             let looked = self.0.tasks.spawn_blocking("look at a recording", work);
@@ -135,11 +147,10 @@ impl Controller {
     fn note_growth(&self, id: &RecordingId, look: Option<Look>) {
         let now = self.0.clock.now();
         self.table().change(id, |entry| {
-            entry.looking = false;
             let Some(look) = look else { return };
-            let before = entry.looked.replace(Box::new(look));
+            let before = entry.stall.get_or_insert_default().folder.replace(look);
             let advanced_at = entry.session.advanced_at;
-            if let Some(at) = look.grown_at(before.as_deref(), advanced_at) {
+            if let Some(at) = look.grown_at(before.as_ref(), advanced_at) {
                 entry.dirty = true;
                 // Refused where no recorder is expected any more.
                 let _ = entry.session.on(Event::Grown(at), now);
@@ -158,12 +169,14 @@ impl Controller {
         }
         let advanced_at = self.session(id)?.advanced_at;
         let grows = now.since(advanced_at) < self.0.policy.heartbeat_timeout;
-        let grows = grows && self.table().get(id)?.looked.is_some();
+        let table = self.table();
+        let stall = table.get(id)?.stall.as_ref();
+        let grows = grows && stall.is_some_and(|it| it.folder.is_some());
         (!grows).then(|| fault.clone())
     }
 
     /// Says once that a recorder records and cannot be heard.
-    fn tell_of_deafness(&self, id: &RecordingId) {
+    pub(super) fn tell_of_deafness(&self, id: &RecordingId) {
         let now = self.0.clock.now();
         let mut table = self.table();
         let is_deaf = table
@@ -185,6 +198,10 @@ impl Controller {
 
     /// Recordings that go on although their recorders cannot be heard.
     pub fn deaf(&self) -> Vec<RecordingId> {
+        self.judged().deaf.clone()
+    }
+
+    pub(super) fn find_deaf(&self) -> Vec<RecordingId> {
         let now = self.0.clock.now();
         let table = self.table();
         let deaf = table

@@ -56,6 +56,13 @@ struct ConfigOfOpenVidu {
     version: String,
 }
 
+/// What recorders are given and nobody else is to know.
+const SECRETS: [&str; 3] = [
+    "HA_CONTROLLER_PASSWORD",
+    "HA_RECORDER_TOKEN",
+    "HA_AWS_SECRET_KEY",
+];
+
 impl Inquiry {
     /// Asks at `OPENVIDU_URL`; `None` where it is not set.
     ///
@@ -107,6 +114,21 @@ impl Inquiry {
         let config: Result<ConfigOfOpenVidu, _> = serde_json::from_slice(&body);
         let config = config.map_err(|_| "what answers there is not OpenVidu".to_owned())?;
         Ok(config.version)
+    }
+
+    /// Whether OpenVidu gives the recorders' settings to whoever asks, which it does where all recordings are public.
+    pub async fn serves_settings_to_everyone(&self) -> bool {
+        let address = format!("{}/openvidu/recordings/.env", self.address);
+        let Ok(answer) = self.client.get(address).send().await else {
+            return false;
+        };
+        // A page for people who have lost their way is none of it.
+        if answer.status() != StatusCode::OK {
+            return false;
+        }
+        let body = bounded(answer).await.unwrap_or_default();
+        let text = String::from_utf8_lossy(&body);
+        SECRETS.iter().any(|name| text.contains(name))
     }
 
     /// What OpenVidu says of the session, within `patience`.

@@ -34,7 +34,10 @@ impl Controller {
             let controller = controller.clone();
             Box::pin(async move {
                 match work {
-                    Work::Check => controller.check().await,
+                    Work::Check => {
+                        controller.check().await;
+                        controller.look_for_the_expected();
+                    }
                     Work::Cleanup => {
                         controller.cleanup().await;
                     }

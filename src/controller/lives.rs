@@ -5,7 +5,10 @@
 
 mod backups;
 mod frozen;
+mod news;
+mod pages;
 mod rest;
+mod stalled;
 
 use super::Controller;
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -13,6 +16,7 @@ use crate::config::{Settings, Variables};
 use crate::controller::{ControllerError, Parts};
 use crate::db::Db;
 use crate::db::outbox::{Bounds, Outbox};
+use crate::model::ask::{Doing, Reply};
 use crate::model::failover::Failover;
 use crate::model::ids::{ContainerId, RecordingId, RunNumber, TakeId};
 use crate::model::session::{Session, State, Status};
@@ -37,6 +41,8 @@ use std::time::Duration;
 const ID: &str = "ses_A";
 const TAKE: &str = "1795577569000";
 const SECOND: Duration = Duration::from_secs(1);
+/// So long a disk is waited for that has not shown to be slow.
+const DISK: Duration = Duration::from_millis(400);
 
 /// A recorder's process.
 #[derive(Clone, Default)]
@@ -45,6 +51,8 @@ struct Recorder {
     registered: bool,
     chunk: u32,
     told_to_stop: bool,
+    /// Nothing of it runs, and Docker does not know.
+    hangs: bool,
 }
 
 struct Vessel {
@@ -76,12 +84,44 @@ struct World {
     docker_is_away: bool,
     cut_off: bool,
     encoder_hangs: bool,
+    /// What recorders that run say when they are asked, and how often one was.
+    says: Says,
+    asked: u32,
+    /// So many questions find no answer although their recorder runs.
+    unheard: u32,
+    /// Questions are put and nothing comes back, until somebody says so.
+    asking_hangs: bool,
+    /// A write does not come back.
+    disk_hangs: bool,
+    /// A write is refused.
+    disk_refuses: bool,
+    /// So long a write takes.
+    disk_takes: Duration,
+    /// What was written stays when its recorder ends.
+    keeps_chunks: bool,
+    /// What is written lies where the controller does not look.
+    writes_elsewhere: bool,
     openvidu: OpenVidu,
     /// When OpenVidu's server was started; nobody sees it before it was started again.
     server_started_at: Option<Timestamp>,
-    /// What recorders write to.
-    written: PathBuf,
+    /// Below this recorders write.
+    recordings: PathBuf,
     wrong: Vec<String>,
+}
+
+/// What a recorder says that is asked.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Says {
+    /// Its image knows no such question.
+    NothingKnown,
+    Fine,
+    Mends,
+    /// It records, but another one.
+    RecordsAnother,
+    /// Docker does not come back from putting the question.
+    DockerHangs,
+    /// Docker is away once it has said for the second time that there was no answer, and that the container runs.
+    DockerGoes,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -131,6 +171,7 @@ impl World {
                 image: "image".into(),
                 labels,
                 recording: RecordingId::parse(ID).ok(),
+                page: false,
                 created_at: self.clock.now(),
                 started_at: None,
                 ended_at: None,
@@ -159,6 +200,10 @@ impl World {
             return false;
         };
         let lived = vessel.recorder.take().is_some();
+        if !self.keeps_chunks {
+            // There is no video to be made here: nothing is left that one could be made of.
+            let _ = std::fs::remove_dir_all(self.recordings.join(ID).join("chunks"));
+        }
         let again = by_itself && vessel.kept_up && code != 0;
         if lived || vessel.container.status == ContainerStatus::Restarting {
             vessel.container.status = match again {
@@ -181,10 +226,18 @@ impl World {
         }
     }
 
-    /// A recorder's file grows.
-    fn write(&self) {
-        std::fs::create_dir_all(self.written.parent().unwrap()).unwrap();
-        let file = std::fs::File::create(&self.written).unwrap();
+    /// A recorder begins its next chunk.
+    fn write(&self, run: u32, chunk: u32) {
+        let below = match self.writes_elsewhere {
+            true => "elsewhere",
+            false => "chunks",
+        };
+        let folder = self.recordings.join(format!("{ID}/{below}/{TAKE}/r{run}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let name = |chunk: u32| folder.join(format!("{chunk:04}.mp4"));
+        // The one before may have been written elsewhere.
+        let _ = std::fs::remove_file(name(chunk - 1));
+        let file = std::fs::File::create(name(chunk)).unwrap();
         let millis = u64::try_from(self.clock.now().millis()).unwrap();
         let stamp = std::time::UNIX_EPOCH + Duration::from_millis(millis);
         file.set_modified(stamp).unwrap();
@@ -227,11 +280,14 @@ impl Runtime for Docker {
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Option<Container>, RuntimeError> {
-        match self.world().await.of(id) {
+        let mut world = self.world().await;
+        let found = match world.of(id) {
             Ok(vessel) => Ok(Some(vessel.container.clone())),
             Err(RuntimeError::NotFound(_)) => Ok(None),
             Err(cause) => Err(cause),
-        }
+        };
+        world.docker_is_away |= world.says == Says::DockerGoes && world.asked >= 2;
+        found
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
@@ -300,6 +356,40 @@ impl Runtime for Docker {
         Ok(())
     }
 
+    async fn ask(&self, id: &ContainerId, patience: Duration) -> Result<Reply, RuntimeError> {
+        let says = {
+            let mut world = self.world().await;
+            world.of(id)?;
+            world.asked += 1;
+            world.says
+        };
+        if says == Says::DockerHangs {
+            std::future::pending::<()>().await;
+        }
+        while self.world().await.asking_hangs {}
+        let mut world = self.world().await;
+        let hangs = world.of(id)?.recorder.as_ref().is_none_or(|it| it.hangs);
+        let unheard = world.unheard > 0;
+        world.unheard = world.unheard.saturating_sub(1);
+        if says == Says::NothingKnown {
+            return Ok(Reply::Unknown("it knows no such command".into()));
+        }
+        if hangs || unheard {
+            world.clock.advance(patience);
+            return Ok(Reply::Nothing);
+        }
+        let (part, since) = ("the page".into(), world.clock.now());
+        let doing = match says {
+            Says::Mends => Doing::Mending { part, since },
+            _ => Doing::Fine,
+        };
+        let recording = match says {
+            Says::RecordsAnother => "ses_A~1",
+            _ => ID,
+        };
+        Ok(Reply::Answer(doing, RecordingId::parse(recording).ok()))
+    }
+
     /// Told by hand, see [`Story::hand_on`].
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {
         futures_util::stream::pending().boxed()
@@ -354,7 +444,8 @@ impl Life {
         let (outbox, _) =
             Outbox::open(&db, BTreeMap::new(), Bounds::of(&settings), clock.now()).unwrap();
         let tasks = Tasks::new();
-        let controller = Controller::open(Parts {
+        let world = Arc::clone(&docker.0);
+        let mut controller = Controller::open(Parts {
             store: store::open(&settings, folder).unwrap(),
             settings,
             db,
@@ -364,6 +455,20 @@ impl Life {
             tasks: tasks.clone(),
         })
         .unwrap();
+        let disk = &mut Arc::get_mut(&mut controller.0).unwrap().disk;
+        // What hangs is waited for, which takes its time.
+        disk.patience = (DISK, disk.patience.1);
+        disk.try_write = Arc::new(move |_| {
+            while world.lock().unwrap().disk_hangs {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let world = world.lock().unwrap();
+            world.clock.advance(world.disk_takes);
+            match world.disk_refuses {
+                true => Err(std::io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        });
         controller.load().unwrap();
         drop(_inside);
         Self {
@@ -376,7 +481,9 @@ impl Life {
     /// Lets everything that was begun come to its end.
     fn settle(&self) {
         self.runtime.block_on(async {
-            while !self.tasks.names().is_empty() {
+            // A thread that a disk holds is waited for by whoever wants to.
+            let ends = |name: &String| name != "try the disk";
+            while self.tasks.names().iter().any(ends) {
                 tokio::task::yield_now().await;
             }
         });
@@ -403,6 +510,8 @@ enum Fate {
     Unpause,
     CutOff,
     HangEncoder,
+    HangProcess,
+    Say(Says),
     Heal,
     DockerGoes,
     DockerComes,
@@ -431,6 +540,15 @@ struct Story {
     believed: Vec<u32>,
 }
 
+impl Drop for Story {
+    fn drop(&mut self) {
+        // A thread that it holds would live as long as all tests.
+        if let Ok(mut world) = self.world.lock() {
+            world.disk_hangs = false;
+        }
+    }
+}
+
 impl Story {
     fn begin() -> Self {
         Self::begin_with(&[])
@@ -448,9 +566,18 @@ impl Story {
             docker_is_away: false,
             cut_off: false,
             encoder_hangs: false,
+            says: Says::NothingKnown,
+            asked: 0,
+            unheard: 0,
+            asking_hangs: false,
+            disk_hangs: false,
+            disk_refuses: false,
+            disk_takes: Duration::ZERO,
+            keeps_chunks: false,
+            writes_elsewhere: false,
             openvidu: OpenVidu::Records,
             server_started_at: None,
-            written: folder.path().join(ID).join("seen/written.mp4"),
+            recordings: folder.path().to_owned(),
             wrong: Vec::new(),
         };
         let mut story = Self {
@@ -536,6 +663,8 @@ impl Story {
             unique_session_id: None,
             start_time: None,
             reason: None,
+            output_mode: serde_json::Value::Null,
+            has_video: serde_json::Value::Null,
         };
         if let Some(life) = &self.life {
             let _inside = life.runtime.enter();
@@ -600,7 +729,9 @@ impl Story {
         self.believed.clear();
         let ids: Vec<_> = {
             let world = self.world();
-            let running = world.vessels.iter().filter(|it| it.lives() && it.runs());
+            let works =
+                |it: &&Vessel| it.runs() && it.recorder.as_ref().is_some_and(|it| !it.hangs);
+            let running = world.vessels.iter().filter(works);
             running.map(|it| it.container.id.clone()).collect()
         };
         for id in ids {
@@ -621,8 +752,8 @@ impl Story {
             let recorder = vessel.and_then(|it| it.recorder.as_mut()).unwrap();
             recorder.chunk += u32::from(!hangs);
             let said = (recorder.clone(), last_run, !cut_off);
-            if !hangs {
-                world.write();
+            if let Some(run) = said.0.run.filter(|_| !hangs) {
+                world.write(run, said.0.chunk);
             }
             said
         };
@@ -732,9 +863,19 @@ impl Story {
             (Fate::Unpause, Some(id)) => self.freeze(&id, false),
             (Fate::CutOff, _) => self.world().cut_off = true,
             (Fate::HangEncoder, _) => self.world().encoder_hangs = true,
+            (Fate::HangProcess, Some(id)) => self.hang(&id, true),
+            (Fate::Say(says), _) => self.world().says = says,
             (Fate::Heal, _) => {
                 let mut world = self.world();
                 (world.cut_off, world.encoder_hangs) = (false, false);
+                (world.disk_hangs, world.writes_elsewhere) = (false, false);
+                for recorder in world
+                    .vessels
+                    .iter_mut()
+                    .filter_map(|it| it.recorder.as_mut())
+                {
+                    recorder.hangs = false;
+                }
             }
             (Fate::DockerGoes, _) => self.world().docker_is_away = true,
             (Fate::DockerComes, _) => self.docker_comes(),
@@ -787,6 +928,15 @@ impl Story {
         }
         if world.openvidu != OpenVidu::Sealed {
             world.openvidu = OpenVidu::Forgot;
+        }
+    }
+
+    /// Its process stops, or goes on, behind Docker's back.
+    fn hang(&self, id: &ContainerId, hangs: bool) {
+        let mut world = self.world();
+        let vessel = world.vessels.iter_mut().find(|it| it.container.id == *id);
+        if let Some(recorder) = vessel.and_then(|it| it.recorder.as_mut()) {
+            recorder.hangs = hangs;
         }
     }
 
@@ -868,12 +1018,17 @@ fn any_fate() -> impl Strategy<Value = Fate> {
     use Fate::*;
     prop_oneof![
         4 => (1u8..12).prop_map(Seconds),
-        6 => prop::sample::select(vec![Kill, KillFirstProcess, Remove, Pause, Unpause, CutOff, HangEncoder, Heal]),
+        6 => prop::sample::select(vec![Kill, KillFirstProcess, Remove, Pause, Unpause, CutOff, HangEncoder, HangProcess, Heal]),
         2 => prop::sample::select(vec![DockerGoes, DockerComes, DockerRestarts]),
         2 => (0u8..6).prop_map(ControllerDies),
         2 => prop::sample::select(vec![ControllerBegins, ControllerForgets, Asked]),
+        1 => any_answer().prop_map(Say),
         1 => prop::sample::select(vec![OpenViduRestarts, Stop]),
     ]
+}
+
+fn any_answer() -> impl Strategy<Value = Says> {
+    prop::sample::select(vec![Says::NothingKnown, Says::Fine, Says::Mends])
 }
 
 /// What does no harm to a recorder, however often it comes.
@@ -884,6 +1039,7 @@ fn harmless_fate() -> impl Strategy<Value = Fate> {
         2 => (0u8..6).prop_map(ControllerDies),
         3 => prop::sample::select(vec![ControllerBegins, ControllerForgets, DockerGoes, DockerComes]),
         2 => prop::sample::select(vec![CutOff, Heal]),
+        1 => any_answer().prop_map(Say),
     ]
 }
 

@@ -7,7 +7,9 @@ mod answers;
 mod backup;
 mod blueprints;
 mod cleanup;
+mod disk;
 mod evidence;
+mod expected;
 mod finish;
 mod frozen;
 mod growth;
@@ -18,10 +20,14 @@ mod lives;
 mod load;
 mod measure;
 mod orphan;
+mod proof;
+mod quick;
 pub mod relay;
+mod stall;
 mod sweep;
 mod table;
 pub mod takes;
+mod unfinished;
 mod watch;
 mod worries;
 
@@ -46,9 +52,11 @@ use crate::runtime::Runtime;
 use crate::store::ChunkStore;
 use crate::tasks::{self, Tasks};
 use blueprints::Blueprints;
+use disk::{Attempts, Disk};
 use log::{error, info, warn};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::mem::discriminant;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -74,6 +82,11 @@ const OPENVIDU_SAYS_FAILED: &str = "OpenVidu's file says that the recording fail
 
 /// Changes that a slow listener may lag behind before it loses some.
 const CHANGES_KEPT: usize = 1_024;
+/// So many recorders that seem silent are looked at together: each look takes some seconds.
+const SILENT_AT_ONCE: usize = 8;
+
+/// Writes a word into a folder: a disk that hangs does not come back from it.
+type TryDisk = dyn Fn(&Path) -> std::io::Result<()> + Send + Sync;
 
 /// What the controller is built from.
 pub struct Parts {
@@ -113,6 +126,7 @@ struct Inner {
     /// Whether the table has every session that the database has.
     loaded: tokio::sync::watch::Sender<load::Loaded>,
     known: Mutex<Known>,
+    expected: Mutex<expected::Expected>,
     /// What recordings' first containers were made with, for backups.
     blueprints: Blueprints,
     /// Recordings whose chunks stay because no video was verified to hold them.
@@ -123,8 +137,22 @@ struct Inner {
     changes: broadcast::Sender<Change>,
     /// Something may have become due earlier than the watcher thinks.
     wake: Notify,
-    /// Looks at recordings' folders that may wait at the same time.
-    looks: Arc<Semaphore>,
+    /// Looks at recordings' folders.
+    looks: Arc<Attempts>,
+    /// A round of looks at what grows.
+    rounds: Arc<Attempts>,
+    /// When the last one began, by the clock's uptime.
+    last_round: Mutex<Option<Duration>>,
+    /// Whose turn it is to be asked why it does not grow.
+    proofs: Arc<Semaphore>,
+    /// The turn to look at the pages that wait.
+    pages: Arc<Semaphore>,
+    /// The turns of those that time alone holds for lost: many may fall silent at once.
+    excuses: Arc<Semaphore>,
+    /// The disk of the recordings.
+    disk: Disk,
+    /// What all sessions were last judged to be, and when, by the clock's uptime.
+    judged: Mutex<Option<(Duration, Arc<worries::Judged>)>>,
     /// When the watcher was last seen awake, while it has something to watch.
     awake_at: Mutex<Option<Timestamp>>,
 }
@@ -144,6 +172,11 @@ impl Controller {
             None
         });
         let table = Table::new(policy.clone(), parts.clock.now());
+        let patience = (disk::SHORTEST, policy.heartbeat_timeout);
+        let try_write = Arc::new(crate::disk::try_write);
+        let disk = Disk::new(&parts.clock, try_write, patience);
+        let rounds = Attempts::new(Arc::clone(&parts.clock), 1);
+        let looks = Attempts::new(Arc::clone(&parts.clock), growth::LOOKS);
         Ok(Self(Arc::new(Inner {
             settings: parts.settings,
             policy,
@@ -158,13 +191,21 @@ impl Controller {
             table: Mutex::new(table),
             loaded: tokio::sync::watch::Sender::new(load::Loaded::NotYet),
             known: Mutex::default(),
+            expected: Mutex::default(),
             blueprints,
             unverified: Mutex::default(),
             sweep: Mutex::default(),
             probed: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_KEPT).0,
             wake: Notify::new(),
-            looks: Arc::new(Semaphore::new(growth::MOST_LOOKS)),
+            looks,
+            rounds,
+            last_round: Mutex::default(),
+            proofs: Arc::new(Semaphore::new(1)),
+            pages: Arc::new(Semaphore::new(1)),
+            excuses: Arc::new(Semaphore::new(SILENT_AT_ONCE)),
+            disk,
+            judged: Mutex::default(),
             awake_at: Mutex::default(),
         })))
     }
@@ -183,6 +224,7 @@ impl Controller {
             }
         })?;
         self.0.db.durable().await?;
+        self.is_expected_no_more(&session.id);
         info!(session:% = session.id, run:% = session.run; "recorder registered");
         self.attend(&session);
         Ok(session)
@@ -195,9 +237,15 @@ impl Controller {
     /// [`ControllerError::Over`] when there is nothing to record any more.
     pub fn heartbeat(&self, id: &RecordingId, heard: Heartbeat) -> Result<(), ControllerError> {
         let now = self.0.clock.now();
-        let (mut dying, mut deaf) = (false, false);
+        let (mut dying, mut deaf, mut news) = (false, false, false);
         let answer = self.table_with(id)?.change(id, |entry| {
             fence(&entry.session, &heard)?;
+            let before = (
+                discriminant(&entry.session.state),
+                entry.session.report.troubles.clone(),
+            );
+            let was_silent =
+                now.since(entry.session.heartbeat_at) >= self.0.policy.heartbeat_timeout;
             if let Some(run) = heard.run {
                 entry.session.run = entry.session.run.max(run);
             }
@@ -209,10 +257,18 @@ impl Controller {
             entry.session.on(event, now)?;
             dying = entry.session.asks_for_replacement();
             deaf = std::mem::take(&mut entry.deaf);
+            let after = (
+                discriminant(&entry.session.state),
+                &entry.session.report.troubles,
+            );
+            news = was_silent || (before.0, &before.1) != after;
             Ok(())
         });
         if deaf {
             info!(session:% = id; "the recorder is heard again");
+        }
+        if news {
+            self.judge_anew();
         }
         self.tell(|| Change::Session(id.clone()));
         if dying {
@@ -449,6 +505,7 @@ impl Controller {
     /// OpenVidu, or whoever can post a webhook, reports a recording's new status: a hint to look into OpenVidu's own file,
     /// which alone is believed. Unknown recordings and repeated or late reports change nothing.
     pub fn recording_status_changed(&self, news: &RecordingStatusChanged) {
+        self.expect(news);
         let Some(session) = self.session(&news.id) else {
             return;
         };
@@ -479,9 +536,19 @@ impl Controller {
 
     /// Lets an event happen to a session and does what follows from it.
     fn apply(&self, id: &RecordingId, event: Event) -> Result<(), ControllerError> {
+        self.apply_where(id, |_| Some(event))
+    }
+
+    /// The same for an event that follows from what the session is in that very moment; where there is none nothing happens.
+    fn apply_where(
+        &self,
+        id: &RecordingId,
+        event: impl FnOnce(&Entry) -> Option<Event>,
+    ) -> Result<(), ControllerError> {
         let now = self.0.clock.now();
         let (action, is_done) = self.change(id, |entry| {
-            let action = entry.session.on(event, now);
+            let event = event(entry);
+            let action = event.map_or(Ok(None), |event| entry.session.on(event, now));
             (action, blueprints::is_done(&entry.session))
         })?;
         if is_done && self.0.blueprints.has(id) {
@@ -508,7 +575,7 @@ impl Controller {
         }
         drop(table);
         self.0.wake.notify_one();
-        self.tell(|| Change::Session(id.clone()));
+        self.changed(|| Change::Session(id.clone()));
         Ok(answer)
     }
 
@@ -524,7 +591,7 @@ impl Controller {
         change(&mut particulars);
         self.0.stored.put_particulars(id, &particulars)?;
         drop(table);
-        self.tell(|| Change::Session(id.clone()));
+        self.changed(|| Change::Session(id.clone()));
         Ok(())
     }
 
@@ -536,7 +603,7 @@ impl Controller {
         self.0.stored.remove(id)?;
         drop(table);
         self.0.blueprints.forget(id);
-        self.tell(|| Change::Removed(id.clone()));
+        self.changed(|| Change::Removed(id.clone()));
         Ok(session)
     }
 
@@ -557,12 +624,12 @@ impl Controller {
             table.insert(session.clone());
             drop(table);
             self.0.wake.notify_one();
-            self.tell(|| Change::Session(session.id.clone()));
+            self.changed(|| Change::Session(session.id.clone()));
             return Ok(session);
         };
-        self.check_place(entry, wanted, now)?;
-        let run = wanted.run_after(entry.session.run);
         let mut particulars = self.0.stored.particulars(&wanted.id)?;
+        self.check_place(entry, wanted, &particulars, now)?;
+        let run = wanted.run_after(entry.session.run);
         wanted.describe(&mut particulars);
         let session = table
             .change(&wanted.id, |entry| {
@@ -576,7 +643,7 @@ impl Controller {
         self.0.stored.put_particulars(&session.id, &particulars)?;
         drop(table);
         self.0.wake.notify_one();
-        self.tell(|| Change::Session(session.id.clone()));
+        self.changed(|| Change::Session(session.id.clone()));
         Ok(session)
     }
 
@@ -585,6 +652,7 @@ impl Controller {
         &self,
         entry: &Entry,
         wanted: &Wanted,
+        particulars: &Particulars,
         now: Timestamp,
     ) -> Result<(), ControllerError> {
         let session = &entry.session;
@@ -598,9 +666,13 @@ impl Controller {
                 ControllerError::lives(&session.id)
             });
         }
-        let well = session.state.status().active()
-            && !matches!(session.state, State::TakingOver { .. })
-            && now.since(failover::alive_at(session)) < self.0.policy.heartbeat_timeout;
+        let heard = now.since(failover::alive_at(session)) < self.0.policy.heartbeat_timeout;
+        let held = match &session.state {
+            // Who was there before is there again.
+            State::TakingOver { reason, .. } => *reason == Reason::CameBack,
+            state => state.status().active(),
+        };
+        let well = held && heard;
         let holder = session.container.as_ref().map(|holder| &holder.id);
         match &wanted.identity {
             Some(recorder) => {
@@ -623,6 +695,16 @@ impl Controller {
             None if well && wanted.client_id != session.client_id => {
                 Err(ControllerError::lives(&session.id))
             }
+            // Of another session of OpenVidu, whoever says so.
+            None if heard
+                && session.state.status().active()
+                && differs(
+                    &wanted.raw.unique_session_id,
+                    &particulars.unique_session_id,
+                ) =>
+            {
+                Err(ControllerError::lives(&session.id))
+            }
             None => Ok(()),
         }
     }
@@ -642,6 +724,12 @@ impl Controller {
             })),
             None => known.running_holder_of(&wanted.id),
         }
+    }
+
+    /// A session is another one now, or none.
+    fn changed(&self, change: impl FnOnce() -> Change) {
+        self.judge_anew();
+        self.tell(change);
     }
 
     fn tell(&self, change: impl FnOnce() -> Change) {
@@ -811,13 +899,17 @@ fn fence(session: &Session, heard: &Heartbeat) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether both are given and are not the same.
+fn differs(a: &Option<String>, b: &Option<String>) -> bool {
+    matches!((a, b), (Some(a), Some(b)) if !a.is_empty() && !b.is_empty() && a != b)
+}
+
 /// Whether OpenVidu speaks of another recording that has, or had, the same id.
 fn of_another_take(
     news: &RecordingStatusChanged,
     session: &Session,
     particulars: &Particulars,
 ) -> bool {
-    let differs = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if !a.is_empty() && !b.is_empty() && a != b);
     let take = session.take.as_ref().and_then(|t| t.as_str().parse().ok());
     let earlier =
         matches!((news.start_time, take), (Some(start), Some::<i64>(take)) if start < take);

@@ -221,6 +221,20 @@ async fn distribute(
     }
 }
 
+/// Whether the relay could be started with these settings.
+///
+/// # Errors
+/// Why not, as [`start`] would say.
+pub async fn check(settings: &Settings) -> Result<(), RelayError> {
+    if let Some(secret) = &settings.webhook_signing_secret {
+        signing_key(secret)?;
+    }
+    for url in endpoints(settings) {
+        refuse_loop(url, settings).await?;
+    }
+    Ok(())
+}
+
 /// Refuses a target that is this controller: our port at one of this machine's own addresses.
 async fn refuse_loop(url: &Url, settings: &Settings) -> Result<(), RelayError> {
     let Ok(parsed) = reqwest::Url::parse(url.expose()) else {
@@ -453,21 +467,21 @@ fn describe(error: &reqwest::Error) -> String {
 /// The lanes of one target: pure, told the time.
 #[derive(Default)]
 struct Queue {
-    lanes: HashMap<Place, Lane>,
-    ready: VecDeque<Place>,
-    waiting: BTreeSet<(Duration, Place)>,
+    lanes: HashMap<LaneKey, Lane>,
+    ready: VecDeque<LaneKey>,
+    waiting: BTreeSet<(Duration, LaneKey)>,
 }
 
 /// Which lane an event is in.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Place {
+enum LaneKey {
     /// Its session's.
     Session(Arc<str>),
     /// One of its own: its session's went on without it.
     Late(Sequence),
 }
 
-impl Place {
+impl LaneKey {
     fn of(due: &Due) -> Self {
         if due.tries.late {
             Self::Late(due.sequence)
@@ -513,7 +527,7 @@ struct Failure {
 
 impl Queue {
     fn push(&mut self, due: Due, not_before: Option<Duration>) {
-        let name = Place::of(&due);
+        let name = LaneKey::of(&due);
         let new = !self.lanes.contains_key(&name);
         let lane = self.lanes.entry(name.clone()).or_default();
         lane.due.insert(due.sequence, due);
@@ -546,7 +560,7 @@ impl Queue {
 
     /// The delivery is settled: the lane goes on with its next event.
     fn done(&mut self, due: &Due) {
-        let name = Place::of(due);
+        let name = LaneKey::of(due);
         let Some(lane) = self.lanes.get_mut(&name) else {
             return;
         };
@@ -561,7 +575,7 @@ impl Queue {
 
     /// The delivery is tried again: its lane waits, or goes on without it. Answers the delivery as it is now, and the wait.
     fn retry(&mut self, mut due: Due, failure: &Failure, now: Duration) -> (Due, Duration) {
-        let name = Place::of(&due);
+        let name = LaneKey::of(&due);
         let mut lane = self.lanes.remove(&name).unwrap_or_default();
         let asked = failure.after.unwrap_or_default();
         let wait_of = |step: u32| {
@@ -585,13 +599,13 @@ impl Queue {
         // A try that came before its time costs no step.
         due.tries.step += u32::from(!woken);
         lane.due.remove(&due.sequence);
-        if due.tries.late && !lane.due.is_empty() && name != Place::of(&due) {
+        if due.tries.late && !lane.due.is_empty() && name != LaneKey::of(&due) {
             self.lanes.insert(name.clone(), lane);
             self.set_ready(name);
             lane = Lane::default();
         }
         lane.due.insert(due.sequence, due.clone());
-        let name = Place::of(&due);
+        let name = LaneKey::of(&due);
         self.lanes.insert(name.clone(), lane);
         self.wait(&name, now + wait, failure.after.is_some());
         (due, wait)
@@ -610,14 +624,14 @@ impl Queue {
         }
     }
 
-    fn wait(&mut self, name: &Place, until: Duration, firm: bool) {
+    fn wait(&mut self, name: &LaneKey, until: Duration, firm: bool) {
         if let Some(lane) = self.lanes.get_mut(name) {
             lane.state = LaneState::Waiting { until, firm };
             self.waiting.insert((until, name.clone()));
         }
     }
 
-    fn set_ready(&mut self, name: Place) {
+    fn set_ready(&mut self, name: LaneKey) {
         if let Some(lane) = self.lanes.get_mut(&name) {
             lane.state = LaneState::Ready;
             self.ready.push_back(name);

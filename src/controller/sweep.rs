@@ -3,6 +3,7 @@
 //! chunk. What cannot be verified stays, and is reported.
 
 use super::takes::{Take, TakeError, Takes};
+use super::unfinished::pause_after;
 use super::{Controller, lock};
 use crate::clock::Timestamp;
 use crate::model::ids::RecordingId;
@@ -20,8 +21,33 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub(super) struct Sweep {
     /// When there will be something to do, as far as is known; `None` before the first look.
     next: Option<Timestamp>,
-    /// Takes that nobody finished: their bytes, and since when these have not grown.
-    quiet: BTreeMap<String, (u64, Timestamp)>,
+    /// Takes that nobody finished.
+    quiet: BTreeMap<String, Quiet>,
+}
+
+/// A take that does not grow.
+#[derive(Clone, Copy, Debug)]
+struct Quiet {
+    bytes: u64,
+    tries: u32,
+    /// Not before this is its video made; `None` where nothing of it can be shown.
+    next: Option<Timestamp>,
+}
+
+impl Quiet {
+    fn waits(&self, now: Timestamp) -> bool {
+        self.next.is_none_or(|at| now < at)
+    }
+}
+
+impl Sweep {
+    /// The clock was set back to `now`.
+    pub(super) fn set_back(&mut self, now: Timestamp) {
+        self.next = None;
+        for take in self.quiet.values_mut() {
+            take.next = take.next.map(|at| at.min(now));
+        }
+    }
 }
 
 impl Controller {
@@ -45,19 +71,36 @@ impl Controller {
         let mut next = now.plus(IDLE);
         let mut quiet = BTreeMap::new();
         for stored in found.iter().filter(|stored| self.is_free(stored)) {
+            let known = self.known_as_quiet(stored);
+            if let Some(waits) = known.filter(|it| !stored.finished && it.waits(now)) {
+                next = waits.next.map_or(next, |at| next.min(at));
+                quiet.insert(stored.key.to_string(), waits);
+                continue;
+            }
             match self.unfinished(stored).await {
                 Ok(None) => match self.kept_until(stored).await {
                     Some(at) if now < at => next = next.min(at),
                     _ => self.clear_stored(stored).await,
                 },
                 Ok(Some(take)) => {
-                    next = now;
-                    let since = self.watch_take(stored, now);
-                    if now.since(since) < self.patience() || !self.finish_stored(&take).await {
-                        quiet.insert(stored.key.to_string(), (stored.bytes(), since));
-                    }
+                    let left = match known {
+                        Some(known) => self.finish_stored(&take, known).await,
+                        None => Some(Quiet {
+                            bytes: stored.bytes(),
+                            tries: 0,
+                            next: Some(now.plus(self.patience())),
+                        }),
+                    };
+                    // What is finished is cleared at the next look.
+                    let due = left.map_or(Some(now), |it| it.next);
+                    next = due.map_or(next, |at| next.min(at));
+                    quiet.extend(left.map(|left| (stored.key.to_string(), left)));
                 }
-                Err(cause) => warn!(take:% = stored.key; "{cause}"),
+                Err(cause) => {
+                    warn!(take:% = stored.key; "{cause}");
+                    next = now;
+                    quiet.extend(known.map(|known| (stored.key.to_string(), known)));
+                }
             }
         }
         let mut sweep = lock(&self.0.sweep);
@@ -96,26 +139,43 @@ impl Controller {
         (settings.heartbeat_timeout() + settings.stuck_timeout()) * 2
     }
 
-    /// Since when the take has not grown.
-    fn watch_take(&self, take: &StoredTake, now: Timestamp) -> Timestamp {
-        match lock(&self.0.sweep).quiet.get(&take.key.to_string()) {
-            Some((bytes, since)) if *bytes == take.bytes() => *since,
-            _ => now,
-        }
+    /// What is known of a take that has not grown since the last look.
+    fn known_as_quiet(&self, take: &StoredTake) -> Option<Quiet> {
+        let known = lock(&self.0.sweep)
+            .quiet
+            .get(&take.key.to_string())
+            .copied();
+        known.filter(|it| it.bytes == take.bytes())
     }
 
-    async fn finish_stored(&self, take: &Take) -> bool {
+    #[cfg(test)]
+    pub(super) fn tries_to_finish_stored(&self, take: &str) -> Option<u32> {
+        lock(&self.0.sweep).quiet.get(take).map(|it| it.tries)
+    }
+
+    /// Makes its video; answers what is known of it where it could not.
+    async fn finish_stored(&self, take: &Take, known: Quiet) -> Option<Quiet> {
         info!(take:% = take.key; "nobody finishes this take; its video is made from the store");
-        match self.finish_take(take).await {
+        let next = match self.finish_take(take).await {
             Ok(seconds) => {
                 info!(take:% = take.key, seconds:? = seconds; "the video is finished");
-                true
+                return None;
+            }
+            Err(cause @ TakeError::Nothing(_)) => {
+                warn!(take:% = take.key; "{cause}; its chunks are kept, and it is tried again once there is more of it");
+                None
             }
             Err(cause) => {
-                warn!(take:% = take.key; "the video was not made: {cause}");
-                false
+                let pause = pause_after(known.tries, &cause);
+                warn!(take:% = take.key; "the video was not made and is tried again in {} s: {cause}", pause.as_secs());
+                Some(self.0.clock.now().plus(pause))
             }
-        }
+        };
+        Some(Quiet {
+            tries: known.tries + 1,
+            next,
+            ..known
+        })
     }
 
     /// Makes the take's video, and answers how many seconds it plays where that is known.

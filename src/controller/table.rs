@@ -3,13 +3,15 @@
 //! stamp, and the watcher works out the next due time when the old one comes.
 
 use super::evidence::Asked;
-use super::growth::Look;
 use super::measure::Measure;
+use super::stall::Stall;
 use crate::clock::Timestamp;
 use crate::model::failover::{Fault, Policy, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Contact, Session, State, Status};
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
+use std::mem::discriminant;
 use std::time::Duration;
 
 /// How soon a session is looked at again whose time has come and whose fault remains.
@@ -66,8 +68,8 @@ pub(super) struct Entry {
     pub(super) started_at: Timestamp,
     /// Its stop is being seen to.
     pub(super) concluding: bool,
-    /// What its folder showed last.
-    pub(super) looked: Option<Box<Look>>,
+    /// What its files showed, and what was found where they did not grow, until it is over; boxed, for most are.
+    pub(super) stall: Option<Box<Stall>>,
     /// Its folder is being looked at.
     pub(super) looking: bool,
     /// It was reported to record without being heard.
@@ -89,13 +91,45 @@ impl Entry {
             ),
             seal: session.seal_at.is_some_and(|at| at <= now),
             question: self.question_at().is_some_and(|at| at <= now),
+            proof: self
+                .proof_at(policy, watched_since)
+                .is_some_and(|at| at <= now),
         }
     }
 
     /// When its time comes.
     fn comes_due(&self, policy: &Policy, watched_since: Timestamp) -> Option<Timestamp> {
         let work = policy.due(&self.session, self.seen, watched_since);
-        [work, self.question_at()].into_iter().flatten().min()
+        let proof = self.proof_at(policy, watched_since);
+        let all = [work, proof, self.question_at()];
+        all.into_iter().flatten().min()
+    }
+
+    /// The runtime shows what its container does.
+    pub(super) fn shows(&mut self, seen: Seen, now: Timestamp) {
+        match (self.seen, seen) {
+            // Since when it is frozen is known already.
+            (Seen::Frozen { .. }, Seen::Frozen { .. }) => return,
+            (Seen::Frozen { .. }, Seen::Running) => {
+                if let Some(stall) = &mut self.stall {
+                    stall.thaw(now);
+                }
+            }
+            _ => {}
+        }
+        self.seen = seen;
+    }
+
+    /// What is known of its files goes once it is of no use: in another state its video is tried anew.
+    fn forget_of_its_files(&mut self, is_in_another_state: bool) {
+        let session = &self.session;
+        let Some(stall) = &mut self.stall else { return };
+        if is_in_another_state || session.finished_at.is_some() {
+            stall.unfinished = None;
+        }
+        if session.ended_at().is_some() {
+            self.stall = self.stall.take().and_then(|it| it.at_the_end());
+        }
     }
 
     fn question_at(&self) -> Option<Timestamp> {
@@ -120,11 +154,13 @@ pub(super) struct Calls {
     pub(super) seal: bool,
     /// OpenVidu is to be asked about it.
     pub(super) question: bool,
+    /// It is to be found out why its run does not grow.
+    pub(super) proof: bool,
 }
 
 impl Calls {
     fn any(&self) -> bool {
-        self.fault.is_some() || self.replacement || self.seal || self.question
+        self.fault.is_some() || self.replacement || self.seal || self.question || self.proof
     }
 }
 
@@ -170,7 +206,11 @@ impl Table {
         self.due.clear();
         for entry in self.entries.values_mut() {
             entry.session.set_back(now);
+            entry.dirty = true;
             entry.started_at = entry.started_at.min(now);
+            if let Some(stall) = &mut entry.stall {
+                stall.set_back(now);
+            }
             if let Seen::Frozen { since } = &mut entry.seen {
                 *since = now.min(*since);
             }
@@ -201,7 +241,7 @@ impl Table {
             dirty: false,
             replacing: false,
             concluding: false,
-            looked: None,
+            stall: None,
             looking: false,
             deaf: false,
             asked: None,
@@ -228,15 +268,18 @@ impl Table {
         change: impl FnOnce(&mut Entry) -> T,
     ) -> Option<T> {
         let entry = self.entries.get_mut(id)?;
-        let before = Place::of(&entry.session);
+        let before = IndexKeys::of(&entry.session);
         let due = entry.comes_due(&self.policy, self.watched_since);
         let measured = Measure::of(&entry.session);
+        let state = discriminant(&entry.session.state);
         let answer = change(entry);
+        let is_another = discriminant(&entry.session.state) != state;
+        entry.forget_of_its_files(is_another);
         measured.count(&entry.session);
         let is_moved = entry.comes_due(&self.policy, self.watched_since) != due;
-        if before != Place::of(&entry.session) {
+        if before != IndexKeys::of(&entry.session) {
             let after = entry.session.clone();
-            self.unindex_place(id, &before);
+            self.unindex_keys(id, &before);
             self.index(&after);
         }
         // A change that moves nothing must not bring back a time that has come and was seen to.
@@ -376,20 +419,31 @@ impl Table {
             index.insert(key);
         }
         if let Some(holder) = &session.container {
-            self.by_container
-                .insert(holder.id.clone(), session.id.clone());
+            // A container of quick start holds several in turn: the one that is active now is its.
+            let held = self.by_container.entry(holder.id.clone());
+            match held {
+                Slot::Occupied(mut held) if session.state.status().active() => {
+                    held.insert(session.id.clone());
+                }
+                Slot::Occupied(_) => {}
+                Slot::Vacant(free) => {
+                    free.insert(session.id.clone());
+                }
+            }
         }
     }
 
     fn unindex(&mut self, session: &Session) {
-        self.unindex_place(&session.id, &Place::of(session));
+        self.unindex_keys(&session.id, &IndexKeys::of(session));
     }
 
-    fn unindex_place(&mut self, id: &RecordingId, place: &Place) {
-        if let Some(index) = self.by_status.get_mut(&place.status) {
-            index.remove(&(place.created_at, id.clone()));
+    fn unindex_keys(&mut self, id: &RecordingId, keys: &IndexKeys) {
+        if let Some(index) = self.by_status.get_mut(&keys.status) {
+            index.remove(&(keys.created_at, id.clone()));
         }
-        if let Some(container) = &place.container {
+        if let Some(container) = &keys.container
+            && self.by_container.get(container) == Some(id)
+        {
             self.by_container.remove(container);
         }
     }
@@ -397,13 +451,13 @@ impl Table {
 
 /// What the indexes know of a session.
 #[derive(PartialEq)]
-struct Place {
+struct IndexKeys {
     status: Status,
     created_at: Timestamp,
     container: Option<ContainerId>,
 }
 
-impl Place {
+impl IndexKeys {
     fn of(session: &Session) -> Self {
         Self {
             status: session.state.status(),

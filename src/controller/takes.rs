@@ -14,6 +14,7 @@ use log::warn;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Chunks fetched at once to be held against a video.
@@ -133,7 +134,7 @@ impl Takes<'_> {
     ) -> Result<Recovered, TakeError> {
         let chunks = self.chunks(take).await?;
         if chunks.is_empty() && !self.video(take).is_file() {
-            return Err(TakeError::Nothing(take.key.clone()));
+            return Err(self.nothing(take));
         }
         let beside = self.beside(take);
         beside.begin(take.recording_json.as_ref())?;
@@ -141,7 +142,13 @@ impl Takes<'_> {
             Err(TakeError::Join(cause)) if chunks.is_empty() => self.keep(take, &cause),
             Err(TakeError::Join(cause)) => {
                 warn!(take:% = take.key; "the video is joined anew: {cause}");
-                self.join_anew(take, &chunks).await?
+                match self.join_anew(take, &chunks).await {
+                    // What lies at the video's path may hold more than the chunks do, and could not be taken up now.
+                    Err(TakeError::Nothing(_)) if self.holds_bytes(take) => {
+                        return Err(cause.into());
+                    }
+                    joined => joined?,
+                }
             }
             // What lies at the video's path begins after the first chunks.
             Ok(None) => self.join_anew(take, &chunks).await?,
@@ -197,13 +204,31 @@ impl Takes<'_> {
         let brought = self.bring_all(chunks).await?;
         let (sources, path, options) = (sources(&brought), self.video(take), take.options());
         let join = move || join::join_chunks(&sources, &path, options, &mut |_| {});
-        let joined = self.blocking("join a take", join).await?;
+        let joined = match self.blocking("join a take", join).await {
+            Err(TakeError::Join(JoinError::Nothing { .. })) => return Err(self.nothing(take)),
+            joined => joined?,
+        };
         let broken = joined.chunks.into_iter().filter_map(|chunk| chunk.fault);
         Ok(Recovered {
             video: joined.video,
             timeline: joined.timeline,
-            faults: broken.collect(),
+            faults: broken.map(|fault| fault.to_string()).collect(),
         })
+    }
+
+    /// Nothing is left of it, as far as its folder can be read.
+    fn nothing(&self, take: &Take) -> TakeError {
+        let here = self.chunks_here(take);
+        here.err()
+            .unwrap_or_else(|| TakeError::Nothing(take.key.clone()))
+    }
+
+    /// Whether something lies at the video's path, as far as that can be seen.
+    fn holds_bytes(&self, take: &Take) -> bool {
+        match fs::metadata(self.video(take)) {
+            Ok(file) => file.len() > 0,
+            Err(cause) => cause.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// With no chunk left, the video that is there is all there is.
@@ -268,10 +293,9 @@ impl Takes<'_> {
     }
 
     /// Every chunk of the take in order: the file here, or the stored object where that is all there is or holds more.
-    async fn chunks(&self, take: &Take) -> Result<Vec<Chunk>, StoreError> {
+    async fn chunks(&self, take: &Take) -> Result<Vec<Chunk>, TakeError> {
         let mut found = BTreeMap::new();
-        // No folder, or nothing in it, is not wrong: then the store has everything.
-        for source in join::find_chunks(&self.local(take)).unwrap_or_default() {
+        for source in self.chunks_here(take)? {
             let chunk = Chunk {
                 key: take.key.chunk(source.run, source.index),
                 bytes: fs::metadata(&source.path).map_or(0, |file| file.len()),
@@ -294,6 +318,17 @@ impl Takes<'_> {
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// No folder, or nothing in it, is not wrong: then the store has everything. What cannot be read may be what the store has
+    /// not.
+    fn chunks_here(&self, take: &Take) -> Result<Vec<ChunkSource>, TakeError> {
+        match join::find_chunks(&self.local(take)) {
+            Err(JoinError::Io { act, path, cause }) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(JoinError::Io { act, path, cause }.into())
+            }
+            found => Ok(found.unwrap_or_default()),
+        }
     }
 
     /// The chunk as a file on this machine; one that had to be fetched goes away with the answer.

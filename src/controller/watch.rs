@@ -5,7 +5,7 @@ use super::act::SealState;
 use super::blueprints::is_done;
 use super::{Controller, lock};
 use crate::clock::Timestamp;
-use crate::controller::table::Which;
+use crate::controller::table::{Entry, Which};
 use crate::model::failover::{Fault, Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::model::session::{Event, Holder, Session};
@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Silence of the watcher itself from which it was absent: this process was stopped, or the machine slept.
 const ABSENT: Duration = Duration::from_secs(3);
 
+/// A page that waits and is found to hang so long after it was found to first hears nobody.
+const HANGS: Duration = Duration::from_secs(5);
+
 /// The containers as the runtime last showed them.
 #[derive(Default)]
 pub(super) struct Known {
@@ -33,12 +36,16 @@ pub(super) struct Known {
 
 struct Shown {
     container: Container,
+    /// Of when that is, by our clock: nothing older takes its place.
+    as_of: Timestamp,
     /// When it was shown first, by our clock.
     seen_at: Timestamp,
     /// The kernel ended something in it since it was started.
     out_of_memory: bool,
     /// When it was started again although no recorder had registered from it.
     restarts: Vec<Timestamp>,
+    /// Since when it is found to hang.
+    hangs: Option<Timestamp>,
 }
 
 impl Known {
@@ -49,6 +56,13 @@ impl Known {
     pub(super) fn runs(&self, id: &ContainerId) -> bool {
         let shown = self.containers.get(id);
         shown.is_some_and(|it| it.container.status == ContainerStatus::Running)
+    }
+
+    /// The containers that run.
+    pub(super) fn running(&self) -> Vec<ContainerId> {
+        let all = self.containers.values().map(|it| &it.container);
+        let running = all.filter(|it| it.status == ContainerStatus::Running);
+        running.map(|it| it.id.clone()).collect()
     }
 
     /// The containers that run for a recording, with when they were shown first.
@@ -67,6 +81,29 @@ impl Known {
         shown.is_some_and(|it| it.container.recording.as_ref() == Some(recording))
     }
 
+    /// The containers of quick start.
+    pub(super) fn all_pages(&self) -> Vec<Container> {
+        let pages = self.containers.values().map(|it| &it.container);
+        pages.filter(|it| it.page).cloned().collect()
+    }
+
+    /// Notes whether a container was found to hang, and answers whether it has for long enough, as far as it was looked at.
+    pub(super) fn hangs_again(&mut self, id: &ContainerId, hangs: bool, now: Timestamp) -> bool {
+        let Some(shown) = self.containers.get_mut(id) else {
+            return false;
+        };
+        let since = shown.hangs.get_or_insert(now);
+        let again = hangs && now.since(*since) >= HANGS;
+        if !hangs || again {
+            shown.hangs = None;
+        }
+        again
+    }
+
+    pub(super) fn shows_a_page(&self, id: &ContainerId) -> bool {
+        self.containers.get(id).is_some_and(|it| it.container.page)
+    }
+
     /// Whether the runtime shows no container that was made for this recording.
     pub(super) fn has_none_of(&self, recording: &RecordingId) -> bool {
         let mut all = self.containers.values();
@@ -83,33 +120,55 @@ impl Known {
             .map(holder)
     }
 
-    pub(super) fn show(&mut self, container: Container, now: Timestamp) {
+    /// Takes over what the runtime said when it was asked at `as_of`.
+    pub(super) fn show(&mut self, container: Container, as_of: Timestamp) {
         match self.containers.get_mut(&container.id) {
-            Some(shown) => shown.container = container,
+            Some(shown) if shown.as_of > as_of => {}
+            Some(shown) => (shown.container, shown.as_of) = (container, as_of),
             None => {
                 let shown = Shown {
                     container,
-                    seen_at: now,
+                    as_of,
+                    seen_at: as_of,
                     out_of_memory: false,
                     restarts: Vec::new(),
+                    hangs: None,
                 };
                 self.containers.insert(shown.container.id.clone(), shown);
             }
         }
     }
 
-    fn show_all(&mut self, containers: &[Container], now: Timestamp) {
+    /// Takes over a list that was asked for at `as_of`. What was made or has changed since is as it was seen by then.
+    pub(super) fn show_all(&mut self, containers: &[Container], as_of: Timestamp) {
         self.listed = true;
         self.containers
-            .retain(|id, _| containers.iter().any(|it| it.id == *id));
+            .retain(|id, shown| shown.as_of > as_of || containers.iter().any(|it| it.id == *id));
         for container in containers {
-            self.show(container.clone(), now);
+            self.show(container.clone(), as_of);
         }
     }
 
-    fn set(&mut self, id: &ContainerId, status: ContainerStatus) -> Option<&mut Shown> {
+    /// The clock was set back to `now`, by `step`.
+    fn set_back(&mut self, now: Timestamp, step: Duration) {
+        for shown in self.containers.values_mut() {
+            shown.as_of = shown.as_of.min(now);
+            shown.seen_at = shown.seen_at.min(now);
+            shown.hangs = shown.hangs.map(|at| at.min(now));
+            for at in &mut shown.restarts {
+                *at = at.minus(step);
+            }
+        }
+    }
+
+    fn set(
+        &mut self,
+        id: &ContainerId,
+        status: ContainerStatus,
+        now: Timestamp,
+    ) -> Option<&mut Shown> {
         let shown = self.containers.get_mut(id)?;
-        shown.container.status = status;
+        (shown.container.status, shown.as_of) = (status, now);
         Some(shown)
     }
 }
@@ -136,6 +195,7 @@ impl Controller {
         });
         self.reconcile().await;
         self.look_after_backups();
+        self.look_after_pages();
         self.pass();
         tasks::block(|| self.save());
     }
@@ -195,6 +255,10 @@ impl Controller {
         if let Some(back) = awake_at.map(|at| at.since(now)).filter(|it| *it > ABSENT) {
             *awake_at = Some(now);
             self.table().set_back(now);
+            lock(&self.0.known).set_back(now, back);
+            lock(&self.0.expected).set_back(now);
+            lock(&self.0.sweep).set_back(now);
+            self.judge_anew();
             warn!(seconds = back.as_secs(); "the clock was set back; time-outs start afresh");
             return;
         }
@@ -206,8 +270,9 @@ impl Controller {
         warn!(seconds = absent.as_secs(); "the controller was stopped for a while; time-outs start afresh");
     }
 
-    /// Looks at every session whose time has come, and at no other.
+    /// Looks at every session whose time has come, and at no other; and at how what records here grows.
     pub fn pass(&self) {
+        self.watch_growth();
         let due = self.table().take_due(self.0.clock.now());
         for id in due {
             self.judge(&id);
@@ -222,10 +287,14 @@ impl Controller {
         }
         if let Some(fault) = calls.fault {
             return match fault.reason {
+                Reason::Silent | Reason::Stuck if self.was_excused(id, &fault) => {}
                 Reason::Silent | Reason::Stuck => self.look_for_growth(id, fault),
                 Reason::Frozen => self.ask_whether_frozen(id),
                 _ => self.fault(id, fault),
             };
+        }
+        if calls.proof {
+            self.begin_proof(id);
         }
         if calls.replacement {
             tasks::block(|| self.learn_of_stop(id));
@@ -238,26 +307,41 @@ impl Controller {
 
     /// A recorder is lost: the policy says whether it is replaced or the recording given up.
     pub(super) fn fault(&self, id: &RecordingId, fault: Fault) {
+        self.fault_where(id, fault, |_| true);
+    }
+
+    /// The same where `holds` says so of what the session is in that very moment.
+    pub(super) fn fault_where(
+        &self,
+        id: &RecordingId,
+        fault: Fault,
+        holds: impl FnOnce(&Entry) -> bool,
+    ) {
         tasks::block(|| self.learn_of_stop(id));
-        let now = self.0.clock.now();
-        let Some(session) = self.session(id) else {
-            return;
-        };
-        let text = fault.reason.to_string();
-        let event = self.0.policy.answer(&session, fault, now);
-        let given_up = match &event {
-            Event::GivenUp(why) if session.given_up_at().is_none() => Some(why.clone()),
-            _ => None,
-        };
-        match self.apply(id, event) {
-            Ok(()) if given_up.is_some() => {
-                error!(session:% = id;
-                    "no further recorder is started for this recording: {}; what runs is left alone, what was recorded is kept",
-                    given_up.unwrap_or_default()
-                );
+        let (now, text) = (self.0.clock.now(), fault.reason.to_string());
+        let (mut given_up, mut run) = (None, None);
+        let applied = self.apply_where(id, |entry| {
+            let session = &entry.session;
+            let event = holds(entry).then(|| self.0.policy.answer(session, fault, now))?;
+            run = Some(session.run);
+            if let Event::GivenUp(why) = &event
+                && session.given_up_at().is_none()
+            {
+                given_up = Some(why.clone());
             }
-            Ok(()) => warn!(session:% = id, run:% = session.run; "recorder lost: {text}"),
-            Err(refused) => debug!(session:% = id; "fault changes nothing ({text}): {refused}"),
+            Some(event)
+        });
+        match (applied, run) {
+            (Ok(()), Some(run)) => match given_up {
+                Some(why) => error!(session:% = id;
+                    "no further recorder is started for this recording: {why}; what runs is left alone, what was recorded is kept"
+                ),
+                None => warn!(session:% = id, run:% = run; "recorder lost: {text}"),
+            },
+            (Ok(()), None) => debug!(session:% = id; "it has gone on meanwhile: no fault ({text})"),
+            (Err(refused), _) => {
+                debug!(session:% = id; "fault changes nothing ({text}): {refused}")
+            }
         }
     }
 
@@ -300,8 +384,12 @@ impl Controller {
     }
 
     fn died(&self, id: &ContainerId, code: i64, at: Timestamp) {
+        self.revive(id);
         if let Some(session) = self.session_in(id) {
             if self.is_old_news(&session.id, at) {
+                // It was started again since: where that went well, an event of its own follows.
+                let now = self.0.clock.now();
+                lock(&self.0.known).set(id, ContainerStatus::Exited(code), now);
                 return;
             }
             let out_of_memory = self.see(id, ContainerStatus::Exited(code), Seen::Ended);
@@ -369,7 +457,7 @@ impl Controller {
     }
 
     /// How often the container was started again in the policy's window; `None` when that is enough.
-    fn count_restart(&self, id: &ContainerId) -> Option<usize> {
+    pub(super) fn count_restart(&self, id: &ContainerId) -> Option<usize> {
         let now = self.0.clock.now();
         let policy = &self.0.policy;
         let mut known = lock(&self.0.known);
@@ -418,7 +506,8 @@ impl Controller {
 
     /// Notes what a container does; answers whether the kernel ended something in it.
     fn see(&self, id: &ContainerId, status: ContainerStatus, seen: Seen) -> bool {
-        let out_of_memory = match lock(&self.0.known).set(id, status) {
+        let now = self.0.clock.now();
+        let out_of_memory = match lock(&self.0.known).set(id, status, now) {
             Some(shown) if seen == Seen::Running => {
                 shown.out_of_memory = false;
                 false
@@ -434,11 +523,8 @@ impl Controller {
     }
 
     pub(super) fn mark(&self, id: &RecordingId, seen: Seen) {
-        self.table().change(id, |entry| match (entry.seen, seen) {
-            // Since when it is frozen is known already.
-            (Seen::Frozen { .. }, Seen::Frozen { .. }) => {}
-            _ => entry.seen = seen,
-        });
+        let now = self.0.clock.now();
+        self.table().change(id, |entry| entry.shows(seen, now));
     }
 
     fn session_in(&self, container: &ContainerId) -> Option<Session> {
@@ -454,10 +540,12 @@ impl Controller {
 
     /// Reads a container that has just been started, before anything registers from it.
     async fn look_at(&self, id: &ContainerId) {
+        let asked_at = self.0.clock.now();
         match self.0.runtime.inspect(id).await {
             Ok(Some(container)) => {
-                lock(&self.0.known).show(container.clone(), self.0.clock.now());
+                lock(&self.0.known).show(container.clone(), asked_at);
                 self.remember_blueprint(&container).await;
+                self.keep_up(&container).await;
             }
             Ok(None) => {}
             Err(cause) => warn!(container:% = id; "{cause}"),
@@ -488,6 +576,11 @@ impl Controller {
         for (id, code) in self.reconcile().await {
             self.died_unregistered(&id, code);
         }
+        let pages = lock(&self.0.known).all_pages();
+        for page in &pages {
+            self.keep_up(page).await;
+        }
+        self.revive_all(&pages);
     }
 
     /// Holds every session against what the runtime shows now; answers the containers that ended with a failure although

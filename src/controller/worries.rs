@@ -1,19 +1,27 @@
 //! What a person must know about sessions. Nothing is kept for it: a worry follows from what a session is, and ends with it.
 
 use super::evidence::words_of;
+use super::expected::REGISTERS;
 use super::orphan::Doubt;
+use super::proof::words_of as words_of_stall;
+use super::stall::Finding;
 use super::table::{Entry, Table, Which};
 use super::{Controller, OPENVIDU_SAYS_FAILED, lock};
 use crate::clock::Timestamp;
+use crate::model::ask::Doing;
 use crate::model::ids::RecordingId;
 use crate::model::session::{Contact, Disowned, Session, State, Status};
 use crate::model::wire::TroubleKind;
 use crate::model::worry::{Area, Severity, Worry};
 use crate::runtime::made_by_us;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// So soon a recorder registers after its start.
-const REGISTERS: Duration = Duration::from_secs(10);
+/// Who says more of a recorder that mends itself for too long.
+const ASK_IT: &str = "see the recorder's log; \"Fail over now\" starts another recorder";
+
+/// What a look at all sessions showed holds for so long, unless one changes.
+const HOLDS: Duration = Duration::from_secs(1);
 
 /// What happens by itself, as soon as it is done.
 const BY_ITSELF: &str = "nothing, unless it lasts: the log says why then";
@@ -21,8 +29,45 @@ const BY_ITSELF: &str = "nothing, unless it lasts: the log says why then";
 impl Controller {
     /// What a person must know about the sessions, in no order. Where it is not known since when, `since` is 0.
     pub fn worries(&self) -> Vec<Worry> {
+        self.judged().worries.clone()
+    }
+
+    /// What a look at all sessions showed, which whoever asks within a second shares: many show it all the time.
+    pub(super) fn judged(&self) -> Arc<Judged> {
+        let now = self.0.clock.uptime();
+        let mut last = lock(&self.0.judged);
+        match &*last {
+            Some((at, judged)) if now.saturating_sub(*at) < HOLDS => Arc::clone(judged),
+            _ => {
+                let judged = Arc::new(Judged {
+                    worries: self.find_worries(),
+                    unprotected: self.find_unprotected(),
+                    deaf: self.find_deaf(),
+                });
+                *last = Some((now, Arc::clone(&judged)));
+                judged
+            }
+        }
+    }
+
+    /// A session is another one now than it was judged to be.
+    pub(super) fn judge_anew(&self) {
+        *lock(&self.0.judged) = None;
+    }
+
+    fn find_worries(&self) -> Vec<Worry> {
         let (address, now) = (self.address(), self.0.clock.now());
         let mut worries: Vec<_> = self.unregistered().into_iter().map(unprotected).collect();
+        let is_told = |id: &RecordingId, worries: &[Worry]| {
+            let subject = id.to_string();
+            worries.iter().any(|it| it.subject == subject)
+        };
+        for (id, since) in self.unheard_of() {
+            if !is_told(&id, &worries) {
+                worries.push(unheard_of(&id, since));
+            }
+        }
+        worries.extend(self.unwatched());
         let table = self.table();
         for entry in table.entries() {
             let session = &entry.session;
@@ -32,6 +77,8 @@ impl Controller {
                 None => worries.extend(lost(session, &self.silence(&table, session, now), now)),
             }
             worries.extend(troubled(session));
+            worries.extend(self.stalled(entry, now));
+            worries.extend(unfinished(entry));
         }
         worries
     }
@@ -54,8 +101,17 @@ impl Controller {
     /// Recordings that are going on, and that nobody would start again now: nothing ever registered of them, or no recorder
     /// has been at work for them for too long.
     pub fn unprotected(&self) -> Vec<RecordingId> {
+        self.judged().unprotected.clone()
+    }
+
+    fn find_unprotected(&self) -> Vec<RecordingId> {
         let now = self.0.clock.now();
         let mut ids: Vec<_> = self.unregistered().into_iter().map(|it| it.0).collect();
+        for (id, _) in self.unheard_of() {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
         let table = self.table();
         for session in table.entries().map(|it| &it.session) {
             let is_open =
@@ -67,6 +123,57 @@ impl Controller {
             }
         }
         ids
+    }
+
+    /// A run that does not grow, whose recorder is left alone.
+    fn stalled(&self, entry: &Entry, now: Timestamp) -> Option<Worry> {
+        let session = &entry.session;
+        let excuse = entry.excuse()?;
+        let words = words_of_stall(&excuse.finding)?;
+        let is_slow = now.since(excuse.since) > 2 * self.0.policy.heartbeat_timeout;
+        let (severity, advice) = match &excuse.finding {
+            Finding::DiskHangs | Finding::Answers(Doing::Disk { .. }) => (
+                Severity::Act,
+                "check the disk below the recordings folder; the recording goes on once it takes what is written".to_owned(),
+            ),
+            // Its own view may be a moment behind.
+            Finding::Answers(Doing::Fine) if now.since(excuse.since) < 2 * self.0.policy.stall_timeout => {
+                return None;
+            }
+            Finding::Answers(Doing::Fine) => (
+                Severity::Look,
+                format!(
+                    "check that OPENVIDU_RECORDING_PATH, {}, is the folder that recorders write to",
+                    self.0.settings.recording_path.display()
+                ),
+            ),
+            _ if is_slow => (Severity::Act, ASK_IT.to_owned()),
+            _ => (Severity::Look, BY_ITSELF.to_owned()),
+        };
+        let text = format!("has not grown, and is left alone: {words}");
+        let records = matches!(session.state, State::Recording { .. });
+        records.then(|| worry(session, severity, &text, &advice, excuse.since))
+    }
+
+    /// So many looks at the recordings' disk were lost that it is tried only now and then: until it is there again only
+    /// heartbeats tell what records.
+    fn unwatched(&self) -> Option<Worry> {
+        let looks = [&self.0.rounds, &self.0.looks];
+        let is_given_up = looks.iter().any(|it| it.are_given_up()) || self.0.disk.is_given_up();
+        is_given_up.then(|| Worry {
+            severity: Severity::Look,
+            area: Area::Health,
+            subject: "disk".into(),
+            badge: Some("Unwatched".into()),
+            text: "The disk of the recordings has not answered for a long time: whether recordings grow is not seen, and only \
+                   missing heartbeats tell that a recorder is lost"
+                .into(),
+            advice: format!(
+                "make {} answer again; it is tried every few minutes, ever later, and at once when the controller is restarted",
+                self.0.settings.recording_path.display()
+            ),
+            since: Timestamp::default(),
+        })
     }
 
     fn silence(&self, table: &Table, session: &Session, now: Timestamp) -> Silence {
@@ -81,6 +188,13 @@ impl Controller {
     pub fn running(&self) -> usize {
         self.table().count(Which::Is(Status::Recording))
     }
+}
+
+/// What a look at all sessions showed.
+pub(super) struct Judged {
+    worries: Vec<Worry>,
+    unprotected: Vec<RecordingId>,
+    pub(super) deaf: Vec<RecordingId>,
 }
 
 /// Whether a session's recorder is heard.
@@ -172,6 +286,24 @@ fn lost(session: &Session, silence: &Silence, now: Timestamp) -> Option<Worry> {
     }
 }
 
+/// A video that could not be finished. It is tried again: only where that does not help a person must see to it.
+fn unfinished(entry: &Entry) -> Option<Worry> {
+    let unfinished = entry.unfinished()?;
+    let severity = match unfinished.lasts() {
+        true => Severity::Act,
+        false => Severity::Look,
+    };
+    let text = format!("could not be finished yet: {}", unfinished.why);
+    let advice = "remove the cause; the video is tried again by itself, ever later, and at once when the controller is restarted";
+    Some(worry(
+        &entry.session,
+        severity,
+        &text,
+        advice,
+        unfinished.since,
+    ))
+}
+
 /// A recording whose recorder nobody hears, and which nobody would replace.
 fn unprotected((recording, container, since): (RecordingId, String, Timestamp)) -> Worry {
     Worry {
@@ -182,6 +314,21 @@ fn unprotected((recording, container, since): (RecordingId, String, Timestamp)) 
         text: format!("{recording} is not protected: container {container} records it and has never registered"),
         advice: "check with \"ov2-ha-recorder validate\" that the image is ours, and the controller's address and password \
                  in .env in the recordings folder"
+            .into(),
+        since,
+    }
+}
+
+/// A recording that OpenVidu makes without a recorder that we know of.
+fn unheard_of(id: &RecordingId, since: Timestamp) -> Worry {
+    Worry {
+        severity: Severity::Act,
+        area: Area::Session,
+        subject: id.to_string(),
+        badge: None,
+        text: format!("{id} is not protected: OpenVidu records it, and no recorder has registered"),
+        advice: "check with \"ov2-ha-recorder validate\" that OpenVidu uses our recording image, and that recorders reach this \
+                 controller"
             .into(),
         since,
     }

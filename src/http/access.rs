@@ -35,6 +35,8 @@ pub(super) enum Caller {
     Account,
     /// The account that may only read.
     Viewer,
+    /// A recorder, by its token.
+    Recorder,
     /// OpenVidu.
     Webhook,
 }
@@ -43,6 +45,7 @@ pub(super) enum Caller {
 pub(super) struct Doorkeeper {
     account: Known,
     viewer: Option<Known>,
+    recorder_token: Option<Digested>,
     webhook_token: Option<Digested>,
     webhook_allow: Vec<IpNet>,
     proxies: Vec<IpNet>,
@@ -102,6 +105,10 @@ impl Doorkeeper {
         Ok(Self {
             account: Known::new(name, password),
             viewer: viewer.map(|(name, password)| Known::new(name, password)),
+            recorder_token: settings
+                .recorder_token
+                .as_ref()
+                .map(|token| digest(token.expose())),
             webhook_token: settings
                 .webhook_token
                 .as_ref()
@@ -148,7 +155,22 @@ impl Doorkeeper {
         match access {
             Access::Open => Ok(Caller::Anyone),
             Access::Account | Access::Operator => self.by_account(method, headers, client, now),
+            Access::Recorder => match self.is_recorder(headers) {
+                true => Ok(Caller::Recorder),
+                false => self.by_account(method, headers, client, now),
+            },
             Access::Webhook => self.by_token(headers, client, now),
+        }
+    }
+
+    /// Whether a request carries the recorders' token.
+    fn is_recorder(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(header::AUTHORIZATION);
+        let given = given.and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| scheme(value, "bearer")).map(digest);
+        match (given, &self.recorder_token) {
+            (Some(given), Some(expected)) => given.ct_eq(expected).into(),
+            _ => false,
         }
     }
 
@@ -537,6 +559,39 @@ mod tests {
         let seen = |peer: &str| keeper.client(peer.parse().unwrap(), &headers).to_string();
         assert_eq!(seen("10.0.0.1"), "1.2.3.4");
         assert_eq!(seen("9.9.9.9"), "9.9.9.9");
+    }
+
+    #[test]
+    fn a_recorder_s_token_opens_what_recorders_need_and_nothing_else() {
+        let keeper = keeper(&[("HA_RECORDER_TOKEN", "t0ken")]);
+        let ask = |access: Access, headers: &HeaderMap| {
+            let from = "10.0.0.1".parse().unwrap();
+            let admitted = keeper.admit(access, &Method::PUT, headers, from, Duration::ZERO);
+            admitted.map_err(|fault| fault.status.as_u16())
+        };
+        let bearer = |token: &str| with(&[("authorization", &format!("Bearer {token}"))]);
+        assert_eq!(
+            ask(Access::Recorder, &bearer("t0ken")),
+            Ok(Caller::Recorder)
+        );
+        assert_eq!(
+            ask(Access::Recorder, &login("ha:right")),
+            Ok(Caller::Account)
+        );
+        for access in [Access::Account, Access::Operator] {
+            assert_eq!(ask(access, &bearer("t0ken")), Err(401));
+        }
+        assert_eq!(ask(Access::Recorder, &bearer("other")), Err(401));
+        let without = self::keeper(&[]);
+        let from = "10.0.0.1".parse().unwrap();
+        let empty = without.admit(
+            Access::Recorder,
+            &Method::PUT,
+            &bearer(""),
+            from,
+            Duration::ZERO,
+        );
+        assert!(empty.is_err());
     }
 
     #[test]

@@ -8,8 +8,10 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use warp::reject::{Reject, Rejection};
 use warp::reply::Response;
 use warp::{Filter, filters::BoxedFilter};
@@ -21,6 +23,13 @@ pub(super) const WEBHOOK_LIMIT: usize = 1024 * 1024;
 /// What is read and thrown away of a body that is too large: a client that still sends when the connection closes would
 /// not see the answer.
 const DISCARDED: usize = 8 * 1024 * 1024;
+/// The unit in which the room for bodies is counted, in bytes.
+const UNIT: usize = 1024;
+/// Room for the bodies of API requests that are in memory at one time: 32 MiB. Who may not send one has been refused before
+/// it is read.
+static API_ROOM: Semaphore = Semaphore::const_new(32 << 10);
+/// The same for webhooks, which may come without a token: heartbeats do not wait for them.
+pub(super) static WEBHOOK_ROOM: Semaphore = Semaphore::const_new(32 << 10);
 /// How long a client may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
@@ -187,14 +196,17 @@ pub(super) async fn rejected(rejection: Rejection) -> Result<Response, std::conv
     Ok(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response())
 }
 
-/// The request's body, whole, at most `limit` bytes, within a bounded time.
-pub(super) fn raw_body(limit: usize) -> BoxedFilter<(Bytes,)> {
+/// The request's body, whole, at most `limit` bytes, within a bounded time. Where many bodies are in memory already, it is
+/// read when there is room for it.
+pub(super) fn raw_body(limit: usize, room: &'static Semaphore) -> BoxedFilter<(Bytes,)> {
     warp::header::optional::<u64>("content-length")
         .and(warp::body::stream())
         .and_then(move |announced: Option<u64>, body| async move {
             let keep = announced.is_none_or(|length| length <= limit as u64);
             let kept = if keep { limit } else { 0 };
-            match tokio::time::timeout(BODY_TIME, collect(body, kept)).await {
+            let length = announced.and_then(|length| usize::try_from(length).ok());
+            let read = within(room, length.unwrap_or(kept).min(kept), collect(body, kept));
+            match tokio::time::timeout(BODY_TIME, read).await {
                 Ok(Ok(whole)) if keep => Ok(whole),
                 Ok(Err(fault)) if fault.status != StatusCode::PAYLOAD_TOO_LARGE => {
                     Err(fault.into())
@@ -208,6 +220,33 @@ pub(super) fn raw_body(limit: usize) -> BoxedFilter<(Bytes,)> {
             }
         })
         .boxed()
+}
+
+/// Reads a body of at most `length` bytes when `room` has them; it has them back when the body is gone from memory.
+async fn within<F>(room: &'static Semaphore, length: usize, body: F) -> Result<Bytes, Fault>
+where
+    F: Future<Output = Result<Bytes, Fault>>,
+{
+    /// Bytes, and the room they take.
+    struct Held {
+        whole: Bytes,
+        _room: SemaphorePermit<'static>,
+    }
+
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.whole
+        }
+    }
+
+    let units = u32::try_from(length.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    let closed = |_| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "the controller ends");
+    let room = room.acquire_many(units).await.map_err(closed)?;
+    let whole = body.await?;
+    Ok(match units {
+        0 => whole,
+        _ => Bytes::from_owner(Held { whole, _room: room }),
+    })
 }
 
 async fn collect<S, B, E>(body: S, limit: usize) -> Result<Bytes, Fault>
@@ -246,7 +285,7 @@ where
     T: DeserializeOwned + Send + 'static,
 {
     warp::header::optional::<String>("content-type")
-        .and(raw_body(API_LIMIT))
+        .and(raw_body(API_LIMIT, &API_ROOM))
         .and_then(|kind: Option<String>, body: Bytes| async move {
             if matches!(body.trim_ascii(), b"" | b"null") {
                 return Ok(None);
@@ -327,5 +366,21 @@ mod tests {
         let body = futures_util::stream::iter(parts);
         let fault = collect(body, 25).await.unwrap_err();
         assert_eq!(fault.status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_until_there_is_room_for_it() {
+        static SMALL: Semaphore = Semaphore::const_new(2);
+        let body = || async { Ok(Bytes::from_static(b"x")) };
+        let first = within(&SMALL, 2 * UNIT, body()).await.unwrap();
+        assert_eq!(&*first, b"x");
+        let mut second = Box::pin(within(&SMALL, 1, body()));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        assert_eq!(&*second.await.unwrap(), b"x");
+        assert_eq!(SMALL.available_permits(), 2);
+        let broken = async { Err(Fault::bad("the body broke off")) };
+        assert!(within(&SMALL, 2 * UNIT, broken).await.is_err());
+        assert_eq!(SMALL.available_permits(), 2);
     }
 }

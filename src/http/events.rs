@@ -284,6 +284,7 @@ async fn glance(shared: &Arc<Shared>, viewer: bool) -> Overview {
         heartbeat_timeout_seconds: settings.heartbeat_timeout().as_secs() as u32,
         storage: shared.storage(),
         recordings_version: shared.recordings.now(shared).await,
+        waiting: shared.open_pages(),
     }
 }
 

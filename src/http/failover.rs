@@ -270,6 +270,7 @@ pub(super) fn words(reason: &Reason) -> String {
         Reason::OutOfMemory => "the recorder ran out of memory".to_owned(),
         Reason::Removed => "the recorder's container was removed".to_owned(),
         Reason::Frozen => "the recorder's container was frozen".to_owned(),
+        Reason::Stalled => "the recorder recorded nothing more and did not answer".to_owned(),
         Reason::Silent => "no heartbeat came".to_owned(),
         Reason::Stuck => "the recording did not go forward".to_owned(),
         Reason::Reported { message } | Reason::Requested { message } => message.clone(),

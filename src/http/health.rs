@@ -2,7 +2,7 @@
 //! to find out is found out at most every few seconds, by one probe of a part at a time: a part that hangs holds one task,
 //! and nobody waits for it longer than its deadline.
 
-use super::Shared;
+use super::{Shared, exposure};
 use crate::clock::Timestamp;
 use crate::config::{RuntimeKind, Storage};
 use crate::controller::RuntimeState;
@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json as value};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -133,6 +134,9 @@ impl Shared {
             }
         }
         vital.push(("contact", shared.contact_health()));
+        if shared.exposed.load(Ordering::Relaxed) {
+            vital.push(("settings", down(exposure::WARNING)));
+        }
         let well = vital.iter().all(|(_, part)| part.status == "UP");
         // Recording and failover go on without the relay: its part never brings the whole down.
         let parts = vital
@@ -357,16 +361,13 @@ impl Shared {
     }
 
     /// Looked up on disk only where there is one.
-    fn oldest_pending(&self) -> Option<Timestamp> {
+    pub(super) fn oldest_pending(&self) -> Option<Timestamp> {
         (self.outbox.counts().pending > 0).then(|| self.outbox.oldest_pending())?
     }
 
     /// Where chunks are kept, for a person.
     pub(super) fn storage(&self) -> String {
-        match self.settings.storage {
-            Storage::Local => format!("local: {}", self.settings.recording_path.display()),
-            Storage::S3 => format!("s3: {}", self.settings.s3_bucket),
-        }
+        self.settings.store_place()
     }
 }
 

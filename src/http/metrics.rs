@@ -62,6 +62,16 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
         "recordings that go on although no heartbeat of their recorder arrives",
     ),
     (
+        "ha_recorder_waiting_pages",
+        Kind::Gauge,
+        "sessions whose page is open and of which nothing is recorded now (quick start)",
+    ),
+    (
+        "ha_recorder_unprotected_recordings",
+        Kind::Gauge,
+        "recordings that nobody would start again: no recorder has registered, or none has been at work for too long",
+    ),
+    (
         "ha_recorder_lost_seconds_total",
         Kind::Counter,
         "seconds of recordings that no frame shows",
@@ -107,13 +117,23 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
         "webhooks that wait for a target",
     ),
     (
+        "ha_recorder_webhook_oldest_pending_seconds",
+        Kind::Gauge,
+        "how long the oldest webhook has waited for its target",
+    ),
+    (
+        "ha_recorder_part_up",
+        Kind::Gauge,
+        "whether a part of the health is well (1) or not (0), by part",
+    ),
+    (
         "ha_recorder_webhook_dead_total",
         Kind::Counter,
         "webhooks that were given up",
     ),
     (
         "ha_recorder_webhook_dropped_total",
-        Kind::Gauge,
+        Kind::Counter,
         "webhooks that were dropped because the outbox was full",
     ),
     (
@@ -143,8 +163,8 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     ),
     (
         "process_cpu_seconds_total",
-        Kind::Gauge,
-        "processor time used",
+        Kind::Counter,
+        "processor time used, in whole seconds",
     ),
     (
         "process_resident_memory_bytes",
@@ -253,8 +273,14 @@ pub(super) fn webhook(took: Duration) {
 }
 
 /// Everything in Prometheus's text form.
-pub(super) async fn render(shared: &Shared) -> String {
+pub(super) async fn render(shared: &Arc<Shared>) -> String {
     shared.controller.loaded().await;
+    // A part that is there only while something is wrong with it is well again once it is gone.
+    gauge!("ha_recorder_part_up", "part" => "settings").set(1.0);
+    for (part, found) in Shared::health_known(shared).await.components {
+        let is_well = f64::from(u8::from(found.status == "UP"));
+        gauge!("ha_recorder_part_up", "part" => part).set(is_well);
+    }
     refresh(shared);
     handle().render()
 }
@@ -269,15 +295,21 @@ fn refresh(shared: &Shared) {
     gauge!("ha_recorder_sessions_active").set(active as f64);
     gauge!("ha_recorder_stuck_sessions").set(stuck as f64);
     gauge!("ha_recorder_deaf_sessions").set(shared.controller.deaf().len() as f64);
+    gauge!("ha_recorder_waiting_pages").set(shared.controller.waiting().len() as f64);
+    let unprotected = shared.controller.unprotected().len();
+    gauge!("ha_recorder_unprotected_recordings").set(unprotected as f64);
     gauge!("ha_recorder_containers_running").set(held as f64);
     let unverified = shared.controller.unverified().len();
     gauge!("ha_recorder_unverified_recordings").set(unverified as f64);
     gauge!("ha_recorder_webhook_pending").set(outbox.pending as f64);
-    gauge!("ha_recorder_webhook_dropped_total").set(outbox.dropped as f64);
+    let oldest = shared.oldest_pending();
+    let oldest = oldest.map_or(0.0, |at| now.since(at).as_secs_f64());
+    gauge!("ha_recorder_webhook_oldest_pending_seconds").set(oldest);
+    counter!("ha_recorder_webhook_dropped_total").absolute(outbox.dropped);
     gauge!("process_start_time_seconds").set(shared.started_at.millis() as f64 / 1000.0);
     gauge!("process_uptime_seconds").set(now.since(shared.started_at).as_secs_f64());
     let process = Process::read();
-    gauge!("process_cpu_seconds_total").set(process.cpu_seconds);
+    counter!("process_cpu_seconds_total").absolute(process.cpu_seconds as u64);
     gauge!("process_resident_memory_bytes").set(process.resident_bytes);
     gauge!("process_open_fds").set(process.open_files);
     gauge!("process_threads").set(process.threads);

@@ -4,9 +4,11 @@
 
 mod access;
 mod actuator;
+mod alerts;
 mod answer;
 mod backup;
 mod events;
+mod exposure;
 mod failover;
 mod health;
 mod listen;
@@ -41,6 +43,7 @@ use route::{Access, Param, Route, Routes};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use warp::Filter;
 use warp::reply::Response;
 
@@ -71,6 +74,8 @@ struct Shared {
     app: App,
     health: health::Known,
     noticed: worries::Noticed,
+    /// Whether the recorders' settings were found to be served to everyone.
+    exposed: AtomicBool,
     recordings: recordings::Version,
     news: events::Hub,
     started_at: crate::clock::Timestamp,
@@ -93,6 +98,8 @@ pub async fn serve(listener: Listener, app: App) -> Result<(), Faults> {
     let tasks = edge.shared.tasks.clone();
     edge.shared.news.start(&edge.shared);
     metrics::start(&edge.shared);
+    alerts::start(&edge.shared);
+    exposure::start(&edge.shared);
     listen::accept(listener, edge, &tasks).await;
     Ok(())
 }
@@ -118,6 +125,7 @@ impl Edge {
             started_at: app.clock.now(),
             health: health::Known::default(),
             noticed: worries::Noticed::default(),
+            exposed: AtomicBool::new(false),
             recordings: recordings::Version::default(),
             news: events::Hub::default(),
             app,

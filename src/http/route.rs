@@ -26,6 +26,8 @@ pub(super) enum Access {
     Account,
     /// The account, for something a person does: it leaves a line in the log.
     Operator,
+    /// Recorders with their token, and the account.
+    Recorder,
     /// OpenVidu: from the allowed networks, with the token where one is set.
     Webhook,
 }
@@ -96,6 +98,15 @@ impl Routes {
         F::Future: Send,
     {
         self.add(Access::Operator, route, filter);
+    }
+
+    /// Adds a route for recorders.
+    pub(super) fn recorder<F>(&mut self, route: &'static str, filter: F)
+    where
+        F: Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static,
+        F::Future: Send,
+    {
+        self.add(Access::Recorder, route, filter);
     }
 
     /// Adds a route for everybody.

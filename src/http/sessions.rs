@@ -1,14 +1,16 @@
 //! Sessions as clients see them: recorders register and send heartbeats here, people list, stop and remove. The members are
 //! those of the earlier controller with ours beside them.
 
+use super::access::Caller;
 use super::answer::{Fault, body, json, json_with, optional_body};
 use super::route::{Routes, id, param};
-use super::{Shared, metrics, with};
+use super::{Context, Shared, context, metrics, with};
 use crate::clock::Timestamp;
 use crate::controller::{ControllerError, Counts, Filter as Wanted, Which};
 use crate::model::failover::Failover;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::session::{Contact, Particulars, Session, State, Status};
+use crate::model::view::OpenPage;
 use crate::model::wire::{
     ErrorBody, ErrorCode, Heartbeat, RecordingPath, Registration, Report, StatusChange,
 };
@@ -29,14 +31,14 @@ const MOST: usize = 500;
 const WHOLE: usize = 10_000;
 
 pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
-    routes.account(
+    routes.recorder(
         "PUT /api/sessions/{id}/heartbeat",
         with(shared)
             .and(id())
             .and(optional_body())
             .and_then(heartbeat),
     );
-    routes.account(
+    routes.recorder(
         "POST /api/sessions",
         with(shared).and(body()).and_then(register),
     );
@@ -62,11 +64,15 @@ pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
         with(shared).and(param()).and_then(is_active),
     );
     // A recorder's own words: what a person does has requests of its own.
-    routes.account(
+    routes.recorder(
         "PUT /api/sessions/{id}/status",
-        with(shared).and(id()).and(body()).and_then(set_status),
+        with(shared)
+            .and(context())
+            .and(id())
+            .and(body())
+            .and_then(set_status),
     );
-    routes.account(
+    routes.recorder(
         "PUT /api/sessions/{id}/recording-path",
         with(shared)
             .and(id())
@@ -214,6 +220,12 @@ impl SessionView {
 }
 
 impl Shared {
+    /// The sessions whose page is open and of which nothing is recorded now.
+    pub(super) fn open_pages(&self) -> Vec<OpenPage> {
+        let waiting = self.controller.waiting();
+        waiting.iter().map(OpenPage::of).collect()
+    }
+
     /// A session as it is shown now.
     pub(super) fn view(&self, session: Session) -> SessionView {
         let contact = self.controller.contact(&session);
@@ -442,6 +454,8 @@ pub(super) async fn list_inactive(shared: Arc<Shared>, part: Part) -> Result<Res
 #[serde(rename_all = "camelCase")]
 pub(super) struct AllSessions {
     sessions: Vec<SessionView>,
+    /// Pages that are open and of which nothing is recorded now (quick start). They are no recordings and are not counted.
+    waiting: Vec<OpenPage>,
     total_count: usize,
     active_count: usize,
     inactive_count: usize,
@@ -465,6 +479,7 @@ pub(super) async fn list_all(shared: Arc<Shared>, part: Part) -> Result<Response
     } = shared.controller.counts();
     Ok(json(&AllSessions {
         sessions: part.sessions,
+        waiting: shared.open_pages(),
         total_count: total,
         active_count: active,
         inactive_count: inactive,
@@ -518,11 +533,13 @@ pub(super) async fn is_active(shared: Arc<Shared>, text: String) -> Result<Respo
 #[utoipa::path(put, path = "/api/sessions/{id}/status", tag = "sessions", params(("id" = RecordingId, Path)), request_body = StatusChange, responses(
     (status = 200, description = "set", body = Done),
     (status = 400, description = "no such status", body = ErrorBody),
+    (status = 403, description = "not with a recorder's token", body = ErrorBody),
     (status = 404, description = "there is no such session", body = ErrorBody),
     (status = 409, description = "the session cannot come back to life", body = ErrorBody),
 ))]
 pub(super) async fn set_status(
     shared: Arc<Shared>,
+    context: Context,
     id: RecordingId,
     change: StatusChange,
 ) -> Result<Response, Rejection> {
@@ -531,6 +548,15 @@ pub(super) async fn set_status(
         .ok_or_else(|| Fault::bad("status is required"))?;
     let status = Status::parse(&text)
         .ok_or_else(|| Fault::bad(format!("status {text:?} is none of the known ones")))?;
+    // Its token lies where OpenVidu may serve it: it says that a recording goes on or is finished, and ends none.
+    let is_theirs = matches!(
+        status,
+        Status::Starting | Status::Recording | Status::Completed
+    );
+    if context.caller == Caller::Recorder && !is_theirs {
+        let message = format!("a recorder cannot set the status {}", status.as_str());
+        return Err(Fault::new(StatusCode::FORBIDDEN, message).into());
+    }
     shared
         .controller
         .set_status(&id, status)

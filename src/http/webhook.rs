@@ -3,7 +3,9 @@
 //! the disk takes nothing: then the event is delivered while OpenVidu waits, and where that fails too, the connection is
 //! closed without an answer, for only then does OpenVidu send it again.
 
-use super::answer::{Fault, WEBHOOK_LIMIT, body, decode, json, json_with, no_answer, raw_body};
+use super::answer::{
+    Fault, WEBHOOK_LIMIT, WEBHOOK_ROOM, body, decode, json, json_with, no_answer, raw_body,
+};
 use super::route::{Access, Routes, param};
 use super::{Shared, metrics, with};
 use crate::clock::Timestamp;
@@ -33,7 +35,7 @@ pub(super) fn add(routes: &mut Routes, shared: &Arc<Shared>) {
     let receiving = with(shared)
         .and(warp::method())
         .and(warp::header::headers_cloned())
-        .and(raw_body(WEBHOOK_LIMIT))
+        .and(raw_body(WEBHOOK_LIMIT, &WEBHOOK_ROOM))
         .and_then(receive)
         .boxed();
     for route in [

@@ -4,6 +4,7 @@ use super::answer::json;
 use super::route::Routes;
 use super::{Shared, with};
 use crate::clock::Timestamp;
+use crate::config::Settings;
 use crate::model::view::{Component, Health, OutboxView};
 use crate::model::worry::{Area, Judgement, Severity, Worry, bytes, count};
 use std::collections::BTreeMap;
@@ -62,6 +63,7 @@ impl Shared {
         let mut worries = self.controller.worries();
         worries.extend(parts.filter_map(|(name, part)| of_part(name, part)));
         worries.extend(of_outbox(outbox, self.started_at, now));
+        worries.extend(of_relay(&self.settings, self.started_at));
         self.noticed.date(&mut worries, now);
         Judgement::of(worries, self.controller.running())
     }
@@ -121,6 +123,20 @@ fn of_outbox(outbox: &OutboxView, started_at: Timestamp, now: Timestamp) -> Vec<
     dead.into_iter().chain(waiting).collect()
 }
 
+/// A relay that is off where one may think that it is on.
+fn of_relay(settings: &Settings, started_at: Timestamp) -> Option<Worry> {
+    let (text, advice) = settings.relay_is_off_although_set()?.split_once(": ")?;
+    Some(Worry {
+        severity: Severity::Look,
+        area: Area::Outbox,
+        subject: "relay".into(),
+        badge: Some("Off".into()),
+        text: format!("{}, and no event reaches your server", title(text)),
+        advice: advice.into(),
+        since: started_at,
+    })
+}
+
 /// A part's name at a sentence's beginning.
 fn title(name: &str) -> String {
     let mut letters = name.chars();
@@ -136,6 +152,32 @@ mod tests {
     fn part(status: &str, summary: &str, details: serde_json::Value) -> Component {
         let part = json!({ "status": status, "summary": summary, "details": details });
         serde_json::from_value(part).unwrap()
+    }
+
+    #[test]
+    fn a_relay_that_is_off_beside_its_target_is_shown() {
+        use crate::config::Variables;
+        let of = |relay: &str| {
+            let pairs = [
+                ("OPENVIDU_WEBHOOK", relay),
+                ("OPENVIDU_WEBHOOK_ENDPOINT", "http://x"),
+            ];
+            of_relay(
+                &Variables::of(pairs).settings().unwrap(),
+                Timestamp::default(),
+            )
+        };
+        let shown = of("false").unwrap();
+        assert_eq!(
+            shown.text,
+            "The relay is off, and no event reaches your server"
+        );
+        assert!(
+            shown.advice.contains("OPENVIDU_WEBHOOK is false"),
+            "{}",
+            shown.advice
+        );
+        assert_eq!(of("true"), None);
     }
 
     #[test]

@@ -6,10 +6,12 @@ use super::{PART, info_json, reserve};
 use crate::disk::{self, Draft, UNFINISHED};
 use crate::model::ids::RecordingId;
 use crate::model::timeline::Timeline;
+use nix::fcntl::OFlag;
 use serde_json::Value;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
@@ -45,6 +47,11 @@ impl Beside {
             folder: recordings.join(recording.as_str()),
             recording: recording.clone(),
         }
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The video of that name.
@@ -169,7 +176,7 @@ impl Beside {
         self.make_thumbnail(video).await;
         // Last: where it is, everything is.
         draft.publish(&path).map_err(&fault)?;
-        make_readable(&self.folder);
+        open_up(&self.folder);
         self.sweep();
         Ok(())
     }
@@ -258,22 +265,34 @@ fn at(path: &Path) -> impl Fn(io::Error) -> BesideError + '_ {
     }
 }
 
-/// OpenVidu serves the files as another user.
-fn make_readable(folder: &Path) {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries {
-        // Not followed: a link's target is not ours to open up.
-        let Ok(data) = entry.metadata() else { continue };
-        let (path, kind) = (entry.path(), data.file_type());
-        let more = if kind.is_dir() { 0o755 } else { 0o644 };
-        if kind.is_dir() {
-            make_readable(&path);
-        }
-        if !kind.is_symlink() {
-            let mode = data.permissions().mode() | more;
-            // Another user's file stays as that user made it.
-            let _ = fs::set_permissions(&path, Permissions::from_mode(mode & 0o7777));
-        }
+/// The group of Chrome's user, as the recording image has it.
+const CHROME: u32 = 47_047;
+
+/// As OpenVidu's own script leaves a finished recording, for applications of other users move and delete it. Chrome's group is
+/// kept out.
+fn open_up(path: &Path) {
+    // What is looked at is what is changed, whatever takes its name meanwhile. No link is followed: its target is not ours to
+    // open up. A pipe is not waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path);
+    let Ok(file) = opened else {
+        return;
+    };
+    let Ok(data) = file.metadata() else {
+        return;
+    };
+    let open = if data.gid() == CHROME { 0o707 } else { 0o777 };
+    let mode = (data.permissions().mode() | open) & 0o7777;
+    // Another user's file stays as that user made it.
+    let _ = file.set_permissions(Permissions::from_mode(mode));
+    if data.is_dir() {
+        // Below the folder that was opened, not below whatever has its name by now.
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let entries = fs::read_dir(opened).into_iter().flatten().flatten();
+        entries.for_each(|entry| open_up(&entry.path()));
     }
 }
 
@@ -337,16 +356,64 @@ mod tests {
     }
 
     #[test]
-    fn everything_can_be_read_by_everyone() {
+    fn a_finished_recording_can_be_moved_and_deleted_by_everyone_but_pages() {
+        use std::os::unix::fs::{chown, symlink};
         let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("a/b.mp4");
-        fs::create_dir(root.path().join("a")).unwrap();
-        fs::write(&file, b"").unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        make_readable(root.path());
-        assert_eq!(
-            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o644
-        );
+        let folder = root.path().join("ses_A");
+        let (file, closed) = (folder.join("a/b.mp4"), folder.join("closed"));
+        let outside = root.path().join("outside");
+        fs::create_dir_all(folder.join("a")).unwrap();
+        for (path, mode) in [(&file, 0o600), (&closed, 0o604), (&outside, 0o600)] {
+            fs::write(path, b"").unwrap();
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        symlink(&outside, folder.join("link")).unwrap();
+        let is_root = chown(&closed, None, Some(47047)).is_ok();
+        open_up(&folder);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        for path in [&folder, &folder.join("a"), &file] {
+            assert_eq!(mode(path), 0o777, "{}", path.display());
+        }
+        assert!(!is_root || mode(&closed) == 0o707);
+        assert_eq!(mode(&outside), 0o600);
+    }
+    #[test]
+    fn whoever_exchanges_a_file_for_a_link_gets_nothing_opened_up() {
+        use std::os::unix::fs::symlink;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let root = tempfile::tempdir().unwrap();
+        let (folder, outside) = (root.path().join("ses_A"), root.path().join("outside"));
+        fs::create_dir(&folder).unwrap();
+        let (name, other) = (folder.join("name"), root.path().join("other"));
+        let is_over = AtomicBool::new(false);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::write(&outside, b"").unwrap();
+        fs::set_permissions(&outside, Permissions::from_mode(0o600)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    fs::write(&other, b"").unwrap();
+                    fs::rename(&other, &name).unwrap();
+                    symlink(&outside, &other).unwrap();
+                    fs::rename(&other, &name).unwrap();
+                }
+            });
+            let until = std::time::Instant::now() + Duration::from_secs(1);
+            while std::time::Instant::now() < until && mode(&outside) == 0o600 {
+                open_up(&folder);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(mode(&outside), 0o600);
+    }
+
+    #[test]
+    fn a_pipe_in_a_finished_recording_holds_up_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let pipe = root.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        open_up(root.path());
+        let mode = fs::metadata(&pipe).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777);
     }
 }

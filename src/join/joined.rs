@@ -3,7 +3,7 @@
 
 use super::ahead::Ahead;
 use super::boxes;
-use super::growing::{self, CaughtUp, GrowingFile};
+use super::growing::{self, CaughtUp, ChunkFault, GrowingFile};
 use super::source::{Trouble, Window};
 use super::{ChunkSource, JoinError, Options, PART, settle};
 use crate::model::ids::RunNumber;
@@ -88,10 +88,8 @@ fn join_into(
             let mut report = file.catch_up_one(chunk.clone())?;
             ahead.grown(file.bytes());
             if report.fault.is_some() && is_plain(&report.source.path) {
-                report.fault = Some(
-                    "it is a plain MP4 of the earlier recorder; join those in a folder of their own"
-                        .into(),
-                );
+                let what = "it is a plain MP4 of the earlier recorder; join those in a folder of their own";
+                report.fault = Some(ChunkFault::Broken(what.into()));
             }
             done.chunks += 1;
             done.bytes += fs::metadata(&report.source.path).map_or(0, |file| file.len());
@@ -100,13 +98,29 @@ fn join_into(
         }
         Ok(())
     })?;
-    let finished = file.finish()?;
+    let finished = file
+        .finish()
+        .map_err(|cause| why_nothing(cause, &reports))?;
     Ok(Joined {
         video: finished.video,
         timeline: Some(finished.timeline),
         bytes: finished.bytes,
         chunks: reports,
     })
+}
+
+/// That nothing was recorded is known only where all chunks could be read.
+fn why_nothing(cause: JoinError, chunks: &[CaughtUp]) -> JoinError {
+    let unread = chunks.iter().find_map(|chunk| match &chunk.fault {
+        Some(ChunkFault::Unread(why)) => Some((&chunk.source.path, why)),
+        _ => None,
+    });
+    match (cause, unread) {
+        (JoinError::Nothing { .. }, Some((path, why))) => {
+            JoinError::io("read", path)(io::Error::other(why.clone()))
+        }
+        (cause, _) => cause,
+    }
 }
 
 /// How many chunks before its turn a chunk is read from the disk.
@@ -310,4 +324,39 @@ fn number(files: &[PathBuf]) -> Vec<ChunkSource> {
         .collect();
     chunks.sort_by_key(ChunkSource::origin);
     chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{RecordingId, TakeId};
+    use crate::model::timeline::GapMode;
+
+    #[test]
+    fn nothing_is_said_to_be_recorded_only_where_every_chunk_could_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let chunk = |index: u32| ChunkSource {
+            run: RunNumber(1),
+            index,
+            path: folder.path().join(format!("{index:04}.mp4")),
+        };
+        fs::write(chunk(1).path, "these bytes are no MP4").unwrap();
+        let options = Options {
+            recording: RecordingId::parse("ses_A").unwrap(),
+            take: TakeId::parse("1").unwrap(),
+            gap_mode: GapMode::Cut,
+        };
+        let join = |chunks: &[ChunkSource]| {
+            let out = folder.path().join("out.mp4");
+            join_chunks(chunks, &out, options.clone(), &mut |_| {}).unwrap_err()
+        };
+        let nothing = join(&[chunk(1)]);
+        assert!(matches!(nothing, JoinError::Nothing { .. }), "{nothing}");
+        // The second one is not there.
+        let unread = join(&[chunk(1), chunk(2)]).to_string();
+        assert!(
+            unread.contains("cannot read") && unread.contains("0002.mp4"),
+            "{unread}"
+        );
+    }
 }

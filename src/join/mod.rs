@@ -43,11 +43,12 @@ mod table;
 
 pub use check::{Checked, check as verify, timeline_of};
 pub use fragment::{Fragment, Init, Piece, Splitter};
-pub use growing::{CaughtUp, Finished, GrowingFile, last_indexed_chunk};
+pub use growing::{CaughtUp, ChunkFault, Finished, GrowingFile, last_indexed_chunk};
 pub use info::info_json;
 pub use joined::{Joined, Progress, find_chunks, join_chunks};
 pub use reserve::Reserve;
 
+use crate::disk;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::timeline::GapMode;
 use serde::{Deserialize, Serialize};
@@ -102,7 +103,7 @@ const PART: &str = ".part";
 fn settle(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Ok(()),
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        Some(folder) => disk::sync_folder(folder),
         None => Ok(()),
     }
 }

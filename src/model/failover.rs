@@ -33,6 +33,8 @@ pub enum Reason {
     Removed,
     /// Its container was frozen.
     Frozen,
+    /// Nothing more was recorded, and its first process gave no answer.
+    Stalled,
     /// No heartbeat for too long, and no file that grew.
     Silent,
     /// Heartbeats, but no chunk or byte more for too long.
@@ -59,6 +61,7 @@ impl Reason {
             Self::OutOfMemory => "out-of-memory",
             Self::Removed => "removed",
             Self::Frozen => "frozen",
+            Self::Stalled => "stalled",
             Self::Silent => "silent",
             Self::Stuck => "stuck",
             Self::Reported { .. } => "reported",
@@ -75,6 +78,9 @@ impl fmt::Display for Reason {
             Self::OutOfMemory => out.write_str("the kernel ended it for want of memory"),
             Self::Removed => out.write_str("its container was removed"),
             Self::Frozen => out.write_str("its container was frozen"),
+            Self::Stalled => {
+                out.write_str("nothing more recorded, and its first process does not answer")
+            }
             Self::Silent => out.write_str("no heartbeat for too long"),
             Self::Stuck => out.write_str("heartbeats, but nothing more recorded for too long"),
             Self::Reported { message } => write!(out, "the recorder said: {message}"),
@@ -110,7 +116,7 @@ pub struct Policy {
     pub heartbeat_timeout: Duration,
     /// Without a chunk or byte more for this long it is lost.
     pub stuck_timeout: Duration,
-    /// Frozen for this long it is lost.
+    /// Frozen for this long it is lost; where its files do not grow for this long it is asked.
     pub stall_timeout: Duration,
     /// How much longer a recorder may take that has just been started.
     pub grace: Duration,
@@ -240,9 +246,9 @@ impl Policy {
         if spent || session.given_up_at().is_some() {
             return Event::GivenUp(self.too_often(recent, &fault.reason));
         }
-        // One that is frozen may run again: what is asked of it now is no longer true after a delay.
+        // One that hangs may run again: what is asked of it now is no longer true after a delay.
         let delay = match fault.reason {
-            Reason::Frozen => Duration::ZERO,
+            Reason::Frozen | Reason::Stalled => Duration::ZERO,
             _ => self.delay(recent),
         };
         Event::Lost {
@@ -275,7 +281,9 @@ impl Policy {
     }
 
     fn recent(&self, session: &Session, now: Timestamp) -> usize {
-        let young = |failover: &&Failover| now.since(failover.at) < self.window;
+        // One that is still to come was dated by a clock that has been set since: nobody knows how long ago it was.
+        let young =
+            |failover: &&Failover| failover.at <= now && now.since(failover.at) < self.window;
         session.failovers.iter().rev().take_while(young).count()
     }
 
@@ -289,6 +297,15 @@ impl Policy {
                 .min(self.longest_delay),
             Err(_) => self.longest_delay,
         }
+    }
+
+    /// For so long nothing grows before it is found out why. A question does no harm and goes out before the limit: answers
+    /// are waited for beyond it, and a recorder that hangs is missed for that much less. What is looked at once a second may
+    /// seem quiet for longer than that.
+    pub fn quiet_limit(&self) -> Duration {
+        const HEAD_START: Duration = Duration::from_secs(2);
+        const LEAST: Duration = Duration::from_secs(2);
+        self.stall_timeout.saturating_sub(HEAD_START).max(LEAST)
     }
 
     fn too_often(&self, recent: usize, reason: &Reason) -> String {
@@ -558,6 +575,23 @@ mod tests {
         assert!(matches!(sixth, Event::GivenUp(_)), "{sixth:?}");
         let next_window = policy.answer(&session, stuck(), at(605));
         assert!(matches!(next_window, Event::Lost { .. }), "{next_window:?}");
+    }
+
+    #[test]
+    fn failovers_dated_by_a_clock_that_has_been_set_back_are_not_recent() {
+        let policy = Policy::for_tests();
+        let after_five_until = |second: i64| {
+            let mut session = recording();
+            for at_second in second - 4..=second {
+                let event = policy.answer(&recording(), stuck(), at(at_second));
+                session.on(event, at(at_second)).unwrap();
+                session.state = State::Recording { since: at(0) };
+            }
+            session
+        };
+        // How long ago they were is not known.
+        let event = policy.answer(&after_five_until(8_000), stuck(), at(2_001));
+        assert!(matches!(event, Event::Lost { .. }), "{event:?}");
     }
 
     #[test]

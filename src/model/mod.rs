@@ -1,6 +1,7 @@
 //! What the product talks about, pure and synchronous: identifiers, chunks and timelines, sessions and their states,
 //! failover policy, and the messages between recorder, controller and OpenVidu. Nothing here waits, opens or spawns.
 
+pub mod ask;
 pub mod chunk;
 pub mod failover;
 pub mod ids;

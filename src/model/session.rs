@@ -299,7 +299,7 @@ pub enum Event {
         /// Tries that have failed by now. Where the runtime is away none was made.
         tries: u32,
     },
-    /// It was held lost because it was frozen, and runs again before anything was started in its place.
+    /// It was held lost because it was frozen or did not answer, and runs again before anything was started in its place.
     Thawed,
     /// No further recorder is to be started; why, for a person.
     GivenUp(String),
@@ -347,14 +347,19 @@ impl Session {
         self.heartbeat_at = self.heartbeat_at.min(now);
         self.advanced_at = self.advanced_at.min(now);
         self.seal_at = self.seal_at.map(|at| at.min(now));
-        if let State::TakingOver {
-            started_at,
-            not_before,
-            ..
-        } = &mut self.state
-        {
-            *started_at = started_at.map(|at| at.min(now));
-            *not_before = (*not_before).min(now);
+        match &mut self.state {
+            State::TakingOver {
+                since,
+                started_at,
+                not_before,
+                ..
+            } => {
+                *since = (*since).min(now);
+                *started_at = started_at.map(|at| at.min(now));
+                *not_before = (*not_before).min(now);
+            }
+            State::Recording { since } => *since = (*since).min(now),
+            _ => {}
         }
     }
 
@@ -511,7 +516,7 @@ impl Session {
         if !may_be_replaced {
             return Err(Refusal::NotRecording);
         }
-        self.finished_at = None;
+        (self.finished_at, self.seal_at) = (None, None);
         self.remember_failover(&fault, now);
         self.state = State::TakingOver {
             since: now,
@@ -652,6 +657,12 @@ impl Session {
             return Err(Refusal::Superseded);
         }
         self.finished_at = Some(now);
+        // It may have been postponed for the video's sake.
+        let latest = match self.disowned {
+            Some(_) => now,
+            None => now.plus(SEAL_AFTER),
+        };
+        self.seal_at = self.seal_at.map(|at| at.min(latest));
         if matches!(self.state, State::Stopping { .. }) {
             self.state = State::Completed { at: now };
         }

@@ -6,10 +6,12 @@
 //! know, the pages read these of it: `run`, `take`, `state` (the whole of [`State`](super::session::State)), `report`,
 //! `failovers` (each a [`Failover`](super::failover::Failover)), `advancedAt` and `videoName`.
 
+use super::session::Holder;
 use super::worry::Judgement;
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// The data of one event of `/api/events`; `S` is a session as the API answers it. `GET /api/overview` answers the same
 /// thing once, for readers that cannot hold a stream.
@@ -53,7 +55,7 @@ pub struct Overview {
     /// Whether the reader may only read: the page hides what it must not do.
     pub viewer: bool,
     /// `UP` or `DOWN`, with the parts it is made of: `store`, `docker`, `image`, `s3`, `disk`,
-    /// `database`, `contact`, `outbox`.
+    /// `database`, `contact`, `outbox`, and `settings` where they are served to everyone.
     pub health: Health,
     /// The webhooks that wait to be relayed.
     pub outbox: OutboxView,
@@ -66,6 +68,40 @@ pub struct Overview {
     /// Increases whenever the list of finished recordings changes, so that the pages know when to ask for it again.
     #[serde(default)]
     pub recordings_version: u64,
+    /// The sessions whose page is open and of which nothing is recorded now (quick start).
+    #[serde(default)]
+    pub waiting: Vec<OpenPage>,
+}
+
+/// A session whose page is open before its recordings are ordered (quick start), while none is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenPage {
+    /// `quick:` and OpenVidu's session, as its container is named after it. No recording has such an id.
+    #[schema(example = "quick:ses_A")]
+    pub session_id: String,
+    /// `WAITING`.
+    #[schema(example = "WAITING")]
+    pub status: String,
+    /// The container.
+    pub container_id: String,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+impl OpenPage {
+    /// Of the container that shows it.
+    pub fn of(container: &Holder) -> Self {
+        let name = &container.name;
+        let session = name.strip_prefix("recording_").unwrap_or(name);
+        Self {
+            session_id: format!("quick:{session}"),
+            status: "WAITING".into(),
+            container_id: container.id.to_string(),
+            created_at: container.created_at,
+        }
+    }
 }
 
 /// What `/actuator/health` answers.

@@ -254,6 +254,20 @@ pub struct RecordingStatusChanged {
     pub start_time: Option<i64>,
     /// Why it ended.
     pub reason: Option<String>,
+    /// `COMPOSED`, `COMPOSED_QUICK_START` or `INDIVIDUAL`; whatever it is, the report counts.
+    #[serde(default)]
+    pub output_mode: Value,
+    /// Whether there is a picture.
+    #[serde(default)]
+    pub has_video: Value,
+}
+
+impl RecordingStatusChanged {
+    /// Whether a page is recorded, which takes a container.
+    pub fn is_of_a_page(&self) -> bool {
+        let mode = self.output_mode.as_str().unwrap_or_default();
+        mode.starts_with("COMPOSED") && self.has_video != Value::Bool(false)
+    }
 }
 
 /// OpenVidu's `sessionCreated`, as far as we act on it.

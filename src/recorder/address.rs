@@ -11,7 +11,7 @@ const SESSION: &str = "sessionId";
 const PORT: usize = 5;
 
 /// Everything in the address `url` that no log may repeat, and itself.
-pub(super) fn secrets(url: &str) -> Vec<String> {
+pub fn secrets(url: &str) -> Vec<String> {
     let (before, fragment) = url.split_once('#').unwrap_or((url, ""));
     let user = user(before);
     let password = user.map(|user| user.split_once(':').map_or(user, |(_, password)| password));

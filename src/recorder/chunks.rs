@@ -2,8 +2,8 @@
 //! behind the `ftyp` and `moov` of the ffmpeg it came from, and whoever follows the log hears of it. Killed at any byte, a
 //! chunk is good up to its last whole fragment. A disk that takes no more costs what it did not take and nothing before it.
 
+use super::reporter::Reporter;
 use super::run::Run;
-use super::seen::Seen;
 use super::slow::Watched;
 use super::sweeps::Sweeps;
 use crate::chunklog::{Position, Publisher};
@@ -29,7 +29,7 @@ pub(super) struct Chunks {
     run: Run,
     next: u32,
     length: Duration,
-    seen: Seen,
+    reporter: Reporter,
     /// Asks capture for a new stream.
     refresh: Arc<Notify>,
     sweeps: Sweeps,
@@ -54,7 +54,7 @@ struct Open {
 
 /// With whom the log is written.
 pub(super) struct With {
-    pub(super) seen: Seen,
+    pub(super) reporter: Reporter,
     /// Asks capture for a new stream.
     pub(super) refresh: Arc<Notify>,
     pub(super) sweeps: Sweeps,
@@ -71,7 +71,7 @@ impl Chunks {
             run,
             next: first,
             length,
-            seen: with.seen,
+            reporter: with.reporter,
             refresh: with.refresh,
             sweeps: with.sweeps,
             watched: with.watched,
@@ -119,8 +119,8 @@ impl Chunks {
                     _ => "recording goes on as soon as it can be written again",
                 };
                 let message = format!("cannot write chunks to {folder}: {cause}; {help}");
-                self.seen.trouble(TroubleKind::Disk, message);
-                self.seen.explain("the disk took nothing");
+                self.reporter.trouble(TroubleKind::Disk, message);
+                self.reporter.explain("the disk took nothing");
                 self.lost(&fragment);
                 (self.torn, self.refused) = (true, true);
                 self.close();
@@ -131,7 +131,7 @@ impl Chunks {
     fn written(&mut self, fragment: &Fragment, position: Position) {
         self.torn = false;
         if std::mem::take(&mut self.refused) {
-            self.seen.well(TroubleKind::Disk);
+            self.reporter.well(TroubleKind::Disk);
         }
         let bytes = fragment.bytes.len() as u64;
         let (end, index) = (fragment.end(), position.origin.index);
@@ -140,16 +140,16 @@ impl Chunks {
             report.bytes += bytes;
             report.newest_frame_at = Some(end);
         };
-        match self.seen.report().chunk == index {
-            true => self.seen.note(note),
-            false => self.seen.tell(note),
+        match self.reporter.report().chunk == index {
+            true => self.reporter.note(note),
+            false => self.reporter.tell(note),
         }
         self.head.send_replace(Some(position));
     }
 
     fn lost(&self, fragment: &Fragment) {
         let frames = fragment.frames() as u64;
-        self.seen.note(|report| report.late_frames += frames);
+        self.reporter.note(|report| report.late_frames += frames);
     }
 
     fn write(&mut self, init: &Init, fragment: &Fragment) -> io::Result<Position> {
@@ -233,7 +233,7 @@ impl Chunks {
         };
         if let Err(cause) = open.file.sync_all() {
             let message = format!("chunk {} may not be safe on disk: {cause}", open.key);
-            self.seen.trouble(TroubleKind::Disk, message);
+            self.reporter.trouble(TroubleKind::Disk, message);
             self.refused = true;
         }
     }

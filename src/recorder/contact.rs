@@ -1,9 +1,9 @@
 //! Contact with the controller: registration, heartbeats, the last word. Recording never waits for it; a controller that
 //! is away is tried again with every beat, and one that has forgotten us is told everything once more.
 
+use super::context::{Context, End};
 use super::order::{Order, Sound};
-use super::seen::Seen;
-use super::supervise::{End, Stage};
+use super::reporter::Reporter;
 use super::upload::Uploader;
 use crate::client::{Client, ClientError};
 use crate::config::Settings;
@@ -25,13 +25,13 @@ const CONTAINER: &str = "OV2_RECORDER_CONTAINER_ID";
 
 /// What the controller said to the first registration.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Welcome {
+pub(super) enum Registered {
     /// Record as this run.
-    Run(RunNumber),
+    As(RunNumber),
     /// It cannot be asked, or has no run to give: choose.
-    Choose,
+    Unanswered,
     /// Do not record.
-    No(End),
+    Refused(End),
 }
 
 /// The line to the controller.
@@ -46,9 +46,14 @@ pub(super) struct Contact {
 
 impl Contact {
     /// Prepares what there is to say. Without a usable client the recorder is on its own.
-    pub(super) fn new(order: &Order, settings: &Settings, video: &Path, seen: &Seen) -> Self {
+    pub(super) fn new(
+        order: &Order,
+        settings: &Settings,
+        video: &Path,
+        reporter: &Reporter,
+    ) -> Self {
         let client = Client::new(settings).or_else(|cause| {
-            seen.settings_fault(cause.to_string());
+            reporter.settings_fault(cause.to_string());
             Client::without_authorities(settings)
         });
         let client = client
@@ -66,19 +71,19 @@ impl Contact {
     }
 
     /// Registers, within a bound that does not delay recording.
-    pub(super) async fn welcome(&self, last_run: RunNumber) -> Welcome {
+    pub(super) async fn register_first(&self, last_run: RunNumber) -> Registered {
         let asked = tokio::time::timeout(FIRST, self.register(last_run, None)).await;
         match asked {
-            Ok(Ok(run)) => Welcome::Run(run),
-            Ok(Err(ClientError::Superseded)) => Welcome::No(End::Superseded),
-            Ok(Err(ClientError::Over)) => Welcome::No(End::Stop(OVER)),
+            Ok(Ok(run)) => Registered::As(run),
+            Ok(Err(ClientError::Superseded)) => Registered::Refused(End::Superseded),
+            Ok(Err(ClientError::Over)) => Registered::Refused(End::Stop(OVER)),
             Ok(Err(cause)) => {
                 log::warn!("not registered yet, recording begins all the same: {cause}");
-                Welcome::Choose
+                Registered::Unanswered
             }
             Err(_) => {
                 log::warn!("not registered yet, recording begins all the same: no answer in time");
-                Welcome::Choose
+                Registered::Unanswered
             }
         }
     }
@@ -86,12 +91,12 @@ impl Contact {
     /// Beats until the end: at every interval, and at once when there is something to tell.
     pub(super) async fn beat(
         self,
-        stage: Stage,
+        context: Context,
         uploader: Uploader,
         key: ChunkKey,
         mut registered: bool,
     ) {
-        let token = stage.tasks.token();
+        let token = context.tasks.token();
         let mut every = tokio::time::interval(self.every);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut silent = false;
@@ -99,10 +104,10 @@ impl Contact {
             tokio::select! {
                 () = token.cancelled() => return,
                 _ = every.tick() => {}
-                () = stage.seen.urgent() => every.reset(),
+                () = context.reporter.urgent() => every.reset(),
             }
             let said = match registered {
-                true => self.say(&stage, &uploader, &key).await,
+                true => self.say(&context, &uploader, &key).await,
                 false => self.register(key.run, Some(key.run)).await.map(|_| ()),
             };
             match said {
@@ -116,8 +121,8 @@ impl Contact {
                     registered = false;
                     every.reset_immediately();
                 }
-                Err(ClientError::Superseded) => return stage.end(End::Superseded),
-                Err(ClientError::Over) => return stage.end(End::Stop(OVER)),
+                Err(ClientError::Superseded) => return context.end(End::Superseded),
+                Err(ClientError::Over) => return context.end(End::Stop(OVER)),
                 Err(cause) => {
                     if !silent {
                         log::warn!("recording goes on without the controller: {cause}");
@@ -146,9 +151,9 @@ impl Contact {
     }
 
     /// Says at once what is seen, for the last time.
-    pub(super) async fn last_beat(&self, stage: &Stage, uploader: &Uploader, key: &ChunkKey) {
+    pub(super) async fn last_beat(&self, context: &Context, uploader: &Uploader, key: &ChunkKey) {
         // What it answers changes nothing any more.
-        let _ = tokio::time::timeout(LAST_WORD, self.say(stage, uploader, key)).await;
+        let _ = tokio::time::timeout(LAST_WORD, self.say(context, uploader, key)).await;
     }
 
     async fn register(
@@ -168,15 +173,15 @@ impl Contact {
 
     async fn say(
         &self,
-        stage: &Stage,
+        context: &Context,
         uploader: &Uploader,
         key: &ChunkKey,
     ) -> Result<(), ClientError> {
         match uploader.trouble() {
-            Some(trouble) => stage.seen.trouble(TroubleKind::Store, trouble),
-            None => stage.seen.well(TroubleKind::Store),
+            Some(trouble) => context.reporter.trouble(TroubleKind::Store, trouble),
+            None => context.reporter.well(TroubleKind::Store),
         }
-        let mut report = stage.seen.report();
+        let mut report = context.reporter.report();
         report.chunks_stored = uploader.stored();
         let current = key.take.chunk(key.run, report.chunk);
         let heartbeat = Heartbeat {

@@ -3,9 +3,12 @@
 
 use super::address;
 use crate::child::Hidden;
+use crate::clock::Timestamp;
 use crate::config::{Faults, Secret, Variables};
 use crate::model::ids::{RecordingId, TakeId};
+use crate::runtime::QUICK_START;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What to record, and how.
@@ -27,6 +30,26 @@ pub struct Order {
     pub frame_rate: u32,
     /// OpenVidu's view of the recording; `RECORDING_JSON`.
     pub json: Option<Value>,
+}
+
+/// The page that is to be seen and heard, and how: what display, sound server and browser need to know.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The page.
+    pub url: Secret,
+    /// Whether anybody hears it.
+    pub sound: Sound,
+    /// The size of the display.
+    pub resolution: Resolution,
+    /// How many of its pictures a second are recorded.
+    pub frame_rate: u32,
+}
+
+impl View {
+    /// Everything that no log may repeat: the address and each secret part of it.
+    pub fn hidden(&self) -> Hidden {
+        Hidden::new(address::secrets(self.url.expose()))
+    }
 }
 
 /// Whether a recording has sound.
@@ -95,6 +118,8 @@ impl fmt::Display for Resolution {
 pub enum Assignment {
     /// A composed recording: ours. Beside it what was ordered and could not be understood; a default holds for that.
     Compose(Box<Order>, Vec<String>),
+    /// A session's page, of which recordings are ordered later, one after the other. Beside it the same.
+    QuickStart(View, Vec<String>),
     /// Anything else, which the base image's own entry point does; the word says what.
     Other(String),
 }
@@ -109,6 +134,11 @@ impl Assignment {
         let headless = get("HEADLESS_CHROME_ONLY").is_some_and(|text| text == "true");
         match get("CONTAINER_WORKING_MODE") {
             _ if headless => Ok(Self::Other("HEADLESS_CHROME_ONLY".into())),
+            Some(mode) if mode == QUICK_START => {
+                let mut faults = Vec::new();
+                let view = View::read(variables, &mut faults)?;
+                Ok(Self::QuickStart(view, faults))
+            }
             Some(mode) if mode != "COMPOSED" => Ok(Self::Other(mode)),
             _ => {
                 let mut faults = Vec::new();
@@ -119,7 +149,62 @@ impl Assignment {
     }
 }
 
+impl View {
+    fn read(variables: &Variables, faults: &mut Vec<String>) -> Result<Self, Faults> {
+        let url = required(variables, "URL").map_err(|missing| Faults(vec![missing]))?;
+        let mut wishes = Wishes { variables, faults };
+        Ok(Self {
+            url: Secret::new(url),
+            // Whether a recording has sound is known with its order.
+            sound: Sound::Recorded,
+            resolution: wishes.resolution(),
+            frame_rate: wishes.frame_rate(),
+        })
+    }
+}
+
 impl Order {
+    /// Reads an order of a recording of `view`, which came by variables as OpenVidu exports them. What they do not say is as the
+    /// view has it. Beside the order what could not be understood; a default holds for that.
+    ///
+    /// # Errors
+    /// When there is nothing to call the recording by.
+    pub fn of_view(
+        view: &View,
+        exported: &BTreeMap<String, String>,
+    ) -> Result<(Self, Vec<String>), Faults> {
+        let ours = [
+            ("URL", view.url.expose().to_owned()),
+            ("RESOLUTION", view.resolution.to_string()),
+            ("FRAMERATE", view.frame_rate.to_string()),
+        ];
+        let mut all: BTreeMap<&str, String> = ours.into();
+        let said = exported.iter().filter(|(_, value)| !value.is_empty());
+        all.extend(
+            said.filter(|(name, _)| *name != "URL")
+                .map(|(name, value)| (name.as_str(), value.clone())),
+        );
+        let mut faults = Vec::new();
+        let order = Self::read(&Variables::of(all), &mut faults)?;
+        Ok((order, faults))
+    }
+
+    /// When OpenVidu made it.
+    pub fn made_at(&self) -> Option<Timestamp> {
+        let millis = self.json.as_ref()?.get("createdAt")?.as_i64()?;
+        Some(Timestamp::from_millis(millis))
+    }
+
+    /// The page as this recording shows it.
+    pub fn view(&self) -> View {
+        View {
+            url: self.url.clone(),
+            sound: self.sound,
+            resolution: self.resolution,
+            frame_rate: self.frame_rate,
+        }
+    }
+
     fn read(variables: &Variables, faults: &mut Vec<String>) -> Result<Self, Faults> {
         let url = required(variables, "URL").map(Secret::new);
         let recording = required(variables, "VIDEO_ID").and_then(|text| {
@@ -136,9 +221,6 @@ impl Order {
         let json = wishes.take("RECORDING_JSON", None, |text| {
             serde_json::from_str(text).map(Some).ok()
         });
-        let nearest = variables
-            .get("FRAMERATE")
-            .and_then(|text| nearest_rate(&text));
         wishes.take("VIDEO_FORMAT", (), |text| (text == "mp4").then_some(()));
         Ok(Self {
             take: take_of(json.as_ref()),
@@ -148,10 +230,8 @@ impl Order {
             }),
             url,
             sound: wishes.take("ONLY_VIDEO", Sound::Recorded, Sound::parse),
-            resolution: wishes.take("RESOLUTION", Resolution::USUAL, Resolution::parse),
-            frame_rate: wishes.take("FRAMERATE", nearest.unwrap_or(25), |text| {
-                text.parse().ok().filter(|rate| RATES.contains(rate))
-            }),
+            resolution: wishes.resolution(),
+            frame_rate: wishes.frame_rate(),
             json,
             recording,
         })
@@ -168,11 +248,6 @@ impl Order {
         json.as_object_mut()?.remove("url");
         Some(json)
     }
-
-    /// Everything that no log may repeat: the address and each secret part of it.
-    pub fn hidden(&self) -> Hidden {
-        Hidden::new(address::secrets(self.url.expose()))
-    }
 }
 
 /// What OpenVidu says about how to record. Nothing of it ends a recording.
@@ -182,6 +257,18 @@ struct Wishes<'a> {
 }
 
 impl Wishes<'_> {
+    fn resolution(&mut self) -> Resolution {
+        self.take("RESOLUTION", Resolution::USUAL, Resolution::parse)
+    }
+
+    fn frame_rate(&mut self) -> u32 {
+        let said = self.variables.get("FRAMERATE");
+        let nearest = said.and_then(|text| nearest_rate(&text));
+        self.take("FRAMERATE", nearest.unwrap_or(25), |text| {
+            text.parse().ok().filter(|rate| RATES.contains(rate))
+        })
+    }
+
     /// What is wished by `name`; `usual` where nothing is, or nothing that can be done, which is a fault.
     fn take<T>(&mut self, name: &str, usual: T, read: impl Fn(&str) -> Option<T>) -> T {
         let Some(text) = self.variables.get(name) else {
@@ -277,7 +364,7 @@ mod tests {
     #[test]
     fn no_part_of_the_address_that_is_secret_can_be_said() {
         let order = order(openvidu());
-        let said = order.hidden().clean(
+        let said = order.view().hidden().clean(
             "GET https://OPENVIDUAPP:pa55word@host:4443/layout?secret=MY_SECRET&x=1#abcdef, MY_SECRET, OPENVIDUAPP:pa55word",
         );
         assert!(
@@ -290,12 +377,48 @@ mod tests {
     #[test]
     fn other_modes_are_the_base_images_own() {
         for pair in [
-            ("CONTAINER_WORKING_MODE", "COMPOSED_QUICK_START"),
+            ("CONTAINER_WORKING_MODE", "BROADCAST"),
             ("HEADLESS_CHROME_ONLY", "true"),
         ] {
             let assignment = Assignment::read(&Variables::of([pair])).unwrap();
             assert!(matches!(assignment, Assignment::Other(_)), "{pair:?}");
         }
+    }
+
+    #[test]
+    fn an_order_of_a_page_that_is_open_says_the_rest() {
+        let page = [
+            ("CONTAINER_WORKING_MODE", QUICK_START),
+            ("URL", "https://h/?secret=MY_SECRET"),
+            ("RESOLUTION", "1920x1080"),
+            ("FRAMERATE", "30"),
+        ];
+        let Ok(Assignment::QuickStart(view, faults)) = Assignment::read(&Variables::of(page))
+        else {
+            panic!("no page")
+        };
+        assert_eq!(faults, Vec::<String>::new());
+        let exported = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()));
+            Order::of_view(&view, &pairs.collect())
+        };
+        let (order, faults) = exported(&[
+            ("URL", "http://elsewhere/"),
+            ("VIDEO_ID", "ses~1"),
+            ("RESOLUTION", "640x480"),
+            ("FRAMERATE", ""),
+            ("ONLY_VIDEO", "true"),
+            ("RECORDING_JSON", r#"{"createdAt":12,"name":"it's \"x\""}"#),
+        ])
+        .unwrap();
+        assert_eq!(faults, Vec::<String>::new());
+        assert!(order.url.expose().contains("MY_SECRET"));
+        assert_eq!(order.resolution.to_string(), "640x480");
+        assert_eq!((order.frame_rate, order.sound), (30, Sound::None));
+        assert_eq!(order.member("name").as_deref(), Some("it's \"x\""));
+        assert!(exported(&[]).unwrap_err().to_string().contains("VIDEO_ID"));
     }
 
     #[test]

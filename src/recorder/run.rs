@@ -68,6 +68,11 @@ impl Run {
         last_run(self.take_folder()) > self.number
     }
 
+    /// Whether a run before this one recorded on this disk.
+    pub(super) fn goes_on_here(&self) -> bool {
+        (1..self.number.0).any(|run| self.take_folder().join(format!("r{run}")).is_dir())
+    }
+
     fn take_folder(&self) -> &Path {
         disk::parent(&self.folder)
     }

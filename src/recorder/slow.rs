@@ -1,7 +1,7 @@
 //! A disk that hangs gives no error, it only takes its time. Whoever writes says here when a piece of work begins and ends;
 //! a task beside them tells when one takes longer than it should. It ends nobody: what comes meanwhile waits in memory.
 
-use super::supervise::Stage;
+use super::context::Context;
 use crate::clock::Clock;
 use crate::model::wire::TroubleKind;
 use std::path::Path;
@@ -47,8 +47,8 @@ impl Watched {
 }
 
 /// Tells when the disk below `folder` keeps one of `watched` waiting, and when it does no longer, until the tasks end.
-pub(super) async fn tell(stage: Stage, watched: Vec<Watched>, folder: &Path) {
-    let token = stage.tasks.token();
+pub(super) async fn tell(context: Context, watched: Vec<Watched>, folder: &Path) {
+    let token = context.tasks.token();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = false;
@@ -63,9 +63,9 @@ pub(super) async fn tell(stage: Stage, watched: Vec<Watched>, folder: &Path) {
                 "the disk does not answer: what is recorded waits over a second for {}; check it, recording goes on in memory meanwhile",
                 folder.display()
             );
-            stage.seen.trouble(TroubleKind::Disk, message);
+            context.reporter.trouble(TroubleKind::Disk, message);
         } else if told && !slow {
-            stage.seen.well(TroubleKind::Disk);
+            context.reporter.well(TroubleKind::Disk);
         }
         told = slow;
     }

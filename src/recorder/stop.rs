@@ -1,7 +1,7 @@
 //! How a recording is told to end: `q` in the stop file, which OpenVidu writes from inside the container; OpenVidu's own file
 //! beside the video, which says so a moment before, and is all there is where `q` cannot be delivered; or a signal.
 
-use super::supervise::{End, Stage};
+use super::context::{Context, End};
 use crate::clock::Timestamp;
 use crate::join::beside::Beside;
 use serde_json::Value;
@@ -30,11 +30,11 @@ pub(super) fn is_asked_for(stop_file: &Path) -> bool {
         && first == *b"q"
 }
 
-/// Watches for both ways until the tasks end.
-pub(super) fn watch(stage: &Stage, stop_file: &Path) {
-    let (on, path) = (stage.clone(), PathBuf::from(stop_file));
-    let token = stage.tasks.token();
-    stage.tasks.spawn("stop file", async move {
+/// Watches the stop file until the tasks end.
+pub(super) fn watch(context: &Context, stop_file: &Path) {
+    let (on, path) = (context.clone(), PathBuf::from(stop_file));
+    let token = context.tasks.token();
+    context.tasks.spawn("stop file", async move {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         while !token.is_cancelled() {
@@ -44,11 +44,15 @@ pub(super) fn watch(stage: &Stage, stop_file: &Path) {
             }
         }
     });
+}
+
+/// Watches for signals until the tasks end.
+pub(super) fn watch_signals(context: &Context) {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (on, token) = (stage.clone(), stage.tasks.token());
+        let (on, token) = (context.clone(), context.tasks.token());
         match signal(kind) {
             Ok(mut signals) => {
-                stage.tasks.spawn("signals", async move {
+                context.tasks.spawn("signals", async move {
                     tokio::select! {
                         _ = signals.recv() => on.end(End::Stop(SIGNAL)),
                         () = token.cancelled() => {}
@@ -61,12 +65,12 @@ pub(super) fn watch(stage: &Stage, stop_file: &Path) {
 }
 
 /// Watches OpenVidu's file until the tasks end. Read on a thread of its own: the folder may be on another machine, and hang.
-pub(super) fn watch_file(stage: &Stage, beside: &Beside, recording: Option<&Value>) {
+pub(super) fn watch_file(context: &Context, beside: &Beside, recording: Option<&Value>) {
     let Some(recording) = recording.cloned() else {
         return;
     };
-    let (on, asked) = (stage.clone(), Arc::new((beside.clone(), recording)));
-    let token = stage.tasks.token();
+    let (on, asked) = (context.clone(), Arc::new((beside.clone(), recording)));
+    let token = context.tasks.token();
     let watching = async move {
         let mut read = tokio::time::interval(READ);
         read.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -82,7 +86,7 @@ pub(super) fn watch_file(stage: &Stage, beside: &Beside, recording: Option<&Valu
             }
         }
     };
-    stage.tasks.spawn("OpenVidu's file", async move {
+    context.tasks.spawn("OpenVidu's file", async move {
         token.run_until_cancelled(watching).await;
     });
 }

@@ -1,7 +1,7 @@
 //! Somebody deletes or moves away what is being recorded: whoever finds that says so here, once for all files of the
 //! recording, and what OpenVidu wants to find in the folder is made again.
 
-use super::seen::Seen;
+use super::reporter::Reporter;
 use crate::clock::Clock;
 use crate::join::beside::Beside;
 use crate::model::wire::TroubleKind;
@@ -16,7 +16,7 @@ const LATELY: Duration = Duration::from_secs(10);
 /// What was swept away. Clones are the same.
 #[derive(Clone)]
 pub(super) struct Sweeps {
-    seen: Seen,
+    reporter: Reporter,
     clock: Arc<dyn Clock>,
     beside: Beside,
     /// OpenVidu's view of the recording when it ordered it.
@@ -27,13 +27,13 @@ pub(super) struct Sweeps {
 
 impl Sweeps {
     pub(super) fn new(
-        seen: Seen,
+        reporter: Reporter,
         clock: Arc<dyn Clock>,
         beside: Beside,
         json: Option<Value>,
     ) -> Self {
         Self {
-            seen,
+            reporter,
             clock,
             beside,
             json,
@@ -56,7 +56,7 @@ impl Sweeps {
             "{} was deleted or moved away while it was recorded; it is made again from what was open, see who cleans up there",
             path.display()
         );
-        self.seen.trouble(TroubleKind::Disk, message);
+        self.reporter.trouble(TroubleKind::Disk, message);
     }
 
     /// Whether something was found a moment ago.
@@ -69,7 +69,7 @@ impl Sweeps {
     /// All is there again: says so, where something was found long enough ago.
     pub(super) fn all_is_there(&self) {
         if !self.is_recent() && self.last().take().is_some() {
-            self.seen.well(TroubleKind::Disk);
+            self.reporter.well(TroubleKind::Disk);
         }
     }
 

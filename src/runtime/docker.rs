@@ -1,17 +1,19 @@
 //! Recorders in Docker's containers. The version of the API is negotiated, so that engines from 20.10 on will do. What
 //! Docker reports is followed as a stream that comes back by itself when the daemon does.
 
+use super::turns::Turns;
 use super::{
     BackupSpec, Blueprint, Container, ContainerStatus, Environment, Happening, HappeningKind,
-    HostOptions, Image, ImageState, RECORDING, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo,
-    Stop, made_by_us,
+    HostOptions, Image, ImageState, QUICK_START, RECORDING, Runtime, RuntimeError, RuntimeEvent,
+    RuntimeInfo, Stop, made_by_us,
 };
 use crate::backoff::Backoff;
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::model::ask::{ASKED, Reply};
 use crate::model::ids::{ContainerId, RecordingId};
 use async_trait::async_trait;
 use bollard::errors::Error;
-use bollard::exec::{CreateExecOptions, StartExecOptions};
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
     ContainerUpdateBody, EventMessage, HostConfig, ImageInspect, RestartPolicy,
@@ -44,11 +46,26 @@ const STRUCK: Duration = Duration::from_secs(1);
 /// begins with that of its recording image; this one does not.
 const BACKUP_IMAGE: &str = "ov2-ha-recorder/backup";
 
+/// What asks a recorder, in its own container.
+const ASK: [&str; 3] = ["ov2-ha-recorder", "ask", "--json"];
+/// The most of what it says that is read.
+const MOST_SAID: usize = 16 << 10;
+
+/// Containers that are started at the same time, at most: no more than a processor each are started any faster, and Docker 20.10
+/// has been seen to hang for good in its networks' locks among dozens that ended and were started at once.
+const STARTS: usize = 4;
+/// A start that takes longer lets the next one begin.
+const SLOW_START: Duration = Duration::from_secs(5);
+
 /// Containers read at the same time.
 const READ_TOGETHER: usize = 8;
 
 /// The label `created.by` of our recording image, which has the name of OpenVidu's own.
 const IMAGE_MADE_BY: &str = "ov2-ha-recorder";
+
+fn starts_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(STARTS))
+}
 
 /// Docker, as far as recorders are concerned.
 #[derive(Clone)]
@@ -58,6 +75,7 @@ pub struct DockerRuntime {
     host: String,
     image_name: String,
     image_tag: String,
+    starts: Turns,
 }
 
 impl DockerRuntime {
@@ -71,6 +89,7 @@ impl DockerRuntime {
             host: named.unwrap_or_else(|| format!("unix://{SOCKET}")),
             image_name: image_name.to_owned(),
             image_tag: image_tag.to_owned(),
+            starts: Turns::new(starts_at_once(), SLOW_START),
         }
     }
 
@@ -209,10 +228,9 @@ impl DockerRuntime {
             return None;
         }
         let environment = read_environment(&config.env.unwrap_or_default());
-        let composed = environment
-            .0
-            .get("CONTAINER_WORKING_MODE")
-            .is_none_or(|mode| mode == "COMPOSED");
+        let mode = environment.0.get("CONTAINER_WORKING_MODE");
+        let composed = mode.is_none_or(|mode| mode == "COMPOSED");
+        let page = mode.is_some_and(|mode| mode == QUICK_START);
         let recording = environment.0.get("VIDEO_ID").filter(|_| composed);
         let state = found.state?;
         let created = found.created.map(|at| at.to_string());
@@ -223,6 +241,7 @@ impl DockerRuntime {
             image,
             labels: labels.into_iter().collect(),
             recording: recording.and_then(|id| RecordingId::parse(id).ok()),
+            page,
             created_at: created
                 .and_then(|at| Timestamp::parse(&at).ok())
                 .unwrap_or_default(),
@@ -491,11 +510,8 @@ impl Runtime for DockerRuntime {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let started = self
-            .docker()
-            .await?
-            .start_container(id.as_str(), None)
-            .await;
+        let start = self.docker().await?.start_container(id.as_str(), None);
+        let started = self.starts.take(start).await;
         started.map_err(|cause| self.of_container("start", id, cause))
     }
 
@@ -574,6 +590,33 @@ impl Runtime for DockerRuntime {
             .update_container(id.as_str(), update)
             .await;
         updated.map_err(|cause| self.of_container("set the restart policy of", id, cause))
+    }
+
+    async fn ask(&self, id: &ContainerId, patience: Duration) -> Result<Reply, RuntimeError> {
+        let refused = |cause| self.of_container("ask the recorder in", id, cause);
+        let docker = self.docker().await?;
+        let seconds = patience.as_secs().to_string();
+        // An earlier recorder knows the usual time only.
+        let timeout = ["--timeout", seconds.as_str()];
+        let timeout: &[&str] = if patience == ASKED { &[] } else { &timeout };
+        let exec = CreateExecOptions {
+            cmd: Some([&ASK[..], timeout].concat()),
+            attach_stdout: Some(true),
+            ..CreateExecOptions::default()
+        };
+        let exec = docker.create_exec(id.as_str(), exec).await;
+        let exec = exec.map_err(refused)?.id;
+        let started = docker.start_exec(&exec, None).await.map_err(refused)?;
+        let mut said = Vec::new();
+        if let StartExecResults::Attached { mut output, .. } = started {
+            while let Some(piece) = output.next().await {
+                let piece = piece.map_err(refused)?.into_bytes();
+                let room = MOST_SAID.saturating_sub(said.len());
+                said.extend_from_slice(&piece[..piece.len().min(room)]);
+            }
+        }
+        let ended = docker.inspect_exec(&exec).await.map_err(refused)?;
+        Ok(Reply::of_command(ended.exit_code, &said))
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

@@ -3,8 +3,10 @@
 
 pub mod docker;
 pub mod process;
+mod turns;
 
 use crate::clock::Timestamp;
+use crate::model::ask::Reply;
 use crate::model::ids::{ContainerId, RecordingId};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -16,6 +18,9 @@ pub const MADE_BY_US: (&str, &str) = ("created.by", "ha-controller");
 
 /// The label that names a backup's recording.
 pub const RECORDING: &str = "session.id";
+
+/// The mode of a container that shows a session's page before recordings are ordered, as OpenVidu names it.
+pub const QUICK_START: &str = "COMPOSED_QUICK_START";
 
 /// Whether a container is one that we made, by what its label of a name says.
 pub fn made_by_us<'a>(label: impl FnOnce(&str) -> Option<&'a String>) -> bool {
@@ -36,6 +41,8 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
     /// Its recording, read from `VIDEO_ID` in its environment.
     pub recording: Option<RecordingId>,
+    /// Whether it shows the page of a session, of which recordings are ordered in it (quick start).
+    pub page: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// When its first process was last started.
@@ -308,6 +315,13 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// [`RuntimeError::NotFound`] when it is gone.
     async fn restart_on_failure(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// Asks the recorder's first process, by the means of its own container, whether it is alive and what it does; an answer
+    /// is waited for as long as `patience`, in whole seconds.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`].
+    async fn ask(&self, id: &ContainerId, patience: Duration) -> Result<Reply, RuntimeError>;
 
     /// Everything that happens from now on. Reconnects by itself, and says so by [`RuntimeEvent::Connected`].
     fn events(&self) -> BoxStream<'static, RuntimeEvent>;

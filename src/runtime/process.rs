@@ -8,6 +8,7 @@ use super::{
     HostOptions, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::model::ask::Reply;
 use crate::model::ids::{ContainerId, RecordingId};
 use crate::random;
 use async_trait::async_trait;
@@ -27,6 +28,9 @@ use tokio::process::Command;
 
 /// The variable by which a recorder, and whatever it starts, knows its container's id.
 const ID: &str = "OV2_RECORDER_CONTAINER_ID";
+
+/// Where a recorder answers, in its folder.
+const SOCKET: &str = "ask.sock";
 
 /// How often the files are looked at: they give no events.
 const LOOK: Duration = Duration::from_millis(25);
@@ -144,6 +148,8 @@ impl ProcessRuntime {
                 .arg(&card.recordings)
                 .arg("--stop-file")
                 .arg(folder.join("stop"))
+                .arg("--socket")
+                .arg(folder.join(SOCKET))
                 .current_dir(&folder)
                 .env_clear()
                 .envs(&environment.0)
@@ -203,6 +209,7 @@ impl ProcessRuntime {
             image: "process".into(),
             labels: card.labels,
             recording: recording.and_then(|it| RecordingId::parse(it).ok()),
+            page: false,
             created_at: card.created_at,
             started_at: last(Note::started_at),
             ended_at: last(Note::ended_at),
@@ -387,6 +394,20 @@ impl Runtime for ProcessRuntime {
                 cause,
             )
         })
+    }
+
+    async fn ask(&self, id: &ContainerId, patience: Duration) -> Result<Reply, RuntimeError> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["ask", "--json", "--socket"])
+            .arg(self.folder(id).join(SOCKET))
+            .args(["--timeout", &patience.as_secs().to_string()])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let done = command.output().await;
+        let done = done.map_err(|cause| failed(&format!("ask the recorder {id}"), cause))?;
+        let code = done.status.code().map(i64::from);
+        Ok(Reply::of_command(code, &done.stdout))
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

@@ -132,11 +132,9 @@ impl ChunkStore for LocalStore {
 
     async fn probe(&self) -> Result<(), StoreError> {
         let act = format!("write below {}", self.root.display());
-        self.blocking(act, |root| {
-            disk::make_folder(&root)?;
-            disk::Draft::new(&root).map(drop)
-        })
-        .await
+        // A folder that is missing is not made: it may be a name that was mistyped, or a mount that is not there.
+        self.blocking(act, |root| disk::Draft::new(&root).map(drop))
+            .await
     }
 
     fn path(&self, key: &str) -> Option<PathBuf> {

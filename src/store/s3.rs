@@ -642,12 +642,22 @@ fn upload_headers(headers: &Headers) -> Result<Vec<(String, String)>, StoreError
 fn http(settings: &Settings) -> Result<reqwest::Client, OutboundError> {
     let trust = Trust::of(settings)?;
     let builder = outbound::builder_trusting(Duration::from_secs(5), &trust)?;
+    let builder = match is_built_in(settings) {
+        // It is this installation's own: no proxy lies on the way to it, nor is one to see what is recorded.
+        true => builder.no_proxy(),
+        false => builder,
+    };
     Ok(builder.read_timeout(SILENCE).build()?)
+}
+
+/// Whether chunks go to the built-in server.
+fn is_built_in(settings: &Settings) -> bool {
+    settings.s3_endpoint.is_none() && settings.s3_server_on()
 }
 
 /// Where requests name the bucket.
 fn place(settings: &Settings, bucket: &str) -> Result<BucketIn, StoreError> {
-    let built_in = settings.s3_endpoint.is_none() && settings.s3_server_on();
+    let built_in = is_built_in(settings);
     let endpoint = settings.s3_endpoint.as_ref().map(|url| url.expose());
     match (settings.s3_addressing, endpoint) {
         // The built-in server has one name, without buckets before it.
@@ -675,10 +685,7 @@ fn endpoint(settings: &Settings) -> Option<String> {
     match &settings.s3_endpoint {
         Some(url) => Some(url.expose().to_owned()),
         None if settings.s3_server_on() => {
-            let host = match settings.controller_host.as_str() {
-                host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-                host => host.to_owned(),
-            };
+            let host = settings.controller_host.in_url();
             Some(format!("http://{host}:{}", settings.s3_server_port.0))
         }
         None => None,
@@ -723,8 +730,9 @@ mod tests {
             ]);
             endpoint(&Variables::of(pairs).settings().unwrap())
         };
-        assert_eq!(of(&[]).as_deref(), Some("http://localhost:9000"));
-        assert_eq!(of(&[("HA_S3_SERVER", "off")]), None);
+        assert_eq!(of(&[]), None, "keys without an endpoint are AWS's");
+        let built_in = of(&[("HA_S3_SERVER", "on")]);
+        assert_eq!(built_in.as_deref(), Some("http://localhost:9000"));
         let custom = of(&[("HA_AWS_S3_SERVICE_ENDPOINT", "https://minio:9000/")]);
         assert_eq!(custom.as_deref(), Some("https://minio:9000"));
         assert_eq!(

@@ -59,6 +59,7 @@ impl House {
         let settings = [
             ("HA_RUNTIME", "process"),
             ("HA_RECORDING_STORAGE", "s3"),
+            ("HA_S3_SERVER", "on"),
             ("MINIO_API_PORT", &port),
             ("HA_AWS_S3_BUCKET", BUCKET),
             ("HA_AWS_ACCESS_KEY", KEY),

@@ -5,6 +5,7 @@ use crate::support::docker::{Container, containers, docker, signal_process};
 use crate::support::frames::Footage;
 use crate::support::gate::Gate;
 use crate::support::openvidu::Recording;
+use crate::support::own_disk::OwnDisk;
 use crate::support::stage::{leave_out, seconds_now};
 use crate::support::wait::{until, until_true};
 use ov2_ha_recorder::clock::{Clock, SystemClock, Timestamp};
@@ -22,6 +23,9 @@ pub(super) const QUICK: &[(&str, &str)] = &[
 ];
 /// The heartbeat time-out that follows from [`QUICK`], in seconds.
 const SILENCE: f64 = 6.0;
+
+/// Slack for machines that are busy with other things.
+const SLACK: f64 = 1.0;
 
 /// Long enough for some seconds of footage before and after a fault.
 const A_WHILE: Duration = Duration::from_secs(5);
@@ -45,7 +49,7 @@ impl Scene {
         fs::remove_dir_all(self.stage.controller.folder.join("data")).unwrap();
     }
 
-    async fn failovers(&self, id: &str) -> Value {
+    pub(super) async fn failovers(&self, id: &str) -> Value {
         self.stage
             .controller
             .get(&format!("/api/failover/{id}/history"))
@@ -308,6 +312,101 @@ async fn a_frozen_container_is_fenced_and_replaced() {
         "{:?}",
         footage.holes()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_hangs_is_asked_and_replaced() {
+    // With the settings as they come, and behind Docker's back: its files alone show that it does not go on.
+    let Some(scene) = Scene::set("a_recorder_that_hangs_is_asked_and_replaced", &[]).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_hangs").await;
+    let container = recording.vessel.container();
+    container.signal_first_process("STOP");
+    let hung_at = seconds_now();
+    scene.goes_on(&recording).await;
+    let said = docker(&["exec", &container.0, "ov2-ha-recorder", "ask"]).unwrap();
+    assert_eq!(said, "the recorder answers: it records");
+    let history = scene.failovers("ses_hangs").await;
+    assert_eq!(history["totalFailovers"], 1, "{history}");
+    let event = &history["failoverEvents"][0];
+    let reason = "the recorder recorded nothing more and did not answer";
+    assert_eq!(event["reason"], reason, "{event}");
+    let seen_at = Timestamp::parse(event["timestamp"].as_str().unwrap()).unwrap();
+    let replaced_at = seen_at.millis() as f64 + event["startMs"].as_f64().unwrap();
+    let took = replaced_at / 1_000.0 - hung_at;
+    eprintln!("replaced {took:.2} s after it hung");
+    assert!(
+        (5.5..8.0 + SLACK).contains(&took),
+        "replaced after {took} s"
+    );
+    let footage = scene.finish(&recording, 9.0 + SLACK, 1).await;
+    let hole = &footage.holes()[0];
+    assert!((hole.from - hung_at).abs() < 1.5, "{hole:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_mends_itself_is_asked_and_left_alone() {
+    // Its own patience with an ffmpeg that gives nothing is 3 s.
+    let soon = &[("HA_STALL_SECONDS", "2")];
+    let name = "a_recorder_that_mends_itself_is_asked_and_left_alone";
+    let Some(scene) = Scene::set(name, soon).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_mends").await;
+    let stopped = recording
+        .vessel
+        .container()
+        .signal_processes("ffmpeg", "STOP");
+    assert!(stopped > 0);
+    let answered = || {
+        let log = scene.stage.controller.log();
+        log.contains("nothing is ended: its recorder answers that")
+    };
+    until_true("its answer", Duration::from_secs(10), answered).await;
+    scene.goes_on(&recording).await;
+    assert!(
+        scene
+            .stage
+            .controller
+            .log()
+            .contains("its files grow again")
+    );
+    scene.finish(&recording, 6.0, 1).await;
+    assert_eq!(scene.failovers("ses_mends").await["totalFailovers"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_is_told_and_nobodys_fault() {
+    let name = "a_disk_that_hangs_is_told_and_nobodys_fault";
+    let folder = tempfile::tempdir().unwrap();
+    let disk = match OwnDisk::named(&folder.path().join("recordings")) {
+        Ok(disk) => disk,
+        Err(why) => return leave_out(name, &why),
+    };
+    let Some(scene) = Scene::set_in(name, folder, &[]).await else {
+        return;
+    };
+    let recording = scene.under_way("ses_disk").await;
+    // Dropped first, whatever is not as it should be: what is cleared away lies on that disk.
+    let hang = match disk.hang() {
+        Ok(hang) => hang,
+        Err(why) => return leave_out(name, &why),
+    };
+    until("the worry", Duration::from_secs(25), || async {
+        let worries = scene.stage.controller.get("/api/worries").await;
+        let worries = worries.as_array().unwrap().clone();
+        let mut texts = worries.iter().filter_map(|it| it["text"].as_str());
+        texts
+            .any(|it| it.ends_with("is left alone: the disk does not answer"))
+            .then_some(())
+    })
+    .await;
+    tokio::time::sleep(A_WHILE).await;
+    drop(hang);
+    scene.goes_on(&recording).await;
+    assert_eq!(scene.failovers("ses_disk").await["totalFailovers"], 0);
+    scene.finish(&recording, 0.0, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,23 +1,47 @@
 //! Docker through its command line, as far as tests need it. Everything here blocks for a short while only.
 
 use super::secrets;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// The longest that Docker may take for a command, in seconds; nothing that is asked of it here takes a tenth of it.
+const PATIENCE: u64 = 120;
+
+/// Docker took longer than that for a command: it has been seen to hang for good, and no later one waits for it.
+static HANGS: AtomicBool = AtomicBool::new(false);
 
 /// Runs `docker` with `args`; what it printed, or what it complained of.
 pub fn docker<S: AsRef<str>>(args: &[S]) -> Result<String, String> {
     let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
-    let output = Command::new("docker")
-        .args(&args)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|cause| format!("cannot run docker: {cause}"))?;
+    let verb = args.first().copied().unwrap_or_default();
+    let output = run(&args).map_err(|cause| format!("docker {verb}: {cause}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
         Ok(text(&output.stdout))
     } else {
-        let verb = args.first().copied().unwrap_or_default();
         Err(format!("docker {verb}: {}", text(&output.stderr)))
     }
+}
+
+fn run(args: &[&str]) -> Result<Output, String> {
+    let hangs = || format!("the daemon did not answer within {PATIENCE} s");
+    if HANGS.load(Ordering::Relaxed) {
+        return Err(format!("not tried, since earlier {}", hangs()));
+    }
+    let begin = Instant::now();
+    let output = Command::new("timeout")
+        .args(["-k", "5", &PATIENCE.to_string(), "docker"])
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|cause| format!("cannot be run: {cause}"))?;
+    // What runs in a container can end with the same codes as `timeout`.
+    if !output.status.success() && begin.elapsed() >= Duration::from_secs(PATIENCE) {
+        HANGS.store(true, Ordering::Relaxed);
+        return Err(hangs());
+    }
+    Ok(output)
 }
 
 /// The recording image that tests run, once it is known to be there; else why it cannot be used.
@@ -93,6 +117,11 @@ pub fn containers(filter: &str) -> Vec<Container> {
 pub struct Container(pub String);
 
 impl Container {
+    /// Runs a line of the shell in it, as OpenVidu does; `how` says whether it is waited for (`-i`) or not (`-d`).
+    pub fn shell(&self, how: &str, line: &str) -> Result<String, String> {
+        docker(&["exec", how, self.0.as_str(), "bash", "-c", line])
+    }
+
     /// What `docker inspect` says by a format.
     pub fn inspect(&self, format: &str) -> Result<String, String> {
         docker(&["inspect", "--format", format, &self.0])
@@ -147,12 +176,11 @@ impl Container {
 
     /// What its processes wrote.
     pub fn logs(&self) -> String {
-        let output = Command::new("docker")
-            .args(["logs", "--timestamps", &self.0])
-            .output()
-            .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        text(&output.stdout) + &text(&output.stderr)
+        match run(&["logs", "--timestamps", &self.0]) {
+            Ok(output) => text(&output.stdout) + &text(&output.stderr),
+            Err(why) => why,
+        }
     }
 
     /// Removes it by force; harmless when it is gone.

@@ -9,6 +9,8 @@ use std::thread;
 
 /// A hole must be longer than this many seconds to count: page, display and capture may each be a few frames late.
 const TOLERANCE: f64 = 0.3;
+/// More than a tone's length, in seconds.
+const TONE: f64 = 0.1;
 /// Samples a second of the sound that is looked at.
 const RATE: u32 = 8_000;
 
@@ -17,14 +19,32 @@ const RATE: u32 = 8_000;
 pub struct Footage {
     /// Every frame in the order of showing.
     pub frames: Vec<Frame>,
-    /// Where beeps begin, in seconds of file time.
-    pub beeps: Vec<f64>,
+    /// What is heard, in order.
+    pub beeps: Vec<Beep>,
     /// Loudest sample, 0 to 1.
     pub peak: f32,
     /// What the decoder complained of.
     pub decode_errors: Vec<String>,
     /// `format.duration` as ffprobe gives it.
     pub duration: f64,
+}
+
+/// One tone of the page.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beep {
+    /// When it begins, in seconds of file time.
+    pub at: f64,
+    /// The last digit of the second of the clock that it names by its pitch.
+    pub digit: u8,
+}
+
+impl Beep {
+    /// The second that it names, of those around `clock`.
+    fn second(&self, clock: f64) -> f64 {
+        let near = clock.round();
+        let later = (f64::from(self.digit) - near).rem_euclid(10.0);
+        near + if later > 5.0 { later - 10.0 } else { later }
+    }
 }
 
 /// One frame.
@@ -146,11 +166,29 @@ impl Footage {
 
     /// For every beep how much later than the picture it comes, in seconds; negative when it is early.
     pub fn sound_offsets(&self) -> Vec<f64> {
-        let offset = |beep: &f64| {
-            let clock = beep + self.clock_ahead(*beep)?;
-            Some(clock - clock.round())
-        };
-        self.beeps.iter().filter_map(offset).collect()
+        let offsets = self.beeps.iter().filter_map(|beep| self.offset(beep));
+        offsets.collect()
+    }
+
+    /// The same between two holes each, as the stretches follow each other: what one capture gave.
+    pub fn sound_offsets_by_stretch(&self) -> Vec<Vec<f64>> {
+        let holes = self.holes();
+        let mut stretches = vec![Vec::new(); holes.len() + 1];
+        for beep in &self.beeps {
+            let stretch = holes.partition_point(|hole| hole.at <= beep.at);
+            stretches[stretch].extend(self.offset(beep));
+        }
+        stretches
+    }
+
+    /// `None` beside a cut: what is heard there may be the rest of a tone, or the beginning of one of the other side.
+    fn offset(&self, beep: &Beep) -> Option<f64> {
+        let is_beside = |hole: &Hole| (hole.at - beep.at).abs() < TONE;
+        if self.holes().iter().any(is_beside) {
+            return None;
+        }
+        let clock = beep.at + self.clock_ahead(beep.at)?;
+        Some(clock - beep.second(clock))
     }
 
     /// By how much the picture's clock is ahead of file time at `at`. A page paints when it comes to it, so the median of
@@ -177,9 +215,7 @@ impl Footage {
 
     /// The median of [`Self::sound_offsets`].
     pub fn sound_offset(&self) -> f64 {
-        let mut offsets = self.sound_offsets();
-        offsets.sort_by(f64::total_cmp);
-        *offsets.get(offsets.len() / 2).expect("no beep is heard")
+        median(&self.sound_offsets()).expect("no beep is heard")
     }
 
     /// Whole seconds of the clock that the picture shows but that no beep marks. Those near the file's ends or a hole do not
@@ -196,7 +232,7 @@ impl Footage {
         let heard: Vec<f64> = self
             .beeps
             .iter()
-            .filter_map(|beep| self.clock_at(*beep))
+            .filter_map(|beep| self.clock_at(beep.at))
             .collect();
         let first = (self.first_clock() + margin).ceil() as i64;
         let last = (self.last_clock() - margin).floor() as i64;
@@ -349,7 +385,7 @@ fn decode_audio(video: &Path) -> Vec<f32> {
 }
 
 /// Where it becomes loud after at least 0.3 s of quiet, and the loudest sample.
-fn beeps(samples: &[f32]) -> (Vec<f64>, f32) {
+fn beeps(samples: &[f32]) -> (Vec<Beep>, f32) {
     let peak = samples
         .iter()
         .fold(0.0f32, |peak, sample| peak.max(sample.abs()));
@@ -359,12 +395,39 @@ fn beeps(samples: &[f32]) -> (Vec<f64>, f32) {
     for (at, sample) in samples.iter().enumerate() {
         if sample.abs() >= threshold {
             if at - quiet_since >= RATE as usize * 3 / 10 || found.is_empty() {
-                found.push(at as f64 / f64::from(RATE));
+                found.push(Beep {
+                    at: at as f64 / f64::from(RATE),
+                    digit: digit(&samples[at..]),
+                });
             }
             quiet_since = at;
         }
     }
     (found, peak)
+}
+
+/// The digit whose tone is the loudest at the beginning of `samples`: 600 Hz is zero, and 100 Hz lie between two.
+fn digit(samples: &[f32]) -> u8 {
+    let tone = &samples[..samples.len().min(RATE as usize * 6 / 100)];
+    let strength = |digit: u8| {
+        let angle = std::f32::consts::TAU * (600.0 + 100.0 * f32::from(digit)) / RATE as f32;
+        let (mut real, mut imaginary) = (0.0, 0.0);
+        for (at, sample) in tone.iter().enumerate() {
+            let (sin, cos) = (angle * at as f32).sin_cos();
+            real += sample * cos;
+            imaginary += sample * sin;
+        }
+        real.hypot(imaginary)
+    };
+    let louder = |one: &u8, other: &u8| strength(*one).total_cmp(&strength(*other));
+    (0..10).max_by(louder).unwrap_or_default()
+}
+
+/// The middle one.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 fn duration(video: &Path) -> f64 {
@@ -469,11 +532,43 @@ mod tests {
     fn a_beep_is_held_against_the_frames_on_its_side_of_a_cut() {
         let mut cut = footage(second(1e9, 0.0).chain(second(1e9 + 4.02, 1.0)));
         // one frame was painted late
-        cut.frames[27].clock = cut.frames[26].clock;
-        cut.beeps = vec![0.96, 1.08];
+        cut.frames[29].clock = cut.frames[28].clock;
+        let beep = |at, digit| Beep { at, digit };
+        cut.beeps = vec![
+            beep(0.88, 1),
+            beep(0.97, 4),
+            beep(1.05, 4),
+            beep(1.18, 4),
+            beep(1.58, 6),
+        ];
         let offsets = cut.sound_offsets();
-        assert!((offsets[0] + 0.04).abs() < 1e-6, "{offsets:?}");
-        assert!((offsets[1] - 0.1).abs() < 1e-6, "{offsets:?}");
+        assert!((offsets[0] + 0.12).abs() < 1e-6, "{offsets:?}");
+        assert!((offsets[1] - 0.2).abs() < 1e-6, "{offsets:?}");
+        assert!((offsets[2] + 1.4).abs() < 1e-6, "{offsets:?}");
+        let stretches = cut.sound_offsets_by_stretch();
+        assert_eq!(stretches.concat(), offsets);
+        assert_eq!(stretches[0].len(), 1, "{stretches:?}");
+    }
+
+    #[test]
+    fn a_beep_names_its_second() {
+        let mut samples = Vec::new();
+        for digit in 0..10u32 {
+            let tone = (600 + 100 * digit) as f32 * std::f32::consts::TAU / RATE as f32;
+            let quiet = (300.0 * std::f32::consts::TAU / RATE as f32, 0.1);
+            samples.extend((0..RATE).map(|at| {
+                let loud = if at < RATE * 8 / 100 { 0.5 } else { 0.0 };
+                loud * (tone * at as f32).sin() + quiet.1 * (quiet.0 * at as f32).sin()
+            }));
+        }
+        let (heard, _) = beeps(&samples);
+        let digits: Vec<u8> = heard.iter().map(|beep| beep.digit).collect();
+        assert_eq!(digits, (0..10).collect::<Vec<u8>>());
+        let named = |digit, clock| Beep { at: 0.0, digit }.second(clock);
+        assert_eq!(
+            [named(9, 20.2), named(0, 19.9), named(4, 21.0)],
+            [19.0, 20.0, 24.0]
+        );
     }
 
     #[test]

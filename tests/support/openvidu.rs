@@ -126,6 +126,17 @@ impl OpenVidu {
         let name = format!("recording_{}", order.id.replace('~', "_"));
         let environment = environment(&order, created_at);
         let vessel = self.ground.run(&name, environment, &self.recordings)?;
+        self.is_there(order, vessel, created_at, begin).await
+    }
+
+    /// The recording that was begun at `begin` in `vessel`, once its file has bytes.
+    async fn is_there(
+        &self,
+        order: Order,
+        vessel: Vessel,
+        created_at: u64,
+        begin: Instant,
+    ) -> Result<Recording, String> {
         let folder = self.recordings.join(&order.id);
         let mut recording = Recording {
             order,
@@ -144,7 +155,7 @@ impl OpenVidu {
                     video.display()
                 ));
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         recording.start_took = begin.elapsed();
         self.tell(&recording, "started", 0, 0.0).await?;
@@ -167,8 +178,7 @@ impl OpenVidu {
     /// recorded.
     pub async fn goes_on_with_the_stop(&self, recording: &Recording) -> Result<Sealed, String> {
         let begin = Instant::now();
-        let seal = recording.seal_path();
-        let mut json = read_json(&seal)?;
+        let json = read_json(&recording.seal_path())?;
         recording.vessel.tell_to_stop()?;
         if let Some(rest) = &self.rest {
             rest.records(session_of(&recording.order.id), recording.created_at, false)?;
@@ -176,6 +186,17 @@ impl OpenVidu {
         let exit_code = recording.vessel.end(PATIENCE).await?;
         let stop_took = begin.elapsed();
         recording.vessel.remove().await?;
+        self.seals(recording, json).await?;
+        Ok(Sealed {
+            video: recording.video(),
+            stop_took,
+            exit_code,
+        })
+    }
+
+    /// Reads what lies beside the video, and holds the recording ready.
+    async fn seals(&self, recording: &Recording, mut json: Value) -> Result<(), String> {
+        let seal = recording.seal_path();
         let info_path = recording
             .folder
             .join(format!("{}.info", recording.order.id));
@@ -192,10 +213,50 @@ impl OpenVidu {
         .into();
         fs::write(&seal, json.to_string()).map_err(|cause| cause.to_string())?;
         self.tell(recording, "ready", size, duration).await?;
+        Ok(())
+    }
+
+    /// The session's container in quick-start mode, made when the first user joins.
+    pub fn open(&self, order: &Order) -> Result<Vessel, String> {
+        let name = format!("recording_{}", session_of(&order.id));
+        self.ground
+            .run(&name, quick_environment(order), &self.recordings)
+    }
+
+    /// Starts a recording in the session's container: a command that is not waited for, then the wait for the file.
+    pub async fn start_in(&self, open: &Vessel, order: Order) -> Result<Recording, String> {
+        let created_at = now();
+        if let Some(rest) = &self.rest {
+            rest.records(session_of(&order.id), created_at, true)?;
+        }
+        let begin = Instant::now();
+        open.container()
+            .shell("-d", &quick_start(&order, created_at))?;
+        self.is_there(order, open.clone(), created_at, begin).await
+    }
+
+    /// Stops it there. What lies beside the video is read as soon as the command returns, after ten seconds at the latest.
+    pub async fn stop_in(&self, recording: &Recording) -> Result<Sealed, String> {
+        self.writes_the_stop(recording).await?;
+        let begin = Instant::now();
+        let json = read_json(&recording.seal_path())?;
+        let container = recording.vessel.container().clone();
+        let stop = move || container.shell("-i", QUICK_STOP);
+        let stopped = tokio::task::spawn_blocking(stop);
+        let patience = Duration::from_secs(10);
+        match tokio::time::timeout(patience, stopped).await {
+            Ok(ended) => ended.unwrap()?,
+            Err(_) => return Err("the stop did not return in time".into()),
+        };
+        let stop_took = begin.elapsed();
+        if let Some(rest) = &self.rest {
+            rest.records(session_of(&recording.order.id), recording.created_at, false)?;
+        }
+        self.seals(recording, json).await?;
         Ok(Sealed {
             video: recording.video(),
             stop_took,
-            exit_code,
+            exit_code: 0,
         })
     }
 
@@ -326,6 +387,41 @@ pub fn environment(order: &Order, created_at: u64) -> Vec<(&'static str, String)
         ("VIDEO_FORMAT", "mp4".into()),
         ("RECORDING_JSON", json.to_string()),
     ]
+}
+
+/// What OpenVidu puts into the environment of a session's container in quick-start mode, where `order` says what the session's
+/// recordings are usually like.
+pub fn quick_environment(order: &Order) -> Vec<(&'static str, String)> {
+    vec![
+        ("DEBUG_MODE", "false".into()),
+        ("CONTAINER_WORKING_MODE", "COMPOSED_QUICK_START".into()),
+        ("RESOLUTION", order.resolution.clone()),
+        ("FRAMERATE", order.frame_rate.to_string()),
+        ("URL", order.url.clone()),
+    ]
+}
+
+/// The line by which OpenVidu orders a recording there.
+pub fn quick_start(order: &Order, created_at: u64) -> String {
+    let exported = quick_order(order, created_at).into_iter();
+    let exported = exported.map(|(name, value)| match name {
+        "RECORDING_JSON" => format!("export {name}='{value}'"),
+        _ => format!("export {name}={value}"),
+    });
+    let exported = exported.collect::<Vec<_>>().join(" && ");
+    let script = "./composed_quick_start.sh --start-recording > /var/log/ffmpeg.log 2>&1 &";
+    format!("{exported} && {script}")
+}
+
+/// The line by which it stops one.
+pub const QUICK_STOP: &str = "./composed_quick_start.sh --stop-recording";
+
+/// What OpenVidu exports there before it orders a recording.
+pub fn quick_order(order: &Order, created_at: u64) -> Vec<(&'static str, String)> {
+    let of_container = ["CONTAINER_WORKING_MODE", "URL"];
+    let mut all = environment(order, created_at);
+    all.retain(|(name, _)| !of_container.contains(name));
+    all
 }
 
 fn session_of(id: &str) -> &str {

@@ -1,5 +1,5 @@
 """Publishes real WebRTC media from outside any browser: the wall clock as eight times eight gray cells, as clock.html shows it,
-25 times a second; a quiet tone; and a beep at each full second. Serves the page that receives it at /, with host candidates only.
+25 times a second; a quiet tone; and a beep at each full second, whose pitch names it as there. Serves the page that receives it at /, with host candidates only.
 
 Prints its port when it listens."""
 
@@ -66,17 +66,17 @@ class Clock(MediaStreamTrack):
         return frame
 
 
-def second_of_sound():
-    samples = []
+def second_of_sound(digit):
+    samples, pitch = [], 600 + 100 * digit
     for at in range(RATE):
-        beep = 16_000 * math.sin(2 * math.pi * 1_000 * at / RATE) if at < RATE // 10 else 0
+        beep = 16_000 * math.sin(2 * math.pi * pitch * at / RATE) if at < RATE // 10 else 0
         samples.append(round(beep + 2_000 * math.sin(2 * math.pi * 300 * at / RATE)))
     return struct.pack(f"<{RATE}h", *samples)
 
 
 class Sound(MediaStreamTrack):
     kind = "audio"
-    second = second_of_sound()
+    seconds = [second_of_sound(digit) for digit in range(10)]
     number = 0
 
     async def recv(self):
@@ -85,7 +85,8 @@ class Sound(MediaStreamTrack):
         await asyncio.sleep(max(0, self.number / 50 - time.time()))
         frame = AudioFrame(format="s16", layout="mono", samples=RATE // 50)
         begin = self.number % 50 * RATE // 50 * 2
-        frame.planes[0].update(self.second[begin : begin + RATE // 50 * 2])
+        second = self.seconds[self.number // 50 % 10]
+        frame.planes[0].update(second[begin : begin + RATE // 50 * 2])
         frame.pts, frame.sample_rate, frame.time_base = self.number * RATE // 50, RATE, fractions.Fraction(1, RATE)
         return frame
 

@@ -37,6 +37,8 @@ struct Known {
     /// What is answered to everything, where it is not OpenVidu that answers.
     instead: Option<(u16, &'static str)>,
     asked: usize,
+    /// `OPENVIDU_RECORDING_PUBLIC_ACCESS=true`.
+    is_public: bool,
 }
 
 impl Rest {
@@ -56,6 +58,11 @@ impl Rest {
     pub fn over(self, recordings: &Path) -> Self {
         self.known.lock().unwrap().recordings = recordings.to_owned();
         self
+    }
+
+    /// All of its recordings folder is served to everyone.
+    pub fn serve_recordings_to_everyone(&self) {
+        self.known.lock().unwrap().is_public = true;
     }
 
     /// Its address.
@@ -121,7 +128,8 @@ impl Drop for Rest {
 }
 
 fn answer(known: &mut Known, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    known.asked += 1;
+    let recordings = request.uri().path().strip_prefix("/openvidu/recordings/");
+    known.asked += usize::from(recordings.is_none());
     let (status, text) = match known.instead {
         Some((status, text)) => (status, text.to_owned()),
         None => openvidu_says(known, request),
@@ -134,6 +142,13 @@ fn answer(known: &mut Known, request: &Request<Incoming>) -> Response<Full<Bytes
 }
 
 fn openvidu_says(known: &Known, request: &Request<Incoming>) -> (u16, String) {
+    let file = request.uri().path().strip_prefix("/openvidu/recordings/");
+    if let Some(file) = file.filter(|_| known.is_public) {
+        return match fs::read_to_string(known.recordings.join(file)) {
+            Ok(text) => (200, text),
+            Err(_) => (404, error(404, "Not Found")),
+        };
+    }
     let wanted = format!("Basic {}", STANDARD.encode(format!("OPENVIDUAPP:{SECRET}")));
     let given = request.headers().get(AUTHORIZATION);
     if given.is_none_or(|given| given != wanted.as_str()) {

@@ -267,6 +267,12 @@ fn controller(screen: &Screen, now: Timestamp) -> Paragraph<'static> {
                 format!("  {}", part.summary).dim(),
             ]));
         }
+        if !overview.waiting.is_empty() {
+            lines.push(Line::default());
+            lines.push("Open pages, nothing ordered".bold().into());
+            let pages = overview.waiting.iter().take(10);
+            lines.extend(pages.map(|page| Line::from(page.session_id.clone())));
+        }
         let outbox = &overview.outbox;
         lines.push(Line::default());
         lines.push("Webhooks".bold().into());

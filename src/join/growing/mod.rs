@@ -30,6 +30,7 @@ use append::{Added, Open, Payload};
 use log::error;
 use names::{publish, take_up, unused_name};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,9 +79,35 @@ pub struct CaughtUp {
     /// The bytes at its end that are no whole fragment.
     pub lost_bytes: u64,
     /// What is wrong with it.
-    pub fault: Option<String>,
+    pub fault: Option<ChunkFault>,
     /// It belongs before what the video holds: only joining the take anew brings it in.
     pub late: bool,
+}
+
+/// What is wrong with a chunk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChunkFault {
+    /// The system does not read it to its end: what it holds there may be read later.
+    #[error("{0}")]
+    Unread(String),
+    /// What it holds is not what it should be.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl ChunkFault {
+    fn unread(cause: io::Error) -> Self {
+        Self::Unread(cause.to_string())
+    }
+}
+
+impl From<Trouble> for ChunkFault {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Io(cause) => Self::unread(cause),
+            Trouble::Malformed(cause) => Self::Broken(cause.to_string()),
+        }
+    }
 }
 
 impl GrowingFile {
@@ -242,7 +269,7 @@ impl GrowingFile {
         let file = match File::open(&report.source.path) {
             Ok(file) => file,
             Err(cause) => {
-                report.fault = Some(cause.to_string());
+                report.fault = Some(ChunkFault::unread(cause));
                 return Ok(report);
             }
         };
@@ -262,7 +289,7 @@ impl GrowingFile {
         let mut chunk = match Chunk::open(file) {
             Ok(chunk) => chunk,
             Err(cause) => {
-                report.fault = Some(cause.to_string());
+                report.fault = Some(ChunkFault::unread(cause));
                 return Ok(());
             }
         };
@@ -270,12 +297,8 @@ impl GrowingFile {
             let found = match chunk.next() {
                 Ok(Some(found)) => found,
                 Ok(None) => break,
-                Err(Trouble::Io(cause)) => {
-                    report.fault = Some(cause.to_string());
-                    break;
-                }
-                Err(Trouble::Malformed(fault)) => {
-                    report.fault = Some(fault.to_string());
+                Err(trouble) => {
+                    report.fault = Some(trouble.into());
                     break;
                 }
             };
@@ -295,7 +318,8 @@ impl GrowingFile {
         }
         report.lost_bytes = chunk.rest();
         if chunk.init().is_none() && report.fault.is_none() {
-            report.fault = Some("it is no MP4, or it ends within its first bytes".into());
+            let what = "it is no MP4, or it ends within its first bytes";
+            report.fault = Some(ChunkFault::Broken(what.into()));
         }
         Ok(())
     }

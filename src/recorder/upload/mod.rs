@@ -168,6 +168,12 @@ impl Uploader {
         !self.shared.keeps_files()
     }
 
+    /// The store to which chunks go that leave the disk.
+    pub fn store_of_what_left(&self) -> Option<Arc<dyn ChunkStore>> {
+        self.takes_files_away()
+            .then(|| Arc::clone(&self.shared.store))
+    }
+
     /// How many closed chunks the store has from this uploader.
     pub fn stored(&self) -> u32 {
         self.shared.queue().stored

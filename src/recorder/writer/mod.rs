@@ -3,30 +3,32 @@
 //! goes on from the last chunk that is in the video. Chunks that are in it are passed on to the upload. It is never the
 //! reason that a frame is missing.
 
+mod closing;
 mod names;
 mod pass_on;
 
+use super::context::{Context, End};
 use super::run::{Fence, Run};
 use super::slow::Watched;
-use super::supervise::{End, Stage};
 use super::sweeps::Sweeps;
 use super::upload::Uploader;
 use crate::chunklog::{Entry, Follower, Head, Heads, LogError, Source};
 use crate::join::{Finished, Fragment, GrowingFile, Init, JoinError, Options, Origin, Reserve};
 use crate::model::wire::TroubleKind;
+use futures_util::FutureExt;
+use futures_util::future::Shared;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+pub(super) use closing::finish;
+
 /// How many fragments are taken until it is looked again whether a later run has begun.
 const AT_ONCE: usize = 50;
 /// When what was refused is tried again, where nothing new comes before that.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How long what the video misses is appended after the stop. OpenVidu waits 30 s for all.
-const CATCH_UP: Duration = Duration::from_secs(15);
 /// How long it is tried to open a video that cannot be read, until it is put aside.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -52,14 +54,14 @@ pub(super) struct Target {
 /// Hears of the video's first moments.
 pub(super) struct Milestones {
     /// There is a frame in it.
-    pub(super) begun: oneshot::Receiver<()>,
+    pub(super) begun: Shared<oneshot::Receiver<()>>,
     /// It holds all that earlier runs left.
     pub(super) holds_earlier: oneshot::Receiver<()>,
 }
 
 /// Makes the video grow.
 pub(super) struct Writer {
-    stage: Stage,
+    context: Context,
     run: Run,
     target: Target,
     fence: Fence,
@@ -120,7 +122,7 @@ enum Step {
 impl Writer {
     /// Follows the log whose `heads` are heard. Nothing is opened yet.
     pub(super) fn new(
-        stage: Stage,
+        context: Context,
         run: Run,
         target: Target,
         uploader: Uploader,
@@ -131,8 +133,8 @@ impl Writer {
         let (holds_earlier, has_earlier) = oneshot::channel();
         let writer = Self {
             fence: Fence::around(&run),
-            watched: Watched::new(Arc::clone(&stage.clock)),
-            stage,
+            watched: Watched::new(Arc::clone(&context.clock)),
+            context,
             run,
             target,
             uploader,
@@ -149,7 +151,7 @@ impl Writer {
             holds_earlier: Some(holds_earlier),
         };
         let milestones = Milestones {
-            begun: has_begun,
+            begun: has_begun.shared(),
             holds_earlier: has_earlier,
         };
         (writer, milestones)
@@ -173,7 +175,7 @@ impl Writer {
             // Before the fence: a later run may have taken the name, and has made its folder by then.
             let nameless = self.is_nameless();
             if self.fence.is_overtaken() {
-                self.stage.end(End::Superseded);
+                self.context.end(End::Superseded);
                 return Ok(None);
             }
             if nameless && !self.sweeps.is_recent() {
@@ -206,54 +208,6 @@ impl Writer {
         })
     }
 
-    fn close(mut self, close: &watch::Receiver<Close>) -> Result<Option<Finished>, JoinError> {
-        let nameless = self.is_nameless();
-        if *close.borrow() == Close::Leave || self.fence.is_overtaken() {
-            return Ok(None);
-        }
-        if nameless {
-            self.found_swept();
-            self.reopen();
-        }
-        self.patient_until = Some(Duration::ZERO);
-        let head = *self.heads.borrow();
-        let begun = self.stage.clock.uptime();
-        while self.step(head) == Step::Further {
-            let is_late = *close.borrow() == Close::FinishNow;
-            if is_late || self.stage.clock.uptime().saturating_sub(begun) > CATCH_UP {
-                log::error!(
-                    "the video does not have all of the recording: the disk is too slow for what it missed; make it whole with \"ov2-ha-recorder recover\""
-                );
-                break;
-            }
-        }
-        if let Video::Open { follower, .. } = &mut self.video
-            && let Some(Entry::Passed { origin, .. }) = follower.end()
-        {
-            self.passed.push(origin);
-        }
-        let finished = self.finish()?;
-        // What it does not hold, for want of room, is in the chunks: they are stored, or named.
-        self.pass_on_all(head);
-        Ok(Some(finished))
-    }
-
-    fn finish(&mut self) -> Result<Finished, JoinError> {
-        match &mut self.video {
-            Video::Open { file, .. } => finish(file),
-            // Without its name the video is gone with this process: nobody may hear that it is finished.
-            Video::Closed(Some(file)) => {
-                file.reopen()?;
-                finish(file)
-            }
-            Video::Closed(None) => {
-                let Target { video, options, .. } = &self.target;
-                let mut file = GrowingFile::open(video, options.clone())?;
-                finish(&mut file)
-            }
-        }
-    }
-
     /// Takes a number of fragments from the log.
     fn step(&mut self, head: Head) -> Step {
         let step = self.go_on(head);
@@ -265,7 +219,7 @@ impl Writer {
                     return Step::Refused;
                 }
                 if before.is_some() {
-                    self.stage.seen.well(TroubleKind::Disk);
+                    self.context.reporter.well(TroubleKind::Disk);
                 }
                 Step::AtHead
             }
@@ -315,7 +269,7 @@ impl Writer {
         let Some(origin) = follower.reading() else {
             return Err(cause.into());
         };
-        let now = self.stage.clock.uptime();
+        let now = self.context.clock.uptime();
         let before = self.unread.filter(|(unread, _)| *unread == origin);
         let (_, since) = *self.unread.insert(before.unwrap_or((origin, now)));
         let is_closing = self.patient_until == Some(Duration::ZERO);
@@ -341,7 +295,7 @@ impl Writer {
             Some(file) => file,
             None => self.open_first()?,
         };
-        let source = Source::Folder(self.target.recordings.clone());
+        let source = self.source(file.last());
         let (take, run) = (self.run.take.clone(), self.run.number);
         let follower = match Follower::new(source, take, run, file.last()) {
             Ok(follower) => follower,
@@ -360,10 +314,36 @@ impl Writer {
         Ok(())
     }
 
+    /// Where the chunks lie that are behind `last`. A video that is begun anew, after its file was lost or damaged, has them from
+    /// the store, too, where that answers in time. What was recorded on another machine is left to who joins both: the one
+    /// there may record on for a moment.
+    fn source(&self, last: Option<Origin>) -> Source {
+        let folder = self.target.recordings.clone();
+        let begins_anew = last.is_none() && self.run.goes_on_here();
+        match self.uploader.store_of_what_left() {
+            Some(store) if begins_anew && self.is_patient() => {
+                Source::Both(folder, store, Handle::current())
+            }
+            Some(_) if begins_anew => {
+                log::error!(
+                    "the video holds what is on this disk: the store did not answer; make it whole with \"ov2-ha-recorder recover\""
+                );
+                Source::Folder(folder)
+            }
+            _ => Source::Folder(folder),
+        }
+    }
+
+    /// Whether what cannot be had now is still waited for.
+    fn is_patient(&self) -> bool {
+        let now = self.context.clock.uptime();
+        self.patient_until.is_none_or(|until| now < until)
+    }
+
     /// Opens what an earlier run left. What cannot be read may be readable in a moment; what still cannot then is put aside.
     fn open_first(&mut self) -> Result<GrowingFile, JoinError> {
         let Target { video, options, .. } = &self.target;
-        let now = self.stage.clock.uptime();
+        let now = self.context.clock.uptime();
         let until = *self.patient_until.get_or_insert(now + PATIENCE);
         let opened = match now < until {
             true => GrowingFile::open(video, options.clone()),
@@ -392,7 +372,7 @@ impl Writer {
         if !same {
             self.init = Some(Arc::clone(&init));
             // Another chunk, and perhaps another ffmpeg: why, if it is known, goes into the video with the gap before it.
-            if let Some(cause) = self.stage.seen.cause_of_gap() {
+            if let Some(cause) = self.context.reporter.cause_of_gap() {
                 file.explain(cause);
             }
         }
@@ -452,7 +432,7 @@ impl Writer {
         }
         self.refused = Some(refused);
         let message = format!("the video does not grow: {cause}");
-        self.stage.seen.trouble(TroubleKind::Disk, message);
+        self.context.reporter.trouble(TroubleKind::Disk, message);
     }
 
     fn note_growth(&mut self) {
@@ -483,22 +463,4 @@ impl Failed {
     fn is_for_want_of_room(&self) -> bool {
         matches!(self, Self::Video(cause) if cause.is_for_want_of_room())
     }
-}
-
-/// Finishes the video. Where the disk does not take its end it stays as it is, which plays, and is described from memory.
-///
-/// # Errors
-/// When nothing was recorded.
-pub(super) fn finish(file: &mut GrowingFile) -> Result<Finished, JoinError> {
-    file.finish().or_else(|cause| {
-        let finished = file.leave_unfinished()?;
-        let help = match cause.is_for_want_of_room() {
-            true => "free some space",
-            false => "check the disk",
-        };
-        log::error!(
-            "{cause}; the video plays as it is, but seeking in it is slow; {help} and finish it with \"ov2-ha-recorder recover\""
-        );
-        Ok(finished)
-    })
 }

@@ -26,7 +26,7 @@ impl Writer {
                 "{} was deleted or moved away, and there is no room to make it again; free {needed} bytes before the recording stops",
                 self.target.video.display()
             );
-            self.stage.seen.trouble(TroubleKind::Disk, message);
+            self.context.reporter.trouble(TroubleKind::Disk, message);
             return;
         }
         self.reopen();

@@ -1,0 +1,129 @@
+//! Programs that take the place of a machine's own on the `PATH`: what calls them is tried without Docker, apt or systemd, and
+//! every call is written down.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Notes its call and does nothing more.
+pub const NOTHING: &str = "";
+
+/// Docker as far as images are built, tagged and asked about. An image is a folder with its id, its labels, and the program
+/// that was built into it. `$STATE/registry` is the id of whatever is pulled, `$STATE/hung-registry` makes one that does not
+/// answer, `$STATE/no-build` one whose builds fail. `$STATE/silent` makes it one whose daemon does not answer,
+/// `$STATE/no-service` one without compose's controller.
+const DOCKER: &str = r#"
+[ ! -e "$STATE/silent" ] || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }
+place() { echo "$STATE/images/${1//\//%}"; }
+make() { mkdir -p "$(place "$1")"; echo "$RANDOM$RANDOM" >"$(place "$1")/id"; }
+verb=$1; shift
+case $verb in
+  version) echo 27 ;;
+  container) [ ! -e "$STATE/no-service" ] ;;
+  start | stop | restart) ;;
+  ps) cat "$STATE/running" 2>/dev/null || true ;;
+  inspect) echo true ;;
+  image)
+    shift; form=
+    case $1 in -f | --format) form=$2; shift 2 ;; esac
+    at=$(place "$1")
+    [ -d "$at" ] || exit 1
+    case $form in
+      '{{.Id}}') cat "$at/id" ;;
+      *Labels*) label=${form#*\"}; cat "$at/${label%%\"*}" 2>/dev/null || echo ;;
+    esac ;;
+  pull)
+    [ ! -e "$STATE/hung-registry" ] || exec sleep 600
+    [ -e "$STATE/registry" ] || exit 1
+    # What had the name is there still, by its id.
+    [ ! -d "$(place "$2")" ] || mv "$(place "$2")" "$(place "$(cat "$(place "$2")/id")")"
+    mkdir "$(place "$2")"; cp "$STATE/registry" "$(place "$2")/id" ;;
+  tag) [ -d "$(place "$1")" ] || exit 1; rm -rf "$(place "$2")"; cp -r "$(place "$1")" "$(place "$2")" ;;
+  rmi) [ -d "$(place "$1")" ] || exit 1; rm -r "$(place "$1")" ;;
+  build)
+    [ ! -e "$STATE/no-build" ] || exit 1
+    name=; labels=(created.by=ov2-ha-recorder)
+    while [ $# -gt 1 ]; do
+      case $1 in -t) name=$2 ;; --label) labels+=("$2") ;; --build-arg) [ -d "$(place "${2#BASE=}")" ] || exit 1 ;; esac
+      shift
+    done
+    make "$name"
+    for label in "${labels[@]}"; do echo "${label#*=}" >"$(place "$name")/${label%%=*}"; done
+    cp "$1/ov2-ha-recorder" "$(place "$name")/program" ;;
+  *) exit 1 ;;
+esac
+"#;
+
+/// A folder of such programs.
+#[derive(Debug)]
+pub struct Fakes {
+    folder: tempfile::TempDir,
+}
+
+impl Fakes {
+    /// With a Docker that has no image.
+    pub fn new() -> Self {
+        let fakes = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::create_dir(fakes.state().join("images")).unwrap();
+        fs::create_dir(fakes.folder.path().join("bin")).unwrap();
+        fakes.add("docker", DOCKER);
+        fakes
+    }
+
+    /// Whatever they keep.
+    pub fn state(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Adds `name`, which runs `script`.
+    pub fn add(&self, name: &str, script: &str) {
+        let path = self.folder.path().join("bin").join(name);
+        let text = format!("#!/bin/bash\necho \"{name} $*\" >>\"$STATE/calls\"\n{script}");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// An image of somebody else.
+    pub fn add_image(&self, name: &str, id: &str) {
+        let image = self.image(name);
+        fs::create_dir_all(&image).unwrap();
+        fs::write(image.join("id"), format!("{id}\n")).unwrap();
+    }
+
+    /// Docker answers nobody any more.
+    pub fn silence_docker(&self) {
+        fs::write(self.state().join("silent"), "").unwrap();
+    }
+
+    /// Where an image lies.
+    pub fn image(&self, name: &str) -> PathBuf {
+        self.state().join("images").join(name.replace('/', "%"))
+    }
+
+    /// The id of an image that is there.
+    pub fn id(&self, name: &str) -> Option<String> {
+        let id = fs::read_to_string(self.image(name).join("id")).ok()?;
+        Some(id.trim().to_owned())
+    }
+
+    /// The calls of `program` by now, a line each.
+    pub fn calls(&self, program: &str) -> Vec<String> {
+        let calls = fs::read_to_string(self.state().join("calls")).unwrap_or_default();
+        let own = calls
+            .lines()
+            .filter(|call| call.split(' ').next() == Some(program));
+        own.map(str::to_owned).collect()
+    }
+
+    /// Puts them before the machine's own programs.
+    pub fn before<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let own = self.folder.path().join("bin");
+        let path = std::env::var("PATH").unwrap();
+        command
+            .env("PATH", format!("{}:{path}", own.display()))
+            .env("STATE", self.state())
+    }
+}
