@@ -3,8 +3,8 @@
 use crate::container::scopeguard;
 use crate::package::shipped_program;
 use crate::support::bare::bare;
-use crate::support::controller::{Controller, USER};
-use crate::support::docker::{docker, recording_image, signal_process};
+use crate::support::controller::{Controller, USER, free_port};
+use crate::support::docker::{Container, SmallImage, docker, recording_image, signal_process};
 use crate::support::fakes::{Fakes, NOTHING};
 use crate::support::secrets;
 use crate::support::stage::leave_out;
@@ -343,7 +343,7 @@ fn where_docker_does_not_answer_install_is_one_sentence_and_changes_nothing() {
 
 #[test]
 fn recorders_get_a_token_of_their_own_unless_one_runs_that_knows_the_account_only() {
-    let copy_beside = |running: &str, service: &str| {
+    let installed_beside = |running: &str, service: &str| {
         let machine = Machine::new(SHAPES[2]);
         let fakes = Fakes::new();
         fakes.add_image(IMAGE, "openvidus");
@@ -351,21 +351,111 @@ fn recorders_get_a_token_of_their_own_unless_one_runs_that_knows_the_account_onl
         fs::write(fakes.state().join(service), "").unwrap();
         let done = machine.install_among(&fakes, &[]);
         assert!(done.status.success(), "{}", text(&done));
-        fs::read_to_string(machine.recorders_copy()).unwrap()
+        let in_folder = fs::read_to_string(machine.recorders_copy()).ok();
+        (fakes.settings(IMAGE).unwrap(), in_folder)
     };
-    let copy = |running: &str| copy_beside(running, "no-service");
-    for running in ["", "ov2-ha-recorder 0.1.0:\n"] {
-        let narrow = copy(running);
-        assert!(narrow.contains("HA_RECORDER_TOKEN="), "{narrow}");
-        assert!(!narrow.contains("HA_CONTROLLER_PASSWORD"), "{narrow}");
-    }
-    // Docker starts it again in its old image.
-    let wide = copy("ov2-ha-recorder 0.1.0:\n:\n");
-    assert!(wide.contains("HA_CONTROLLER_PASSWORD="), "{wide}");
-    assert!(!wide.contains("HA_RECORDER_TOKEN"), "{wide}");
+    let is_narrow = |text: &str| {
+        assert!(text.contains("HA_RECORDER_TOKEN="), "{text}");
+        assert!(!text.contains("HA_CONTROLLER_PASSWORD"), "{text}");
+    };
+    let is_wide = |text: &str| {
+        assert!(text.contains("HA_CONTROLLER_PASSWORD="), "{text}");
+        assert!(!text.contains("HA_RECORDER_TOKEN"), "{text}");
+    };
+    let (image, folder) = installed_beside("", "no-service");
+    is_narrow(&image);
+    assert_eq!(folder, None, "OpenVidu serves that folder");
+    // Docker starts it again in its old image, which has no settings.
+    let (image, folder) = installed_beside("ov2-ha-recorder 0.1.0:\n", "no-service");
+    is_narrow(&image);
+    is_narrow(&folder.unwrap());
+    let (image, folder) = installed_beside("ov2-ha-recorder 0.1.0:\n:\n", "no-service");
+    is_narrow(&image);
+    is_wide(&folder.unwrap());
     // A controller of compose's keeps the settings that it was made with until it is made anew.
-    let wide = copy_beside("", "compose");
-    assert!(wide.contains("HA_CONTROLLER_PASSWORD="), "{wide}");
+    let (image, folder) = installed_beside("", "compose");
+    is_wide(&image);
+    assert_eq!(folder, None);
+}
+
+/// How an installation of before, which told recorders all in the folder that OpenVidu serves, becomes one of now.
+#[test]
+fn settings_leave_the_folder_that_openvidu_serves_once_no_recorder_needs_them_there() {
+    let machine = Machine::new(SHAPES[2]);
+    let before = machine.files();
+    let fakes = Fakes::new();
+    fakes.add_image(IMAGE, "openvidus");
+    fs::write(fakes.state().join("no-service"), "").unwrap();
+    assert!(
+        machine
+            .install_among(&fakes, &["--without-image"])
+            .status
+            .success()
+    );
+    assert!(machine.recorders_copy().exists());
+    let path = machine.openvidu.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let done = machine.run_among(&fakes, Path::new(PROGRAM), arguments);
+        assert!(done.status.success(), "{}", text(&done));
+        text(&done)
+    };
+    let reconfigure = ["reconfigure", "--without-service", path];
+    let told = run(&reconfigure);
+    assert!(told.contains("has not built the image"), "{told}");
+    assert_eq!(
+        fakes.settings(IMAGE),
+        None,
+        "it belongs to whoever built it"
+    );
+
+    // A recording goes on: its image has no settings, and Docker may start it again.
+    fs::write(fakes.state().join("running"), "1\n").unwrap();
+    let install = ["install", "--auto", "--without-service", path];
+    let told = run(&install);
+    assert!(told.contains("recording_1 may be started again"), "{told}");
+    assert!(machine.recorders_copy().exists());
+    fs::remove_file(fakes.state().join("running")).unwrap();
+    let shown = run(&[&install[..], &["--dry-run"]].concat());
+    let removal = format!("would     remove {}", machine.recorders_copy().display());
+    assert!(shown.contains(&removal), "{shown}");
+    assert!(machine.recorders_copy().exists());
+    run(&install);
+    assert!(!machine.recorders_copy().exists());
+    let host = machine.env_file().with_file_name("recorders.env");
+    let mode = fs::metadata(&host).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    assert_eq!(fakes.settings(IMAGE), fs::read_to_string(&host).ok());
+
+    let own = fs::read_to_string(machine.env_file()).unwrap();
+    fs::write(machine.env_file(), own + "CHUNK_TIME_SIZE=7\n").unwrap();
+    run(&reconfigure);
+    let image = fakes.settings(IMAGE).unwrap();
+    assert!(image.contains("CHUNK_TIME_SIZE=7\n"), "{image}");
+    assert!(!machine.recorders_copy().exists());
+
+    // A Docker that does not answer cannot take them.
+    let own = fs::read_to_string(machine.env_file()).unwrap();
+    fs::write(machine.env_file(), own.replace("SIZE=7", "SIZE=8")).unwrap();
+    fakes.silence_docker();
+    let told = run(&reconfigure);
+    assert!(told.contains("Docker does not answer"), "{told}");
+    let folder = fs::read_to_string(machine.recorders_copy()).unwrap();
+    assert!(folder.contains("CHUNK_TIME_SIZE=8\n"), "{folder}");
+    fs::remove_file(fakes.state().join("silent")).unwrap();
+
+    // What a person changed since is that person's.
+    fs::write(machine.recorders_copy(), folder + "# mine\n").unwrap();
+    let told = run(&reconfigure);
+    assert!(told.contains("stays, for"), "{told}");
+    assert!(machine.recorders_copy().exists());
+    assert_eq!(fakes.settings(IMAGE), fs::read_to_string(&host).ok());
+    fs::remove_file(machine.recorders_copy()).unwrap();
+
+    fs::remove_file(machine.env_file()).unwrap();
+    run(&["uninstall", "--without-service"]);
+    assert_eq!(machine.files(), before);
+    assert_eq!(fakes.id(IMAGE).as_deref(), Some("openvidus"));
+    assert_eq!(fakes.id("ov2-ha-recorder/recording:2.32.2"), None);
 }
 
 #[test]
@@ -406,7 +496,9 @@ fn uninstall_gives_an_image_s_name_back_only_where_install_built_it() {
     let done = uninstall(&[]);
     assert!(done.status.success(), "{}", text(&done));
     assert_eq!(fakes.id(IMAGE).as_deref(), Some("openvidus"));
-    assert_eq!(fakes.id("ov2-ha-recorder-base:2.32.2"), None);
+    for name in ["ov2-ha-recorder-base", "ov2-ha-recorder/recording"] {
+        assert_eq!(fakes.id(&format!("{name}:2.32.2")), None, "{name}");
+    }
     assert!(!machine.folder.path().join("data/install.json").exists());
 
     // Built by hand: whoever did decides over it.
@@ -540,6 +632,109 @@ fn install_builds_the_recording_image_once_and_uninstall_gives_its_name_back() {
         &image,
     ];
     assert_ne!(docker(&maker).ok().as_deref(), Some("ov2-ha-recorder"));
+}
+
+/// By Docker itself, from a first installation to its removal, with a recording that goes on meanwhile.
+#[test]
+fn recorders_are_told_their_settings_by_their_image_and_the_recordings_folder_has_none() {
+    let test =
+        "recorders_are_told_their_settings_by_their_image_and_the_recordings_folder_has_none";
+    let image = match SmallImage::new() {
+        Ok(image) => image,
+        Err(why) => return leave_out(test, &why),
+    };
+    let debian = SmallImage::id(&image.full());
+    let own = format!("OPENVIDU_RECORDING_IMAGE={}", image.full());
+    let machine = Machine::new(("", SHAPES[2].1, &own));
+    let port = format!("HA_CONTROLLER_PORT={}\n", free_port());
+    fs::create_dir_all(machine.env_file().parent().unwrap()).unwrap();
+    fs::write(machine.env_file(), port).unwrap();
+    let (before, path) = (machine.files(), machine.openvidu.to_str().unwrap());
+    let run = |arguments: &[&str]| {
+        let mut command = bare(PROGRAM);
+        command
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(arguments);
+        command.arg("--env-file").arg(machine.env_file());
+        command
+            .arg("--data-dir")
+            .arg(machine.folder.path().join("data"));
+        command.arg("--json").output().unwrap()
+    };
+    let done = |arguments: &[&str]| {
+        let output = run(&[arguments, &["--without-service"]].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        json(&output)
+    };
+    let found = || {
+        let checks = json(&run(&["validate"]))["checks"].clone();
+        let mut all = checks.as_array().unwrap().clone();
+        all.retain(|check| check["name"] == "recorders");
+        let outcomes: Vec<_> = all.iter().map(|it| it["outcome"].clone()).collect();
+        (outcomes, Value::from(all).to_string())
+    };
+    let (install, reconfigure) = (["install", "--auto", path], ["reconfigure", path]);
+    done(&install);
+    assert!(!machine.recorders_copy().exists());
+    let (outcomes, said) = found();
+    assert_eq!(outcomes, ["good"], "{said}");
+    assert!(
+        said.contains(&format!("the settings in {}", image.full())),
+        "{said}"
+    );
+    let steps = done(&install)["steps"].clone();
+    let changed = steps
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|it| it["changed"] == true);
+    assert_eq!(changed.count(), 0, "{steps}");
+
+    let bind = format!(
+        "--volume={}:/recordings",
+        machine.recorders_copy().parent().unwrap().display()
+    );
+    let full = image.full();
+    let sleep = [
+        "run",
+        "-d",
+        "--network=none",
+        &bind,
+        "--entrypoint=sleep",
+        &full,
+        "600",
+    ];
+    let recording = Container(docker(&sleep).unwrap());
+    let _gone = scopeguard(|| recording.remove());
+    done(&install);
+    assert!(
+        !machine.recorders_copy().exists(),
+        "its image tells it the same"
+    );
+    let settings = fs::read_to_string(machine.env_file()).unwrap();
+    fs::write(machine.env_file(), settings.clone() + "CHUNK_TIME_SIZE=7\n").unwrap();
+    let told = done(&reconfigure)["notes"].to_string();
+    let name = recording.inspect("{{.Name}}").unwrap();
+    assert!(told.contains(name.trim_start_matches('/')), "{told}");
+    let folder = fs::read_to_string(machine.recorders_copy()).unwrap();
+    assert!(folder.contains("CHUNK_TIME_SIZE=7\n"), "{folder}");
+    assert!(
+        recording.runs(),
+        "a running recording goes on in its old image"
+    );
+    let (outcomes, said) = found();
+    assert_eq!(outcomes, ["good", "warning"], "{said}");
+    recording.remove();
+    done(&reconfigure);
+    assert!(!machine.recorders_copy().exists());
+    assert_eq!(found().0, ["good"]);
+
+    fs::write(machine.env_file(), settings).unwrap();
+    let back = done(&["uninstall"]);
+    assert_eq!(back["left"].to_string(), "[]", "{back}");
+    assert_eq!(machine.files(), before);
+    assert_eq!(SmallImage::id(&image.full()), debian);
+    assert_eq!(SmallImage::id(&image.plain()), None);
 }
 
 /// Hears whoever takes it for a proxy.

@@ -270,7 +270,7 @@ fn gives_openvidu_back_when_it_is_removed(machine: &Machine) {
     machine.do_("dpkg -r ov2-ha-recorder");
     assert_eq!(machine.do_(openvidu), before);
     assert_eq!(machine.do_(settings), ours);
-    machine.do_("! test -e /srv/recordings/.env");
+    machine.do_("! test -e /srv/recordings/.env && ! test -e /etc/ov2-ha-recorder/recorders.env");
 }
 
 /// What the built-in store has of recordings, and the record of what could not be put back, are kept, and their owner with

@@ -1,6 +1,9 @@
 //! The scripts of `packaging`: what must hold of them on a machine that has nothing of ours.
 
+use crate::container::scopeguard;
+use crate::support::docker::{SmallImage, docker};
 use crate::support::fakes::{Fakes, NOTHING};
+use crate::support::stage::leave_out;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -213,6 +216,72 @@ fn the_customers_script_builds_an_image_and_calls_nothing_but_docker() {
     );
     assert_eq!(theirs.id(kept.trim()).as_deref(), Some("customers"));
     assert_eq!(theirs.id(stock).as_deref(), Some("openvidus"));
+}
+
+/// By Docker itself: what a build copies, who may read it then, and what of it stands elsewhere.
+#[test]
+fn the_recorders_settings_are_a_last_layer_of_the_image_for_root_alone() {
+    let image = match SmallImage::new() {
+        Ok(image) => image,
+        Err(why) => return leave_out("the settings' layer", &why),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let script = customers_script(folder.path());
+    let settings = folder.path().join("settings");
+    let fakes = Fakes::new();
+    fakes.hear("docker");
+    let build = |text: &str| {
+        std::fs::write(&settings, text).unwrap();
+        let mut command = Command::new(&script);
+        command.arg("--binary").arg(folder.path().join("program"));
+        command.arg("--settings").arg(&settings);
+        command
+            .env("IMAGE_NAME", &image.name)
+            .env("IMAGE_TAG", "test");
+        let output = fakes.before(&mut command).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        let ids = [image.full(), image.plain()].map(|name| SmallImage::id(&name).unwrap());
+        (ids, said)
+    };
+    let run = |image: &str, words: &[&str]| {
+        let entry = format!("--entrypoint={}", words[0]);
+        let run = ["run", "--rm", "--network=none", &entry];
+        docker(&[&run[..], &[image], &words[1..]].concat())
+    };
+    let file = "/etc/ov2-ha-recorder.env";
+    let text = "HA_RECORDER_TOKEN=planted-1\n";
+    let (first, _) = build(text);
+    let stat = run(&image.full(), &["stat", "-c", "%a %u %g", file]);
+    assert_eq!(stat.unwrap(), "600 0 0");
+    assert_eq!(run(&image.full(), &["cat", file]).unwrap(), text.trim());
+    assert!(run(&image.plain(), &["cat", file]).is_err());
+    let (again, said) = build(text);
+    assert_eq!((&again, said.as_str()), (&first, ""), "nothing has changed");
+
+    let (second, _) = build("HA_RECORDER_TOKEN=planted-2\n");
+    assert_eq!(second[1], first[1], "the program was built again");
+    assert_ne!(second[0], first[0]);
+    assert_eq!(
+        SmallImage::id(&first[0]),
+        None,
+        "secrets of before are there still"
+    );
+    // A recording goes on in its old image.
+    let recording = docker(&["create", &image.full()]).unwrap();
+    let _gone = scopeguard(|| drop(docker(&["rm", "-f", &recording])));
+    build("HA_RECORDER_TOKEN=planted-3\n");
+    assert_eq!(SmallImage::id(&second[0]).as_ref(), Some(&second[0]));
+
+    let history = docker(&["history", "--no-trunc", &image.full()]).unwrap();
+    let inspected = docker(&["image", "inspect", &image.full(), &image.plain()]).unwrap();
+    let calls = fakes.calls("docker").join("\n");
+    assert!(calls.contains("build"), "{calls}");
+    for told in [history, inspected, calls] {
+        assert!(!told.contains("planted"), "{told}");
+    }
+    docker(&["rm", "-f", &recording]).unwrap();
+    docker(&["rmi", &second[0]]).unwrap();
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What `install` changes on a machine is written down before it is done, so that `uninstall` can put it back: whole
-//! files that it makes, single lines of files that belong to OpenVidu, and the recording image's name.
+//! files that it makes or takes away, single lines of files that belong to OpenVidu, and the recording image's name.
 
 use super::env_text::EnvText;
-use super::system::{Call, docker_answers, image_id, image_is_ours, image_label};
+use super::system::{Call, docker_answers, has_no_name, image_id, image_is_ours, image_label};
 use super::{Failure, exit};
+use crate::runtime::docker::BACKUP_IMAGE;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -25,16 +26,19 @@ pub(super) enum Change {
         name: &'static str,
         value: String,
     },
+    /// There shall be no file at `path`.
+    NoFile { path: PathBuf },
 }
 
 /// What was there before a change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "camelCase")]
 enum Before {
+    /// A file with its text; `None` where there was, or is to be, none.
     File {
         path: PathBuf,
         text: Option<String>,
-        after: String,
+        after: Option<String>,
     },
     Line {
         path: PathBuf,
@@ -89,6 +93,7 @@ impl Change {
             }
             Self::Line { path, name, value } => fs::read_to_string(path)
                 .is_ok_and(|found| EnvText::new(found).get(name).as_ref() == Some(value)),
+            Self::NoFile { path } => !path.exists(),
         }
     }
 
@@ -99,7 +104,7 @@ impl Change {
 
     pub(super) fn path(&self) -> &Path {
         match self {
-            Self::File { path, .. } | Self::Line { path, .. } => path,
+            Self::File { path, .. } | Self::Line { path, .. } | Self::NoFile { path } => path,
         }
     }
 
@@ -109,13 +114,18 @@ impl Change {
             Self::File { path, text, .. } => Before::File {
                 path: path.clone(),
                 text: found,
-                after: text.clone(),
+                after: Some(text.clone()),
             },
             Self::Line { path, name, value } => Before::Line {
                 path: path.clone(),
                 name: (*name).to_owned(),
                 line: found.and_then(|text| EnvText::new(text).line(name)),
                 after: value.clone(),
+            },
+            Self::NoFile { path } => Before::File {
+                path: path.clone(),
+                text: found,
+                after: None,
             },
         })
     }
@@ -128,6 +138,7 @@ impl Change {
                 text.set(name, value);
                 write(path, text.as_str(), 0o600)
             }
+            Self::NoFile { path } => remove(path),
         }
     }
 }
@@ -185,6 +196,16 @@ impl Record {
     pub(super) fn has_image(&self, name: &str) -> bool {
         let mut changes = self.changes.iter();
         changes.any(|it| matches!(it, Before::Image { name: noted, .. } if noted == name))
+    }
+
+    /// Whether the file at `path` is there as we left it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn has_our_file(&self, path: &Path) -> Result<bool, Failure> {
+        let found = read(path)?;
+        let is_it = |it: &Before| matches!(it, Before::File { path: noted, after, .. } if noted == path && *after == found);
+        Ok(found.is_some() && self.changes.iter().any(is_it))
     }
 
     /// Leaves the file at `path` as it is, for good.
@@ -301,8 +322,9 @@ impl Before {
 
     fn found(&self) -> Result<Found, Failure> {
         Ok(match self {
-            Self::File { path, after, .. } => match read(path)? {
-                Some(found) if found == *after => Found::Ours,
+            Self::File { path, text, after } => match read(path)? {
+                None if text.is_none() => Found::Back,
+                found if found == *after => Found::Ours,
                 Some(_) => Found::Theirs,
                 None => Found::Back,
             },
@@ -338,7 +360,7 @@ impl Before {
             } => write(path, text, 0o600),
             Self::File {
                 path, text: None, ..
-            } => fs::remove_file(path).map_err(|cause| cannot_write(path, &cause)),
+            } => remove(path),
             Self::Line {
                 path, name, line, ..
             } => {
@@ -352,12 +374,32 @@ impl Before {
 }
 
 /// Gives an image's name back to what ours was built on, where the image script kept that for it, or else to nobody: OpenVidu
-/// then fetches its own.
+/// then fetches its own. Of ours nothing stays that holds the recorders' settings, but for what a container is made of.
 fn give_back(image: &str) -> Result<(), Failure> {
-    let kept = image_label(image, "ov2-ha-recorder.replaces").filter(|kept| !kept.is_empty());
+    let label = |name| image_label(image, name).filter(|it| !it.is_empty());
+    let (ours, plain) = (image_id(image), label("ov2-ha-recorder.without-settings"));
+    let kept = label("ov2-ha-recorder.replaces");
     let kept = kept.filter(|kept| Call::of("docker", ["tag", kept, image]).succeeds());
     let needless = kept.as_deref().unwrap_or(image);
-    Call::of("docker", ["rmi", needless]).output().map(drop)
+    Call::of("docker", ["rmi", needless]).output()?;
+    let (Some(ours), Some(plain)) = (ours, plain) else {
+        return Ok(());
+    };
+    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
+    let of_backups = format!("{BACKUP_IMAGE}:{tag}");
+    // Docker refuses to remove what a container is made of; it is of no use to anybody afterwards.
+    if image_id(&of_backups).as_ref() == Some(&ours) {
+        Call::of("docker", ["rmi", &of_backups]).succeeds();
+    }
+    if has_no_name(&ours) {
+        Call::of("docker", ["rmi", &ours]).succeeds();
+    }
+    Call::of("docker", ["rmi", &plain]).succeeds();
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    fs::remove_file(path).map_err(|cause| cannot_write(path, &cause))
 }
 
 fn read(path: &Path) -> Result<Option<String>, Failure> {
@@ -460,5 +502,54 @@ mod tests {
         assert_eq!(done.left, [format!("B in {}", env.display())]);
         assert_eq!(fs::read_to_string(&env).unwrap(), "A=1\nB=mine\n");
         assert!(!own.exists());
+    }
+
+    /// What there was, whether it was changed by hand since, and what uninstall leaves.
+    #[test]
+    fn a_file_of_ours_that_was_taken_away_gives_its_place_back_to_what_was_there_before() {
+        for (before, later, is_ours, left) in [
+            (None, None, true, None),
+            (Some("theirs"), None, true, Some("theirs")),
+            (None, Some("by hand"), false, Some("by hand")),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (data, path) = (folder.path().join("data"), folder.path().join(".env"));
+            if let Some(before) = before {
+                fs::write(&path, before).unwrap();
+            }
+            let mut record = Record::default();
+            assert!(!record.has_our_file(&path).unwrap());
+            let file = |text: &str| Change::File {
+                path: path.clone(),
+                text: text.into(),
+                mode: 0o600,
+            };
+            assert!(record.make(&file("ours"), &data).unwrap());
+            if let Some(later) = later {
+                fs::write(&path, later).unwrap();
+            }
+            assert_eq!(record.has_our_file(&path).unwrap(), is_ours);
+            if is_ours {
+                let gone = Change::NoFile { path: path.clone() };
+                assert!(record.make(&gone, &data).unwrap());
+                assert!(!path.exists() && !record.make(&gone, &data).unwrap());
+            }
+            let record = Record::load(&data).unwrap();
+            record.undo(&data, true, Undo::Carry).unwrap();
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), left);
+        }
+    }
+
+    #[test]
+    fn a_record_of_before_files_were_taken_away_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "ours").unwrap();
+        let text = format!(
+            r#"{{"version":1,"changes":[{{"what":"file","path":{path:?},"text":null,"after":"ours"}}]}}"#
+        );
+        fs::write(folder.path().join("install.json"), text).unwrap();
+        let record = Record::load(folder.path()).unwrap();
+        assert!(record.has_our_file(&path).unwrap());
     }
 }

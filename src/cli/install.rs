@@ -1,15 +1,16 @@
 //! `install`: puts the service beside an OpenVidu 2 that is already there. It reads OpenVidu's folder, asks what cannot be
-//! read, writes the env file and the recorders' copy of it, builds the recording image and starts the service. Run again,
+//! read, writes the env file, builds the recording image with the recorders' settings in it, and starts the service. Run again,
 //! it does only what is not so yet. `reconfigure` brings changed settings to the recorders and to OpenVidu.
 
 use super::changes::{Change, Record};
 use super::env_text::EnvText;
 use super::openvidu::{Deployment, is_ours};
+use super::recorders_settings::{self, Key};
 use super::report::Form;
 use super::service::{Manager, Verb};
-use super::system::{Call, docker_answers, image_id, image_label};
-use super::{DataDir, Failure, SettingsFile, exit};
-use crate::config::{RuntimeKind, Settings, Storage, TABLE, Variables, quoted};
+use super::system::{Call, docker_answers, image_id, image_is_ours, image_label};
+use super::{DataDir, Failure, SettingsFile, exit, image_settings};
+use crate::config::{RuntimeKind, Settings, Storage, Variables, quoted};
 use crate::outbound::{self, Trust};
 use crate::random;
 use clap::Args;
@@ -24,10 +25,8 @@ const USUAL_RECORDINGS: &str = "/opt/openvidu/recordings";
 const DROP_IN: &str = "/etc/systemd/system/ov2-ha-recorder.service.d/recordings.conf";
 /// How long a webhook's target may take when its certificate is tried.
 const PROBE: Duration = Duration::from_secs(5);
-/// The recordings folder in a recorder's container.
-const RECORDINGS_OF_RECORDERS: &str = "/recordings";
 /// What an image says of the recorder in it.
-const VERSION_LABEL: &str = "ov2-ha-recorder.version";
+pub(super) const VERSION_LABEL: &str = "ov2-ha-recorder.version";
 const BUILD_RECORDER: &str = "/usr/share/ov2-ha-recorder/packaging/docker/build-recorder";
 
 /// Set the service up beside the OpenVidu in a folder.
@@ -42,7 +41,7 @@ pub(super) struct Install {
     /// Show what would be done and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Leave the recording image as it is.
+    /// Leave the recording image as it is; settings that it lacks are put into the recordings folder.
     #[arg(long)]
     without_image: bool,
     /// Leave the service as it is.
@@ -99,26 +98,21 @@ impl Install {
         let env = self.wanted(&openvidu, &path)?;
         let settings = settings(&env, &path)?;
         // Before the first change: what is begun here must come to its end.
-        let mut notes = match (self.missing(), self.dry_run) {
+        let missing = match (self.missing(), self.dry_run) {
             (Some(missing), false) => return Err(missing),
-            (missing, _) => Vec::from_iter(missing.map(|it| it.message)),
+            (missing, _) => missing,
         };
-        let mut steps = Steps {
-            record: Record::load(&self.data.data_dir)?,
-            data_dir: &self.data.data_dir,
-            dry_run: self.dry_run,
-            is_built: false,
-            done: Vec::new(),
-        };
+        let mut steps = Steps::begin(&self.data.data_dir, self.dry_run)?;
         steps.change(Change::File {
             path: path.clone(),
             text: env.as_str().to_owned(),
             mode: 0o640,
         })?;
-        if !self.without_image {
-            steps.image(&settings)?;
-        }
-        steps.recorders(&env, &settings)?;
+        let way = match self.without_image {
+            true => Way::Leave,
+            false => Way::Install,
+        };
+        steps.recorders(&env, &settings, &path, way)?;
         let managed = !self.without_service;
         if managed
             && settings.recording_path != Path::new(USUAL_RECORDINGS)
@@ -130,9 +124,10 @@ impl Install {
                 mode: 0o644,
             })?;
         }
-        if managed && notes.is_empty() {
+        if managed && missing.is_none() {
             steps.service()?;
         }
+        let mut notes = Vec::from_iter(missing.map(|it| it.message));
         notes.extend(self::notes(&openvidu, &settings));
         if settings.webhook_token.is_none() {
             notes.push(
@@ -273,14 +268,8 @@ impl Reconfigure {
         })?;
         let env = EnvText::new(text);
         let settings = settings(&env, &path)?;
-        let mut steps = Steps {
-            record: Record::load(&self.data.data_dir)?,
-            data_dir: &self.data.data_dir,
-            dry_run: self.dry_run,
-            is_built: false,
-            done: Vec::new(),
-        };
-        steps.recorders(&env, &settings)?;
+        let mut steps = Steps::begin(&self.data.data_dir, self.dry_run)?;
+        steps.recorders(&env, &settings, &path, Way::Reconfigure)?;
         for (name, value) in openvidu_lines(&settings) {
             steps.change(Change::Line {
                 path: openvidu.env_file(),
@@ -302,33 +291,112 @@ impl Reconfigure {
     }
 }
 
-struct Steps<'a> {
+/// How the recorders' settings come into the recording image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is built where it is not of this version or has other settings.
+    Install,
+    /// It is built: the program is another one.
+    Update,
+    /// One that "install" has built gets the changed settings; where it cannot, recorders read them in the recordings folder.
+    Reconfigure,
+    /// It stays as it is.
+    Leave,
+}
+
+/// What is done, one thing after the other.
+pub(super) struct Steps<'a> {
     record: Record,
     data_dir: &'a Path,
     dry_run: bool,
     /// Whether the recording image is of this very version, or would be.
     is_built: bool,
     done: Vec<Step>,
+    notes: Vec<String>,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
+    pub(super) fn begin(data_dir: &'a Path, dry_run: bool) -> Result<Self, Failure> {
+        Ok(Self {
+            record: Record::load(data_dir)?,
+            data_dir,
+            dry_run,
+            is_built: false,
+            done: Vec::new(),
+            notes: Vec::new(),
+        })
+    }
+
+    /// What a person should know of them.
+    pub(super) fn into_notes(self) -> Vec<String> {
+        self.notes
+    }
+
     fn change(&mut self, change: Change) -> Result<(), Failure> {
         let what = match &change {
             Change::File { path, .. } if change.is_new() => format!("make {}", path.display()),
             Change::File { path, .. } => format!("write {}", path.display()),
             Change::Line { path, name, .. } => format!("set {name} in {}", path.display()),
+            Change::NoFile { path } => format!("remove {}", path.display()),
         };
         let changed = match self.dry_run {
             true => !change.done(),
             false => self.record.make(&change, self.data_dir)?,
         };
-        self.done.push(Step { what, changed });
+        self.step(what, changed);
         Ok(())
     }
 
-    /// What recorders read.
-    fn recorders(&mut self, env: &EnvText, settings: &Settings) -> Result<(), Failure> {
-        for (setting, file, path) in authorities(settings) {
+    /// What recorders read: settings in the last layer of their image, and in the recordings folder, which OpenVidu serves, as
+    /// long as one of them needs them there.
+    pub(super) fn recorders(
+        &mut self,
+        env: &EnvText,
+        settings: &Settings,
+        env_file: &Path,
+        way: Way,
+    ) -> Result<(), Failure> {
+        self.authorities(settings)?;
+        let text = recorders_settings::text(env, settings, Key::of_image(settings));
+        let file = recorders_settings::host_file(env_file);
+        self.change(Change::File {
+            path: file.clone(),
+            text: text.clone(),
+            mode: 0o600,
+        })?;
+        let why_not = self.image(settings, &file, &text, way)?;
+        let place = settings.recording_path.join(".env");
+        let is_theirs = place.exists() && !self.record.has_our_file(&place)?;
+        let why = match why_not {
+            // Processes have no image; whoever told them what is to be told need not do it again.
+            _ if settings.runtime == RuntimeKind::Process && way == Way::Update => return Ok(()),
+            _ if settings.runtime == RuntimeKind::Process => None,
+            Some(why_not) => Some(why_not),
+            None if is_theirs => {
+                self.notes.push(left_to_its_writer(&place));
+                return Ok(());
+            }
+            None => match older_recorders(settings, &text) {
+                None => return self.clear(place),
+                older => older,
+            },
+        };
+        self.notes.extend(why.map(|why| {
+            let place = place.display();
+            format!(
+                "{place} holds the recorders' settings, in a folder that OpenVidu serves: {why}"
+            )
+        }));
+        let key = Key::of_folder(settings, self.is_built);
+        self.change(Change::File {
+            path: place,
+            text: recorders_settings::text(env, settings, key),
+            mode: 0o600,
+        })
+    }
+
+    fn authorities(&mut self, settings: &Settings) -> Result<(), Failure> {
+        for (setting, file, path) in recorders_settings::authorities(settings) {
             let text = std::fs::read_to_string(path).map_err(|cause| {
                 let message = format!("cannot read {setting}={}: {cause}", path.display());
                 Failure::with(exit::CONFIG, message)
@@ -339,26 +407,76 @@ impl Steps<'_> {
                 mode: 0o644,
             })?;
         }
-        let key = match all_know_tokens(settings, self.is_built) {
-            true => Key::Token,
-            false => Key::Account,
-        };
-        self.change(recorders_copy(env, settings, key))
+        Ok(())
     }
 
-    fn image(&mut self, settings: &Settings) -> Result<(), Failure> {
+    /// Sees to it that the recording image tells its recorders `text`, which lies in `file`. Answers why it does not.
+    fn image(
+        &mut self,
+        settings: &Settings,
+        file: &Path,
+        text: &str,
+        way: Way,
+    ) -> Result<Option<String>, Failure> {
         let image = settings.image();
-        let what = format!("build the recording image {image}");
         // An image with a recorder of another version is built anew.
         let ours = concat!("ov2-ha-recorder ", env!("CARGO_PKG_VERSION"));
-        let found = image_label(&image, VERSION_LABEL);
-        let changed = found.as_deref() != Some(ours);
-        if changed && !self.dry_run {
-            build_image(settings, &mut self.record, self.data_dir)?;
+        let is_other = || image_label(&image, VERSION_LABEL).as_deref() != Some(ours);
+        let is_built = matches!(way, Way::Install | Way::Update);
+        let program = is_built && (way == Way::Update || is_other());
+        let layer = program || !image_settings::has(&image, text);
+        if layer && let Some(why) = self.cannot_build(&image, way) {
+            return Ok(Some(why));
         }
-        self.is_built = true;
+        let mut why_not = None;
+        if layer && !self.dry_run {
+            let built = build_image(settings, file, &mut self.record, self.data_dir);
+            match built {
+                Err(failure) if way == Way::Reconfigure => why_not = Some(again(&failure)),
+                built => built?,
+            }
+        }
+        if is_built {
+            self.step(format!("build the recording image {image}"), program);
+        }
+        let changed = layer && why_not.is_none();
+        self.step(
+            format!("put the recorders' settings into the image {image}"),
+            changed,
+        );
+        self.is_built = is_built;
+        Ok(why_not)
+    }
+
+    /// Why the image is not to be touched; one that "install" did not build belongs to whoever did.
+    fn cannot_build(&self, image: &str, way: Way) -> Option<String> {
+        match way {
+            Way::Install | Way::Update => None,
+            Way::Leave => Some(format!(
+                "the image {image} is left without them; \"ov2-ha-recorder install\" without --without-image moves them there"
+            )),
+            Way::Reconfigure => match docker_answers() {
+                Err(silence) => Some(again(&silence)),
+                Ok(()) if self.record.has_image(image) && image_is_ours(image) == Some(true) => {
+                    None
+                }
+                Ok(()) => Some(format!(
+                    "\"install\" has not built the image {image}; \"ov2-ha-recorder install\" moves them there"
+                )),
+            },
+        }
+    }
+
+    /// Takes our settings out of the recordings folder.
+    fn clear(&mut self, place: PathBuf) -> Result<(), Failure> {
+        match place.exists() {
+            true => self.change(Change::NoFile { path: place }),
+            false => Ok(()),
+        }
+    }
+
+    fn step(&mut self, what: String, changed: bool) {
         self.done.push(Step { what, changed });
-        Ok(())
     }
 
     fn service(&mut self) -> Result<(), Failure> {
@@ -375,10 +493,7 @@ impl Steps<'_> {
             }
             manager.tell(verb)?;
         }
-        self.done.push(Step {
-            what: what.into(),
-            changed,
-        });
+        self.step(what.into(), changed);
         Ok(())
     }
 
@@ -394,7 +509,7 @@ impl Steps<'_> {
             openvidu,
             steps: self.done,
             openvidu_lines,
-            notes,
+            notes: [self.notes, notes].concat(),
         };
         form.print(&done, text);
         Ok(())
@@ -429,9 +544,36 @@ fn text(done: &Done) -> String {
     text
 }
 
-/// Builds the recording image by the script that the package brings, or a checkout has, from this very program.
-pub(super) fn build_image(
+/// Why settings in the image alone are not enough: a recorder that is started again reads what its own, earlier image says.
+fn older_recorders(settings: &Settings, text: &str) -> Option<String> {
+    match recorders_settings::recorders_without(text, &settings.recording_path) {
+        Ok(names) if names.is_empty() => None,
+        Ok(names) => Some(format!(
+            "{} may be started again, in an image without them; run \"ov2-ha-recorder reconfigure\" when these recordings are over",
+            names.join(", ")
+        )),
+        Err(failure) => Some(again(&failure)),
+    }
+}
+
+fn again(failure: &Failure) -> String {
+    let message = &failure.message;
+    format!("{message}; then run \"ov2-ha-recorder reconfigure\" again")
+}
+
+fn left_to_its_writer(place: &Path) -> String {
+    format!(
+        "{} stays, for \"install\" did not write it as it is: recorders read it before what their image says, and OpenVidu serves \
+         its folder; \"ov2-ha-recorder validate\" tries it; remove it where it is not needed",
+        place.display()
+    )
+}
+
+/// Builds the recording image by the script that the package brings, or a checkout has, from this very program, with what lies
+/// in `file` as the recorders' settings.
+fn build_image(
     settings: &Settings,
+    file: &Path,
     record: &mut Record,
     data_dir: &Path,
 ) -> Result<(), Failure> {
@@ -443,9 +585,11 @@ pub(super) fn build_image(
     })?;
     let image = settings.image();
     record.note_image(&image, None, data_dir)?;
+    let program = ["--binary".as_ref(), program.as_os_str()];
+    let file = ["--settings".as_ref(), file.as_os_str()];
     Call::of(
         "bash",
-        [script.as_os_str(), "--binary".as_ref(), program.as_os_str()],
+        [&[script.as_os_str()], &program[..], &file[..]].concat(),
     )
     .env("IMAGE_NAME", &settings.image_name)
     .env("IMAGE_TAG", &settings.image_tag)
@@ -508,85 +652,6 @@ fn is_refused_for_its_certificate(target: &str) -> bool {
     probed.is_ok()
 }
 
-/// What opens the controller to recorders. Older ones know the account only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    Token,
-    Account,
-}
-
-/// Whether every recorder that may read the file knows what a token is: those of the image, and those that run.
-fn all_know_tokens(settings: &Settings, is_built: bool) -> bool {
-    // A controller in a container of compose's has the settings that it was made with.
-    if settings.recorder_token.is_none() || matches!(Manager::find(), Ok(Manager::Docker)) {
-        return false;
-    }
-    if settings.runtime == RuntimeKind::Process {
-        return true;
-    }
-    let knows = |version: &str| !version.is_empty();
-    let image = image_label(&settings.image(), VERSION_LABEL);
-    // A colon, so that one without a version is a line too.
-    let version = format!("{{{{.Label \"{VERSION_LABEL}\"}}}}:");
-    let ours = [
-        "ps",
-        "--filter",
-        "label=created.by=ov2-ha-recorder",
-        "--format",
-        &version,
-    ];
-    let running = Call::of("docker", ours).output();
-    (is_built || image.as_deref().is_some_and(knows))
-        && running.is_ok_and(|said| said.lines().all(|line| knows(line.trim_end_matches(':'))))
-}
-
-/// What recorders read: everything that is set, secrets resolved, but for what only the controller needs.
-fn recorders_copy(env: &EnvText, settings: &Settings, key: Key) -> Change {
-    let other_key: &[&str] = match key {
-        Key::Token => &["HA_CONTROLLER_USERNAME", "HA_CONTROLLER_PASSWORD"],
-        Key::Account => &["HA_RECORDER_TOKEN"],
-    };
-    let not_theirs = [
-        "HA_VIEWER_",
-        "HA_WEBHOOK_",
-        "OPENVIDU_WEBHOOK",
-        "HA_TLS_",
-        "HA_TRUSTED_",
-        "HA_S3_SERVER_",
-        "OPENVIDU_RECORDING_PATH",
-        "OPENVIDU_URL",
-        "OPENVIDU_SECRET",
-        "HA_ORPHAN_",
-        "HA_LISTEN_",
-        "HA_ALERT_",
-        "HA_ALIVE_",
-    ];
-    let variables = Variables::default().over_text(env.as_str(), Path::new(""));
-    let mut text = String::from(
-        "# Written by \"ov2-ha-recorder install\" for the recorders; change the service's own file instead.\n",
-    );
-    let authorities = authorities(settings);
-    for setting in TABLE
-        .iter()
-        .filter(|row| !not_theirs.iter().any(|prefix| row.name.starts_with(prefix)))
-        .filter(|row| !other_key.contains(&row.name))
-    {
-        let copy = authorities.iter().find(|(name, ..)| *name == setting.name);
-        let value = match copy {
-            Some((_, file, _)) => Some(format!("{RECORDINGS_OF_RECORDERS}/{file}")),
-            None => variables.get(setting.name),
-        };
-        if let Some(value) = value {
-            text.push_str(&format!("{}={}\n", setting.name, quoted(&value)));
-        }
-    }
-    Change::File {
-        path: settings.recording_path.join(".env"),
-        text,
-        mode: 0o600,
-    }
-}
-
 /// The certificates in the text of a PEM file, which may hold a private key, too.
 fn certificates(pem: &str) -> String {
     const END: &str = "-----END CERTIFICATE-----";
@@ -602,31 +667,6 @@ fn certificates(pem: &str) -> String {
         rest = &rest[end..];
     }
     all
-}
-
-/// The files of authorities of which recorders get a copy in the recordings folder, for a path of this machine leads nowhere in
-/// their containers: the setting, the copy's name, and the file here. They speak TLS to the controller only where
-/// `HA_CONTROLLER_CA` is set.
-fn authorities(settings: &Settings) -> Vec<(&'static str, &'static str, &Path)> {
-    let further = settings.ca_file.as_deref();
-    let controller = settings.controller_ca.as_deref();
-    // The certificate itself will do where no authority is named: recorders trust the usual ones besides.
-    let own = settings.tls_cert.as_deref();
-    let controller = controller.or(own.map(|own| further.unwrap_or(own)));
-    let both = [
-        further.map(|path| ("HA_CA_FILE", ".ov2-ha-recorder-ca.pem", path)),
-        controller.map(|path| {
-            (
-                "HA_CONTROLLER_CA",
-                ".ov2-ha-recorder-controller-ca.pem",
-                path,
-            )
-        }),
-    ];
-    // One that is named as recorders know it lies there already.
-    let is_theirs = |path: &Path| path.starts_with(RECORDINGS_OF_RECORDERS);
-    let both = both.into_iter().flatten();
-    both.filter(|(.., path)| !is_theirs(path)).collect()
 }
 
 /// Where people and OpenVidu find the controller.
@@ -669,7 +709,7 @@ fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
 
 fn notes(openvidu: &Deployment, settings: &Settings) -> Vec<String> {
     let mut notes = Vec::new();
-    if openvidu.is_public {
+    if openvidu.is_public && settings.recording_path.join(".env").exists() {
         notes.push(format!(
             "OPENVIDU_RECORDING_PUBLIC_ACCESS is true: everyone can read {}/.env with its secrets over OpenVidu; set it to false, \
              restart OpenVidu, and change what is secret in it",
@@ -731,37 +771,4 @@ fn ask(question: &str, default: &str) -> Result<String, Failure> {
     read.map_err(|cause| Failure::new(format!("cannot read the answer: {cause}")))?;
     let answer = line.trim();
     Ok(if answer.is_empty() { default } else { answer }.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recorders_get_the_password_itself_and_nothing_that_only_the_controller_needs() {
-        let folder = tempfile::tempdir().unwrap();
-        let password = folder.path().join("password");
-        std::fs::write(&password, "s3cret\n").unwrap();
-        let env = EnvText::new(format!(
-            "HA_CONTROLLER_USERNAME=recorder\nHA_CONTROLLER_PASSWORD_FILE={}\nHA_WEBHOOK_TOKEN=t\nHA_RECORDER_TOKEN=of-recorders\nCHUNK_TIME_SIZE=5\n",
-            password.display()
-        ));
-        let settings = settings(&env, Path::new("env")).unwrap();
-        let copy = |key| match recorders_copy(&env, &settings, key) {
-            Change::File { text, .. } => text,
-            Change::Line { .. } => panic!("no file"),
-        };
-        let narrow = copy(Key::Token);
-        assert!(
-            narrow.contains("HA_RECORDER_TOKEN=of-recorders\n"),
-            "{narrow}"
-        );
-        assert!(!narrow.contains("HA_CONTROLLER_PASSWORD"), "{narrow}");
-        assert!(!narrow.contains("HA_CONTROLLER_USERNAME"), "{narrow}");
-        let text = copy(Key::Account);
-        assert!(!text.contains("HA_RECORDER_TOKEN"), "{text}");
-        assert!(text.contains("HA_CONTROLLER_PASSWORD=s3cret\n"), "{text}");
-        assert!(text.contains("CHUNK_TIME_SIZE=5\n"), "{text}");
-        assert!(!text.contains("HA_WEBHOOK_TOKEN"), "{text}");
-    }
 }

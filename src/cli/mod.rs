@@ -14,6 +14,7 @@ mod doctor;
 mod env_text;
 mod failovers;
 mod health;
+mod image_settings;
 mod install;
 mod join;
 mod logging;
@@ -22,6 +23,7 @@ mod openvidu;
 mod output;
 mod package;
 mod record;
+mod recorders_settings;
 mod recover;
 mod reload;
 mod report;
@@ -71,7 +73,8 @@ Exit codes:
 Files:
   /etc/ov2-ha-recorder/ov2-ha-recorder.env  settings; \"ov2-ha-recorder config\" lists their names
   /var/lib/ov2-ha-recorder                  state: database, and the built-in S3 server's objects
-  <recordings folder>/.env                  what recorders are told";
+  /etc/ov2-ha-recorder/recorders.env        what recorders are told; \"install\" puts it into the image
+  <recordings folder>/.env                  the same by hand; recorders read it before their image's";
 
 #[derive(Debug, Subcommand)]
 enum Action {
@@ -281,7 +284,7 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Runs a short command's work to its end.
-fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn wait<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

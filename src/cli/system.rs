@@ -158,6 +158,11 @@ pub(super) fn image_id(image: &str) -> Option<String> {
     inspect(image, "{{.Id}}")
 }
 
+/// Whether nothing refers to the image with this id any more.
+pub(super) fn has_no_name(id: &str) -> bool {
+    inspect(id, "{{len .RepoTags}}").as_deref() == Some("0")
+}
+
 fn inspect(image: &str, form: &str) -> Option<String> {
     let call = Call::of("docker", ["image", "inspect", "-f", form, image]);
     call.output().ok()

@@ -1,12 +1,13 @@
 //! `update`: a newer package, the recording image from its program, the service with both. Recordings that run keep their
 //! container and go on.
 
-use super::changes::Record;
-use super::install::build_image;
+use super::env_text::EnvText;
+use super::install::{Steps, Way, env_path};
 use super::report::Form;
 use super::service::{Manager, Verb};
 use super::system::{Call, find};
 use super::{DataDir, Failure, SettingsFile, exit};
+use crate::config::Settings;
 use clap::Args;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -38,6 +39,7 @@ struct Done {
     before: String,
     after: String,
     image: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Update {
@@ -88,27 +90,40 @@ impl Update {
 
     fn finish(&self, before: String) -> Result<(), Failure> {
         let settings = self.file.settings_with(&self.data)?;
-        if !self.without_image {
-            let data_dir = &self.data.data_dir;
-            build_image(&settings, &mut Record::load(data_dir)?, data_dir)?;
-        }
+        let notes = match self.without_image {
+            true => Vec::new(),
+            false => self.build(&settings)?,
+        };
         Manager::find()?.tell(Verb::Restart)?;
         let done = Done {
             before,
             after: installed()?,
             image: (!self.without_image).then(|| settings.image()),
+            notes,
         };
         self.form.print(&done, |done| {
             let image = done
                 .image
                 .as_ref()
                 .map_or(String::new(), |image| format!(", built {image}"));
+            let notes = done.notes.iter().map(|note| format!("\nnote: {note}"));
             format!(
-                "{} → {}{image}, restarted the service",
-                done.before, done.after
+                "{} → {}{image}, restarted the service{}",
+                done.before,
+                done.after,
+                notes.collect::<String>()
             )
         });
         Ok(())
+    }
+
+    /// The recording image, with the recorders' settings as the service's file has them. Answers what a person should know.
+    fn build(&self, settings: &Settings) -> Result<Vec<String>, Failure> {
+        let path = env_path(&self.file);
+        let env = EnvText::new(std::fs::read_to_string(&path).unwrap_or_default());
+        let mut steps = Steps::begin(&self.data.data_dir, false)?;
+        steps.recorders(&env, settings, &path, Way::Update)?;
+        Ok(steps.into_notes())
     }
 }
 

@@ -187,11 +187,9 @@ impl Controller {
         });
         drop(table);
         if news == Some(true) {
-            let env = self.0.settings.recording_path.join(".env");
             error!(session:% = id;
                 "no heartbeat of this recorder arrives, and its files grow: it records on and nothing is ended; \
-                 check the controller's address and password in {} and the lines above about refused access",
-                env.display()
+                 \"ov2-ha-recorder validate\" tries what recorders are told, and lines above may say who was refused access"
             );
         }
     }

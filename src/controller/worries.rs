@@ -274,7 +274,7 @@ fn lost(session: &Session, silence: &Silence, now: Timestamp) -> Option<Worry> {
             let (text, advice) = match silence.contact {
                 Contact::Deaf => (
                     "records on and has not been heard",
-                    "check the controller's address and password in .env in the recordings folder",
+                    "\"ov2-ha-recorder validate\" tries the controller's address and the token that recorders are told",
                 ),
                 _ => ("has not been heard", BY_ITSELF),
             };
@@ -312,8 +312,8 @@ fn unprotected((recording, container, since): (RecordingId, String, Timestamp)) 
         subject: recording.to_string(),
         badge: None,
         text: format!("{recording} is not protected: container {container} records it and has never registered"),
-        advice: "check with \"ov2-ha-recorder validate\" that the image is ours, and the controller's address and password \
-                 in .env in the recordings folder"
+        advice: "check with \"ov2-ha-recorder validate\" that the image is ours, and that recorders are told the controller's \
+                 address and a token that it takes"
             .into(),
         since,
     }

@@ -324,8 +324,8 @@ impl Shared {
             return with_details(part, details);
         }
         let part = down(&format!(
-            "no heartbeat arrives from {} of the recorders that record ({}); check that they have this controller's address \
-             and password, in .env in the recordings folder",
+            "no heartbeat arrives from {} of the recorders that record ({}); \"ov2-ha-recorder validate\" tries the address and \
+             the token that they are told",
             deaf.len(),
             named(&deaf)
         ));

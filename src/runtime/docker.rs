@@ -44,7 +44,7 @@ const STRUCK: Duration = Duration::from_secs(1);
 
 /// The name that backups' image bears beside its own. OpenVidu removes, when it starts, every container whose image name
 /// begins with that of its recording image; this one does not.
-const BACKUP_IMAGE: &str = "ov2-ha-recorder/backup";
+pub const BACKUP_IMAGE: &str = "ov2-ha-recorder/backup";
 
 /// What asks a recorder, in its own container.
 const ASK: [&str; 3] = ["ov2-ha-recorder", "ask", "--json"];

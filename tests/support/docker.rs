@@ -103,6 +103,57 @@ impl Drop for OwnImage {
     }
 }
 
+/// A small image under a name of one test's own, for ours to be built on; what becomes of it goes with it.
+#[derive(Debug)]
+pub struct SmallImage {
+    /// Its name without tag.
+    pub name: String,
+}
+
+impl SmallImage {
+    /// A Debian; why there is none.
+    pub fn new() -> Result<Self, String> {
+        let debian = "ov2-ha-recorder-debian:bookworm";
+        let missing =
+            |_| format!("the image {debian} is not there; packaging/docker/build-systemd makes it");
+        docker(&["image", "inspect", "--format", "{{.Id}}", debian]).map_err(missing)?;
+        let small = Self {
+            name: format!("ov2-ha-test/{}", ov2_ha_recorder::random::hex::<6>()),
+        };
+        docker(&["tag", debian, &small.full()])?;
+        Ok(small)
+    }
+
+    /// Name and tag.
+    pub fn full(&self) -> String {
+        format!("{}:{}", self.name, OwnImage::TAG)
+    }
+
+    /// Ours on it without the recorders' settings.
+    pub fn plain(&self) -> String {
+        format!(
+            "ov2-ha-recorder/recording:{}",
+            self.full().replace(['/', ':'], "-")
+        )
+    }
+
+    /// The id of what is there under a name.
+    pub fn id(name: &str) -> Option<String> {
+        docker(&["image", "inspect", "--format", "{{.Id}}", name]).ok()
+    }
+}
+
+impl Drop for SmallImage {
+    fn drop(&mut self) {
+        let base = self
+            .plain()
+            .replace("ov2-ha-recorder/recording", "ov2-ha-recorder-base");
+        for name in [self.full(), self.plain(), base] {
+            let _ = docker(&["rmi", &name]);
+        }
+    }
+}
+
 /// Every container that `filter` matches, ended ones too.
 pub fn containers(filter: &str) -> Vec<Container> {
     docker(&["ps", "-aq", "--no-trunc", "--filter", filter])

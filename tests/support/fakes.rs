@@ -9,8 +9,9 @@ use std::process::Command;
 /// Notes its call and does nothing more.
 pub const NOTHING: &str = "";
 
-/// Docker as far as images are built, tagged and asked about. An image is a folder with its id, its labels, and the program
-/// that was built into it. `$STATE/registry` is the id of whatever is pulled, `$STATE/hung-registry` makes one that does not
+/// Docker as far as images are built, tagged and asked about. An image is a folder with its id, its labels, the program that was
+/// built into it, and its settings. `$STATE/running` has a line for each recorder, which is of an image that has none.
+/// `$STATE/registry` is the id of whatever is pulled, `$STATE/hung-registry` makes one that does not
 /// answer, `$STATE/no-build` one whose builds fail. `$STATE/silent` makes it one whose daemon does not answer,
 /// `$STATE/no-service` one without compose's controller.
 const DOCKER: &str = r#"
@@ -23,7 +24,13 @@ case $verb in
   container) [ ! -e "$STATE/no-service" ] ;;
   start | stop | restart) ;;
   ps) cat "$STATE/running" 2>/dev/null || true ;;
-  inspect) echo true ;;
+  inspect) case $* in *.Image*) shift 2; printf 'older /recording_%s\n' "$@" ;; *) echo true ;; esac ;;
+  create) shift 3; [ -d "$(place "$1")" ] || exit 1; echo "$1" >"$STATE/looked-into" ;;
+  cp)
+    at=$(place "$(cat "$STATE/looked-into")")
+    [ -e "$at/ov2-ha-recorder.env" ] || { echo "Error: No such container:path: $1" >&2; exit 1; }
+    tar -c -C "$at" ov2-ha-recorder.env ;;
+  rm) ;;
   image)
     shift; form=
     case $1 in -f | --format) form=$2; shift 2 ;; esac
@@ -48,9 +55,17 @@ case $verb in
       case $1 in -t) name=$2 ;; --label) labels+=("$2") ;; --build-arg) [ -d "$(place "${2#BASE=}")" ] || exit 1 ;; esac
       shift
     done
-    make "$name"
-    for label in "${labels[@]}"; do echo "${label#*=}" >"$(place "$name")/${label%%=*}"; done
-    cp "$1/ov2-ha-recorder" "$(place "$name")/program" ;;
+    if [ -e "$1/Dockerfile" ]; then
+      from=$(sed -n 's/^FROM //p' "$1/Dockerfile")
+      rm -rf "$(place "$name")"
+      cp -r "$(place "$from")" "$(place "$name")"
+      cp "$1/ov2-ha-recorder.env" "$(place "$name")"
+      echo "$RANDOM$RANDOM" >"$(place "$name")/id"
+    else
+      make "$name"
+      cp "$1/ov2-ha-recorder" "$(place "$name")/program"
+    fi
+    for label in "${labels[@]}"; do echo "${label#*=}" >"$(place "$name")/${label%%=*}"; done ;;
   *) exit 1 ;;
 esac
 "#;
@@ -86,6 +101,14 @@ impl Fakes {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// Notes the calls of `name` and has the machine's own carry them out.
+    pub fn hear(&self, name: &str) {
+        let folders = std::env::var_os("PATH").unwrap();
+        let mut files = std::env::split_paths(&folders).map(|folder| folder.join(name));
+        let own = files.find(|file| file.is_file()).unwrap();
+        self.add(name, &format!("exec '{}' \"$@\"", own.display()));
+    }
+
     /// An image of somebody else.
     pub fn add_image(&self, name: &str, id: &str) {
         let image = self.image(name);
@@ -101,6 +124,11 @@ impl Fakes {
     /// Where an image lies.
     pub fn image(&self, name: &str) -> PathBuf {
         self.state().join("images").join(name.replace('/', "%"))
+    }
+
+    /// What an image tells its recorders.
+    pub fn settings(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.image(name).join("ov2-ha-recorder.env")).ok()
     }
 
     /// The id of an image that is there.

@@ -15,9 +15,11 @@ use self::machine::Recorders;
 use self::parts::Parts;
 use self::symptoms::Evidence;
 use super::output::{Output, Replace};
+use super::record::IMAGE_ENV_FILE;
+use super::recorders_settings::host_file;
 use super::report::{Check, Form, Paint, Report};
 use super::validate::{self, PATIENCE, silent};
-use super::{DataDir, Failure, SettingsFile, archive, config, exit, openvidu};
+use super::{DataDir, Failure, SettingsFile, archive, config, exit, image_settings, openvidu};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{RuntimeKind, Settings, Variables};
 use crate::model::ids::RecordingId;
@@ -192,6 +194,10 @@ impl Doctor {
         if settings.runtime != RuntimeKind::Docker || !answers {
             return Recorders::default();
         }
+        if let Ok(Some(text)) = image_settings::read(&settings.image()).await {
+            let said = Variables::default().over_text(&text, Path::new(IMAGE_ENV_FILE));
+            parts.hide(said.secrets());
+        }
         machine::docker(settings, parts).await;
         machine::recorders(settings, parts, report).await
     }
@@ -206,6 +212,7 @@ impl Doctor {
         let (settings, _) = self.file.variables().forgiving();
         let files = [
             self.file.path(),
+            self.file.path().as_deref().map(host_file),
             Some(settings.recording_path.join(".env")),
             Some(self.openvidu_folder().join(".env")),
         ];

@@ -92,6 +92,7 @@ async fn look_at_everything(settings: &Settings, report: &mut Report) {
     if settings.s3_server_on() {
         report.add(port("s3 port", settings, settings.s3_server_port, running));
     }
+    let mut has_image = false;
     match settings.runtime {
         RuntimeKind::Docker => {
             let docker = docker().await;
@@ -99,13 +100,14 @@ async fn look_at_everything(settings: &Settings, report: &mut Report) {
                 true => Check::skipped("image", "Docker cannot be asked for it"),
                 false => image(settings),
             };
+            has_image = !docker.is_bad() && !image.is_bad();
             report.add(docker);
             report.add(image);
             report.add(Check::skipped("broadcast", BROADCAST));
         }
         RuntimeKind::Process => report.add(programs()),
     }
-    look_at_folder(settings, running, report).await;
+    look_at_folder(settings, running, has_image, report).await;
     report.add(clock().await);
     report.add(openvidu(settings).await);
     if let Err(cause) = relay::check(settings).await {
@@ -130,7 +132,7 @@ async fn deployment(openvidu: Option<&Path>, settings: &Settings) -> Vec<Check> 
 }
 
 /// A disk that hangs holds up whoever touches it: nothing else looks there then.
-async fn look_at_folder(settings: &Settings, running: bool, report: &mut Report) {
+async fn look_at_folder(settings: &Settings, running: bool, has_image: bool, report: &mut Report) {
     let folder = settings.recording_path.clone();
     let Some(tried) = tasks::answered_within(PATIENCE, move || recordings(&folder)).await else {
         let finding = silent(&settings.recording_path);
@@ -139,7 +141,9 @@ async fn look_at_folder(settings: &Settings, running: bool, report: &mut Report)
     };
     report.add(tried);
     if settings.recording_path.is_dir() {
-        report.add(recorders::recorders(settings, running).await);
+        for check in recorders::recorders(settings, running, has_image).await {
+            report.add(check);
+        }
     }
     report.add(disk(&settings.recording_path));
     report.add(chunk_store(settings, running).await);

@@ -1,9 +1,11 @@
-//! What a recorder finds when it starts: the controller's name, the settings in the recordings folder, and whether these open
-//! the controller's door.
+//! What a recorder finds when it starts: the controller's name, the settings in the recordings folder and in its image, and
+//! whether these open the controller's door.
 
+use super::super::image_settings;
+use super::super::record::IMAGE_ENV_FILE;
 use super::super::report::Check;
 use crate::client::{Client, ClientError};
-use crate::config::{Settings, TABLE, Variables};
+use crate::config::{RuntimeKind, Settings, TABLE, Variables};
 use crate::model::ids::RecordingId;
 use crate::model::wire::Heartbeat;
 use crate::random;
@@ -36,21 +38,109 @@ pub(in crate::cli) async fn host(settings: &Settings) -> Check {
     }
 }
 
-/// Whether recorders can register with what lies in the recordings folder for them.
-pub(super) async fn recorders(settings: &Settings, running: bool) -> Check {
-    let path = settings.recording_path.join(".env");
-    let shown = path.display();
-    let wrong = |finding: String| {
-        Check::bad("recorders", finding)
-            .advice("\"ov2-ha-recorder reconfigure\" writes what recorders need; see the README for a set-up by hand")
+/// Where a recorder finds its settings, besides its environment, which OpenVidu makes.
+#[derive(Debug)]
+struct Found {
+    /// The file in the recordings folder.
+    folder: Option<PathBuf>,
+    /// What the image says, and its name.
+    image: Option<(String, String)>,
+}
+
+/// Whether recorders can register with what they find. Their image is looked into where there `is_image` of ours.
+pub(super) async fn recorders(settings: &Settings, running: bool, is_image: bool) -> Vec<Check> {
+    let (file, name) = (settings.recording_path.join(".env"), settings.image());
+    let asked = match is_image {
+        true => image_settings::read(&name).await,
+        false => Ok(None),
     };
-    if !path.is_file() {
-        return wrong(format!(
-            "{shown} is missing: recorders know neither the controller nor the account, and record unwatched"
-        ));
+    let (text, silence) = match asked {
+        Ok(text) => (text, None),
+        Err(failure) => (None, Some(failure.message)),
+    };
+    let found = Found {
+        folder: file.is_file().then_some(file),
+        image: text.map(|text| (text, name)),
+    };
+    let tried = match found.is_none() {
+        true => missing(settings, silence),
+        false => tried(settings, running, &found).await,
+    };
+    let served = found.folder.as_deref().filter(|_| is_image);
+    [tried]
+        .into_iter()
+        .chain(served.and_then(served_by_openvidu))
+        .collect()
+}
+
+impl Found {
+    fn is_none(&self) -> bool {
+        self.folder.is_none() && self.image.is_none()
     }
-    let said = Variables::default().over_file(&path);
-    let (mut theirs, faults) = as_they_see_it(said, &settings.recording_path).forgiving();
+
+    /// As a recorder reads them: the folder's over those of the image.
+    fn variables(&self) -> Variables {
+        let variables = match &self.folder {
+            Some(path) => Variables::default().over_file(path),
+            None => Variables::default(),
+        };
+        match &self.image {
+            Some((text, _)) => variables.over_text(text, Path::new(IMAGE_ENV_FILE)),
+            None => variables,
+        }
+    }
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let folder = self.folder.as_ref().map(|path| path.display().to_string());
+        let image = self
+            .image
+            .as_ref()
+            .map(|(_, name)| format!("the settings in {name}"));
+        let both: Vec<_> = folder.into_iter().chain(image).collect();
+        out.write_str(&both.join(" and "))
+    }
+}
+
+fn wrong(finding: String) -> Check {
+    Check::bad("recorders", finding)
+        .advice("\"ov2-ha-recorder reconfigure\" writes what recorders need; see the README for a set-up by hand")
+}
+
+fn missing(settings: &Settings, silence: Option<String>) -> Check {
+    let file = settings.recording_path.join(".env");
+    let image = match (settings.runtime, silence) {
+        (RuntimeKind::Process, _) => String::new(),
+        (_, None) => format!(", and {} has no settings of ours", settings.image()),
+        (_, Some(silence)) => format!(
+            ", and {} cannot be looked into ({silence})",
+            settings.image()
+        ),
+    };
+    wrong(format!(
+        "{} is missing{image}: recorders know neither the controller nor the account, and record unwatched",
+        file.display()
+    ))
+}
+
+/// OpenVidu serves the recordings folder, to everyone where its recordings are public.
+fn served_by_openvidu(file: &Path) -> Option<Check> {
+    let secrets = Variables::default().over_file(file).secrets();
+    let finding = format!(
+        "{} has secrets in a folder that OpenVidu serves",
+        file.display()
+    );
+    let advice = "\"ov2-ha-recorder reconfigure\" moves what \"install\" has written into the recording image; \
+                  \"build-recorder --settings FILE\" puts there what was written by hand";
+    (!secrets.is_empty()).then(|| Check::warning("recorders", finding).advice(advice))
+}
+
+/// Whether recorders are let in with what they find.
+async fn tried(settings: &Settings, running: bool, found: &Found) -> Check {
+    let shown = found.to_string();
+    let said = as_they_see_it(found.variables(), &settings.recording_path);
+    let (mut theirs, faults) = said.forgiving();
     if let Some(fault) = faults.first() {
         return wrong(format!("{shown}: {fault}"));
     }
@@ -125,5 +215,62 @@ fn seen_from_here(path: &Path, recordings: &Path) -> PathBuf {
     match path.strip_prefix(THEIR_RECORDINGS) {
         Ok(inside) => recordings.join(inside),
         Err(_) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_s_file_is_read_before_the_image_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(".env");
+        std::fs::write(&file, "CHUNK_TIME_SIZE=9\n").unwrap();
+        let image = || {
+            Some((
+                "CHUNK_TIME_SIZE=8\nHEARTBEAT_INTERVAL=7\n".into(),
+                "ours:1".into(),
+            ))
+        };
+        for (in_folder, in_image, chunk, heartbeat, shown) in [
+            (
+                None,
+                image(),
+                Some("8"),
+                Some("7"),
+                "the settings in ours:1",
+            ),
+            (Some(file.clone()), None, Some("9"), None, "/.env"),
+            (
+                Some(file.clone()),
+                image(),
+                Some("9"),
+                Some("7"),
+                "/.env and the settings in ours:1",
+            ),
+        ] {
+            let found = Found {
+                folder: in_folder,
+                image: in_image,
+            };
+            let variables = found.variables();
+            assert_eq!(variables.get("CHUNK_TIME_SIZE").as_deref(), chunk);
+            assert_eq!(variables.get("HEARTBEAT_INTERVAL").as_deref(), heartbeat);
+            assert!(found.to_string().ends_with(shown), "{found}");
+        }
+    }
+
+    #[test]
+    fn only_secrets_that_lie_in_the_folder_are_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(".env");
+        for (text, is_warned) in [
+            ("HA_CONTROLLER_PORT=1\n", false),
+            ("HA_RECORDER_TOKEN=a-long-token\n", true),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(served_by_openvidu(&file).is_some(), is_warned, "{text}");
+        }
     }
 }
