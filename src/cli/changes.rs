@@ -228,10 +228,8 @@ impl Record {
             .iter_mut()
             .find(|old| old.place() == fresh.place());
         match (old, fresh) {
-            (Some(Before::File { after, .. }), Before::File { after: fresh, .. })
-            | (Some(Before::Line { after, .. }), Before::Line { after: fresh, .. }) => {
-                *after = fresh
-            }
+            (Some(Before::File { after, .. }), Before::File { after: fresh, .. }) => *after = fresh,
+            (Some(Before::Line { after, .. }), Before::Line { after: fresh, .. }) => *after = fresh,
             (Some(Before::Image { built, .. }), Before::Image { built: fresh, .. }) => {
                 *built = fresh
             }

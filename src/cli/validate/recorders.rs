@@ -38,8 +38,8 @@ pub(in crate::cli) async fn host(settings: &Settings) -> Check {
     }
 }
 
-/// Where a recorder finds its settings, besides its environment, which OpenVidu makes.
-#[derive(Debug)]
+/// Where a recorder finds its settings, besides its environment, which OpenVidu makes. It has secrets
+/// and is not shown as it is.
 struct Found {
     /// The file in the recordings folder.
     folder: Option<PathBuf>,
