@@ -705,6 +705,7 @@ fn recorders_are_told_their_settings_by_their_image_and_the_recordings_folder_ha
         "600",
     ];
     let recording = Container(docker(&sleep).unwrap());
+    let old = recording.inspect("{{.Image}}").unwrap();
     let _gone = scopeguard(|| recording.remove());
     done(&install);
     assert!(
@@ -728,6 +729,11 @@ fn recorders_are_told_their_settings_by_their_image_and_the_recordings_folder_ha
     done(&reconfigure);
     assert!(!machine.recorders_copy().exists());
     assert_eq!(found().0, ["good"]);
+    assert_eq!(
+        SmallImage::id(&old),
+        None,
+        "an image with settings of before"
+    );
 
     fs::write(machine.env_file(), settings).unwrap();
     let back = done(&["uninstall"]);

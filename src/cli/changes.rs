@@ -2,7 +2,9 @@
 //! files that it makes or takes away, single lines of files that belong to OpenVidu, and the recording image's name.
 
 use super::env_text::EnvText;
-use super::system::{Call, docker_answers, has_no_name, image_id, image_is_ours, image_label};
+use super::system::{
+    Call, docker_answers, forget_earlier_settings, image_id, image_is_ours, image_label,
+};
 use super::{Failure, exit};
 use crate::runtime::docker::BACKUP_IMAGE;
 use serde::{Deserialize, Serialize};
@@ -385,13 +387,10 @@ fn give_back(image: &str) -> Result<(), Failure> {
     };
     let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
     let of_backups = format!("{BACKUP_IMAGE}:{tag}");
-    // Docker refuses to remove what a container is made of; it is of no use to anybody afterwards.
     if image_id(&of_backups).as_ref() == Some(&ours) {
         Call::of("docker", ["rmi", &of_backups]).succeeds();
     }
-    if has_no_name(&ours) {
-        Call::of("docker", ["rmi", &ours]).succeeds();
-    }
+    forget_earlier_settings();
     Call::of("docker", ["rmi", &plain]).succeeds();
     Ok(())
 }

@@ -8,7 +8,9 @@ use super::openvidu::{Deployment, is_ours};
 use super::recorders_settings::{self, Key};
 use super::report::Form;
 use super::service::{Manager, Verb};
-use super::system::{Call, docker_answers, image_id, image_is_ours, image_label};
+use super::system::{
+    Call, docker_answers, forget_earlier_settings, image_id, image_is_ours, image_label,
+};
 use super::{DataDir, Failure, SettingsFile, exit, image_settings};
 use crate::config::{RuntimeKind, Settings, Storage, Variables, quoted};
 use crate::outbound::{self, Trust};
@@ -467,8 +469,11 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Takes our settings out of the recordings folder.
+    /// Takes our settings out of the recordings folder, and earlier ones out of Docker: no recorder reads them any more.
     fn clear(&mut self, place: PathBuf) -> Result<(), Failure> {
+        if !self.dry_run {
+            forget_earlier_settings();
+        }
         match place.exists() {
             true => self.change(Change::NoFile { path: place }),
             false => Ok(()),

@@ -158,9 +158,22 @@ pub(super) fn image_id(image: &str) -> Option<String> {
     inspect(image, "{{.Id}}")
 }
 
-/// Whether nothing refers to the image with this id any more.
-pub(super) fn has_no_name(id: &str) -> bool {
-    inspect(id, "{{len .RepoTags}}").as_deref() == Some("0")
+/// Removes images without a name in whose last layer are recorders' settings of before. Docker refuses to remove one that a
+/// container is made of, and nothing else is harmed where it fails.
+pub(super) fn forget_earlier_settings() {
+    let ours = "label=ov2-ha-recorder.without-settings";
+    let list = [
+        "images",
+        "-q",
+        "--filter",
+        "dangling=true",
+        "--filter",
+        ours,
+    ];
+    let ids = Call::of("docker", list).output().unwrap_or_default();
+    if !ids.is_empty() {
+        Call::of("docker", ["rmi"].into_iter().chain(ids.split_whitespace())).succeeds();
+    }
 }
 
 fn inspect(image: &str, form: &str) -> Option<String> {

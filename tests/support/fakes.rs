@@ -30,7 +30,7 @@ case $verb in
     at=$(place "$(cat "$STATE/looked-into")")
     [ -e "$at/ov2-ha-recorder.env" ] || { echo "Error: No such container:path: $1" >&2; exit 1; }
     tar -c -C "$at" ov2-ha-recorder.env ;;
-  rm) ;;
+  rm | images) ;;
   image)
     shift; form=
     case $1 in -f | --format) form=$2; shift 2 ;; esac
