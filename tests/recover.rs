@@ -2,11 +2,12 @@
 
 use crate::support::controller::Controller;
 use crate::support::faults::{Fault, Proxy};
+use crate::support::preload;
 use crate::support::secrets::said;
 use crate::support::stores::{BUCKET, Server, client, settings};
 use crate::support::wait;
 use ov2_ha_recorder::clock::Timestamp;
-use ov2_ha_recorder::controller::takes::Takes;
+use ov2_ha_recorder::controller::takes::{Take, Takes, Unread};
 use ov2_ha_recorder::join::{self, Piece, Splitter};
 use ov2_ha_recorder::model::chunk::TakeKey;
 use ov2_ha_recorder::model::ids::{RecordingId, RunNumber, TakeId};
@@ -129,6 +130,70 @@ async fn a_take_that_cannot_be_understood_costs_no_other_one_its_video() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_the_disk_does_not_give_is_a_named_gap_until_it_can_be_read() {
+    let disk = tempfile::tempdir().unwrap();
+    let folder = disk.path().canonicalize().unwrap();
+    let store = LocalStore::new(&folder);
+    record(&store, "ses_U", "1").await;
+    let take = take("ses_U", "1");
+    let chunk = folder.join(take.chunk(RunNumber(1), 2).to_string());
+    let place = folder.to_str().unwrap();
+
+    let done = recover_without(&chunk, &["--store", place], &[]);
+    assert!(done.contains("Input/output error"), "{done}");
+    assert_eq!(gaps(&folder, "ses_U").len(), 2);
+    assert_eq!(gaps(&folder, "ses_U")[0], "a chunk could not be read");
+    let finished = folder.join(take.finished());
+    assert!(!finished.exists(), "the store was told that it is finished");
+
+    let again = recorder(NOBODY, &["recover", "ses_U", "--store", place]);
+    assert!(again.status.success(), "{}", said(&again));
+    assert_eq!(gaps(&folder, "ses_U").len(), 1);
+    assert!(finished.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_the_disk_does_not_give_is_taken_of_the_store() {
+    let objects = tempfile::tempdir().unwrap();
+    let server = Server::start(objects.path(), None).await;
+    let disk = tempfile::tempdir().unwrap();
+    let folder = disk.path().canonicalize().unwrap();
+    record(&client(&server.endpoint, &[]), "ses_V", "1").await;
+    record(&LocalStore::new(&folder), "ses_V", "1").await;
+    let chunk = folder.join(take("ses_V", "1").chunk(RunNumber(1), 2).to_string());
+    let place = folder.to_str().unwrap();
+    let done = recover_without(&chunk, &["-o", place], &variables(&server.endpoint));
+    assert!(!done.contains("Input/output error"), "{done}");
+    assert_eq!(gaps(&folder, "ses_V").len(), 1);
+}
+
+/// What `recover` says while the disk does not give `chunk`.
+fn recover_without(chunk: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> String {
+    let beside = tempfile::tempdir().unwrap();
+    let now = beside.path().join("fault");
+    std::fs::write(&now, "read 5").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
+        .arg("recover")
+        .args(arguments)
+        .envs(settings.iter().copied())
+        .env("LD_PRELOAD", preload::library("fault", beside.path()))
+        .env("FAULT_ROOT", chunk)
+        .env("FAULT_NOW", &now)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(now.with_extension("bit").exists(), "no call failed");
+    said(&output)
+}
+
+/// The causes of the gaps of a recording's video.
+fn gaps(folder: &Path, recording: &str) -> Vec<String> {
+    let file = folder.join(format!("{recording}/{recording}.timeline.json"));
+    let timeline: Timeline = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    timeline.gaps.into_iter().map(|gap| gap.cause).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_behind_the_proxy_of_the_environment_is_reached() {
     let objects = tempfile::tempdir().unwrap();
     let server = Server::start(objects.path(), None).await;
@@ -243,7 +308,7 @@ async fn chunks_leave_the_store_only_when_the_video_holds_them() {
         takes.clear(&find().await).await.is_err(),
         "there is no video"
     );
-    takes.finish(&find().await, &mut |_| {}).await.unwrap();
+    finish(&takes, &find().await).await;
 
     // A chunk that came later than the video.
     let whole = tempfile::tempdir().unwrap();
@@ -489,6 +554,11 @@ fn hasty() -> [(&'static str, &'static str); 6] {
     ]
 }
 
+async fn finish(takes: &Takes<'_>, take: &Take) {
+    let done = takes.finish(take, Unread::Refuse, &mut |_| {}).await;
+    done.unwrap();
+}
+
 /// Finishes the take of `recording` as a controller does whose recordings are in `folder`.
 async fn finish_all(store: &dyn ChunkStore, folder: &Path, recording: &str) {
     let tasks = Tasks::new();
@@ -501,7 +571,7 @@ async fn finish_all(store: &dyn ChunkStore, folder: &Path, recording: &str) {
     for stored in takes.all().await.unwrap() {
         if stored.key.recording.as_str() == recording {
             let take = takes.take(&stored).await.unwrap();
-            takes.finish(&take, &mut |_| {}).await.unwrap();
+            finish(&takes, &take).await;
         }
     }
 }

@@ -4,7 +4,7 @@ use super::chunk_store::StoreChoice;
 use super::report::{Form, say};
 use super::{Failure, SettingsFile, exit};
 use crate::config::{Settings, Storage};
-use crate::controller::takes::{Take, Takes};
+use crate::controller::takes::{Take, Takes, Unread};
 use crate::store::StoreError;
 use crate::store::takes::StoredTake;
 use crate::tasks::Tasks;
@@ -162,7 +162,11 @@ impl Recover {
         let key = stored.key.take.to_string();
         let bar = bar(stored.bytes(), &recording);
         let made = match take {
-            Ok(take) => takes.finish(&take, &mut |bytes| bar.inc(bytes)).await,
+            // Whoever asks for it gets what there is, and is told what is missing.
+            Ok(take) => {
+                let progress = &mut |bytes| bar.inc(bytes);
+                takes.finish(&take, Unread::LeaveOut, progress).await
+            }
             Err(cause) => Err(cause.into()),
         };
         bar.finish_and_clear();

@@ -2,8 +2,8 @@
 //! the store alone where it must; one that is finished leaves the store, but only when its video was held against every
 //! chunk. What cannot be verified stays, and is reported.
 
-use super::takes::{Take, TakeError, Takes};
-use super::unfinished::pause_after;
+use super::takes::{Take, TakeError, Takes, Unread};
+use super::unfinished::{about_unread, pause_after};
 use super::{Controller, lock};
 use crate::clock::Timestamp;
 use crate::model::ids::RecordingId;
@@ -156,7 +156,7 @@ impl Controller {
     /// Makes its video; answers what is known of it where it could not.
     async fn finish_stored(&self, take: &Take, known: Quiet) -> Option<Quiet> {
         info!(take:% = take.key; "nobody finishes this take; its video is made from the store");
-        let next = match self.finish_take(take).await {
+        let next = match self.finish_take(take, about_unread(known.tries)).await {
             Ok(seconds) => {
                 info!(take:% = take.key, seconds:? = seconds; "the video is finished");
                 return None;
@@ -179,8 +179,12 @@ impl Controller {
     }
 
     /// Makes the take's video, and answers how many seconds it plays where that is known.
-    pub(super) async fn finish_take(&self, take: &Take) -> Result<Option<f64>, TakeError> {
-        let recovered = self.takes().finish(take, &mut |_| {}).await?;
+    pub(super) async fn finish_take(
+        &self,
+        take: &Take,
+        unread: Unread,
+    ) -> Result<Option<f64>, TakeError> {
+        let recovered = self.takes().finish(take, unread, &mut |_| {}).await?;
         for fault in recovered.faults {
             warn!(take:% = take.key; "{fault}");
         }

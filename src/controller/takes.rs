@@ -2,18 +2,20 @@
 //! video at OpenVidu's path, with everything that OpenVidu expects beside it. And the other end: chunks go once the video
 //! was held against every one of them.
 
+mod chunks;
+
+use self::chunks::{Brought, Chunk, Faults, sources};
 use crate::disk;
 use crate::join::beside::{Beside, BesideError};
-use crate::join::{self, ChunkSource, GrowingFile, JoinError, Options};
+use crate::join::{self, CaughtUp, ChunkFault, GrowingFile, JoinError, Options};
 use crate::model::chunk::{ChunkKey, TakeKey};
 use crate::model::timeline::{GapMode, Timeline};
 use crate::store::takes::{StoredTake, takes};
 use crate::store::{ChunkStore, StoreError};
-use crate::tasks::Tasks;
+use crate::tasks::{self, Tasks};
 use log::warn;
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,15 @@ pub struct Take {
     pub recording_json: Option<Value>,
 }
 
+/// What is done about a chunk that the system does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// No video is made without it: it may be read later.
+    Refuse,
+    /// It becomes a gap that says so, and the store is not told that the video is finished.
+    LeaveOut,
+}
+
 /// A take that became a video.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -42,6 +53,8 @@ pub struct Recovered {
     pub timeline: Option<Timeline>,
     /// Chunks that could not be used in full, and why.
     pub faults: Vec<String>,
+    /// Whether one of them is a chunk that the system did not read: the video lacks what may be read later.
+    pub lacks_unread: bool,
 }
 
 /// Why a take could not be finished or cleared.
@@ -59,6 +72,14 @@ pub enum TakeError {
     /// The files beside the video.
     #[error(transparent)]
     Beside(#[from] BesideError),
+    /// A chunk that the system does not read, here or from the store.
+    #[error("chunk {key} cannot be read: {cause}; \"ov2-ha-recorder recover {}\" makes the video without it", key.take.recording)]
+    Unread {
+        /// Which.
+        key: ChunkKey,
+        /// What the system said.
+        cause: String,
+    },
     /// A task that did not come to its end.
     #[error("the work was cut short ({0}); it is taken up again at the next start")]
     CutShort(String),
@@ -123,26 +144,28 @@ impl Takes<'_> {
     }
 
     /// Makes the take's video of what recorders left here and what is in the store, and lays beside it what belongs there.
-    /// Harmless when it is finished already. `progress` is told the bytes of every chunk that is done.
+    /// Harmless when it is finished already. `unread` says what becomes of chunks that cannot be read, `progress` is told the
+    /// bytes of every chunk that is done.
     ///
     /// # Errors
     /// See [`TakeError`]; what was there before stays, here and in the store.
     pub async fn finish(
         &self,
         take: &Take,
+        unread: Unread,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Recovered, TakeError> {
         let chunks = self.chunks(take).await?;
-        if chunks.is_empty() && !self.video(take).is_file() {
+        if chunks.is_empty() && !tasks::block(|| self.video(take).is_file()) {
             return Err(self.nothing(take));
         }
         let beside = self.beside(take);
-        beside.begin(take.recording_json.as_ref())?;
-        let recovered = match self.grow(take, &chunks, progress).await {
+        tasks::block(|| beside.begin(take.recording_json.as_ref()))?;
+        let recovered = match self.grow(take, &chunks, unread, progress).await {
             Err(TakeError::Join(cause)) if chunks.is_empty() => self.keep(take, &cause),
             Err(TakeError::Join(cause)) => {
                 warn!(take:% = take.key; "the video is joined anew: {cause}");
-                match self.join_anew(take, &chunks).await {
+                match self.join_anew(take, &chunks, unread).await {
                     // What lies at the video's path may hold more than the chunks do, and could not be taken up now.
                     Err(TakeError::Nothing(_)) if self.holds_bytes(take) => {
                         return Err(cause.into());
@@ -151,13 +174,13 @@ impl Takes<'_> {
                 }
             }
             // What lies at the video's path begins after the first chunks.
-            Ok(None) => self.join_anew(take, &chunks).await?,
+            Ok(None) => self.join_anew(take, &chunks, unread).await?,
             Ok(Some(recovered)) => recovered,
             Err(cause) => return Err(cause),
         };
         let timeline = recovered.timeline.as_ref();
         beside.complete(&recovered.video, timeline).await?;
-        if let Some(timeline) = timeline {
+        if let Some(timeline) = timeline.filter(|_| !recovered.lacks_unread) {
             self.mark_finished(take, timeline).await;
         }
         Ok(recovered)
@@ -169,63 +192,114 @@ impl Takes<'_> {
         &self,
         take: &Take,
         chunks: &[Chunk],
+        unread: Unread,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Option<Recovered>, TakeError> {
         let (path, options) = (self.video(take), take.options());
         let open = move || GrowingFile::open(path, options);
         let mut file = self.blocking("open a video", open).await?;
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         for chunk in chunks {
-            let brought = self.bring(chunk).await?;
-            let source = brought.source.clone();
-            let take_in = move || {
-                let caught_up = file.catch_up(&[source])?;
-                Ok((file, caught_up))
-            };
-            let (grown, caught_up) = self.blocking("join a chunk", take_in).await?;
+            let (grown, caught_up) = self.take_in(file, chunk).await?;
             file = grown;
-            if caught_up.iter().any(|chunk| chunk.late) {
+            if caught_up.late {
                 return Ok(None);
             }
-            let broken = caught_up.into_iter().filter_map(|chunk| chunk.fault);
-            faults.extend(broken.map(|fault| format!("{}: {fault}", chunk.key)));
+            if faults.note(&chunk.key, caught_up.fault, unread)? {
+                file.explain(join::UNREAD);
+            }
             progress(chunk.bytes);
         }
         let finish = move || file.finish();
         let finished = self.blocking("finish a video", finish).await?;
-        Ok(Some(Recovered {
-            video: finished.video,
-            timeline: Some(finished.timeline),
-            faults,
-        }))
+        Ok(Some(
+            faults.recovered(finished.video, Some(finished.timeline)),
+        ))
     }
 
-    async fn join_anew(&self, take: &Take, chunks: &[Chunk]) -> Result<Recovered, TakeError> {
-        let brought = self.bring_all(chunks).await?;
+    /// What the video misses of the chunk: of the file here, and of the store's where the system does not read the one here.
+    async fn take_in(
+        &self,
+        file: GrowingFile,
+        chunk: &Chunk,
+    ) -> Result<(GrowingFile, CaughtUp), TakeError> {
+        let grown = self.catch_up(file, self.bring(chunk).await?).await?;
+        let is_unread = |fault: &ChunkFault| matches!(fault, ChunkFault::Unread(_));
+        if !chunk.is_stored_too || !grown.1.fault.as_ref().is_some_and(is_unread) {
+            return Ok(grown);
+        }
+        let stored = self.fetch(&chunk.key).await?;
+        self.catch_up(grown.0, stored).await
+    }
+
+    async fn catch_up(
+        &self,
+        mut file: GrowingFile,
+        brought: Brought,
+    ) -> Result<(GrowingFile, CaughtUp), TakeError> {
+        let source = brought.source.clone();
+        let take_in = move || {
+            let caught_up = file.catch_up_one(source)?;
+            Ok((file, caught_up))
+        };
+        self.blocking("join a chunk", take_in).await
+    }
+
+    async fn join_anew(
+        &self,
+        take: &Take,
+        chunks: &[Chunk],
+        unread: Unread,
+    ) -> Result<Recovered, TakeError> {
+        let mut brought = self.bring_all(chunks).await?;
+        for (brought, chunk) in brought.iter_mut().zip(chunks) {
+            // Before anything takes the place of the video that is there.
+            match self.read_through(brought).await {
+                Ok(()) => {}
+                Err(_) if chunk.is_stored_too => *brought = self.fetch(&chunk.key).await?,
+                Err(_) if unread == Unread::LeaveOut => {}
+                Err(cause) => {
+                    let key = chunk.key.clone();
+                    return Err(TakeError::Unread { key, cause });
+                }
+            }
+        }
         let (sources, path, options) = (sources(&brought), self.video(take), take.options());
         let join = move || join::join_chunks(&sources, &path, options, &mut |_| {});
         let joined = match self.blocking("join a take", join).await {
             Err(TakeError::Join(JoinError::Nothing { .. })) => return Err(self.nothing(take)),
             joined => joined?,
         };
-        let broken = joined.chunks.into_iter().filter_map(|chunk| chunk.fault);
-        Ok(Recovered {
-            video: joined.video,
-            timeline: joined.timeline,
-            faults: broken.map(|fault| fault.to_string()).collect(),
-        })
+        let mut faults = Faults::default();
+        for caught_up in joined.chunks {
+            let source = &caught_up.source;
+            let key = take.key.chunk(source.run, source.index);
+            faults.note(&key, caught_up.fault, Unread::LeaveOut)?;
+        }
+        Ok(faults.recovered(joined.video, joined.timeline))
+    }
+
+    /// Whether the system reads the chunk to its end.
+    async fn read_through(&self, brought: &Brought) -> Result<(), String> {
+        let path = brought.source.path.clone();
+        let read = move || {
+            let read = File::open(&path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+            Ok(read.map(drop).map_err(|cause| cause.to_string()))
+        };
+        let read = self.blocking("read a chunk", read).await;
+        read.map_err(|cause| cause.to_string())?
     }
 
     /// Nothing is left of it, as far as its folder can be read.
     fn nothing(&self, take: &Take) -> TakeError {
-        let here = self.chunks_here(take);
+        let here = tasks::block(|| self.chunks_here(take));
         here.err()
             .unwrap_or_else(|| TakeError::Nothing(take.key.clone()))
     }
 
     /// Whether something lies at the video's path, as far as that can be seen.
     fn holds_bytes(&self, take: &Take) -> bool {
-        match fs::metadata(self.video(take)) {
+        match tasks::block(|| fs::metadata(self.video(take))) {
             Ok(file) => file.len() > 0,
             Err(cause) => cause.kind() != io::ErrorKind::NotFound,
         }
@@ -238,6 +312,7 @@ impl Takes<'_> {
             video: self.video(take),
             timeline: None,
             faults: Vec::new(),
+            lacks_unread: false,
         }
     }
 
@@ -265,7 +340,7 @@ impl Takes<'_> {
         }
         if !chunks.is_empty() {
             self.store.delete(&take.key.to_string()).await?;
-            self.delete_local(take);
+            tasks::block(|| self.delete_local(take));
         }
         Ok(chunks.len())
     }
@@ -292,77 +367,6 @@ impl Takes<'_> {
         self.recordings.join(take.key.to_string())
     }
 
-    /// Every chunk of the take in order: the file here, or the stored object where that is all there is or holds more.
-    async fn chunks(&self, take: &Take) -> Result<Vec<Chunk>, TakeError> {
-        let mut found = BTreeMap::new();
-        for source in self.chunks_here(take)? {
-            let chunk = Chunk {
-                key: take.key.chunk(source.run, source.index),
-                bytes: fs::metadata(&source.path).map_or(0, |file| file.len()),
-                here: Some(source.path),
-            };
-            found.insert((chunk.key.run, chunk.key.index), chunk);
-        }
-        for object in self.store.list(&take.key.to_string()).await? {
-            let Some(key) = ChunkKey::parse(&take.key, &object.key) else {
-                continue;
-            };
-            let origin = (key.run, key.index);
-            if found.get(&origin).is_none_or(|it| it.bytes < object.bytes) {
-                let chunk = Chunk {
-                    here: self.store.path(&object.key),
-                    bytes: object.bytes,
-                    key,
-                };
-                found.insert(origin, chunk);
-            }
-        }
-        Ok(found.into_values().collect())
-    }
-
-    /// No folder, or nothing in it, is not wrong: then the store has everything. What cannot be read may be what the store has
-    /// not.
-    fn chunks_here(&self, take: &Take) -> Result<Vec<ChunkSource>, TakeError> {
-        match join::find_chunks(&self.local(take)) {
-            Err(JoinError::Io { act, path, cause }) if cause.kind() != io::ErrorKind::NotFound => {
-                Err(JoinError::Io { act, path, cause }.into())
-            }
-            found => Ok(found.unwrap_or_default()),
-        }
-    }
-
-    /// The chunk as a file on this machine; one that had to be fetched goes away with the answer.
-    async fn bring(&self, chunk: &Chunk) -> Result<Brought, StoreError> {
-        let key = &chunk.key;
-        let path = match &chunk.here {
-            Some(path) => path.clone(),
-            None => {
-                // In the recording's own folder: it is on the disk that has room for the video.
-                let name = format!(".fetched-r{}-{}", key.run, key.file_name());
-                let folder = self.recordings.join(key.take.recording.as_str());
-                let path = folder.join(name);
-                self.store.fetch(&key.to_string(), &path).await?;
-                path
-            }
-        };
-        Ok(Brought {
-            source: ChunkSource {
-                run: key.run,
-                index: key.index,
-                path,
-            },
-            fetched: chunk.here.is_none(),
-        })
-    }
-
-    async fn bring_all(&self, chunks: &[Chunk]) -> Result<Vec<Brought>, StoreError> {
-        let mut brought = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
-            brought.push(self.bring(chunk).await?);
-        }
-        Ok(brought)
-    }
-
     async fn blocking<T: Send + 'static>(
         &self,
         name: &str,
@@ -379,33 +383,6 @@ impl Take {
             recording: self.key.recording.clone(),
             take: self.key.take.clone(),
             gap_mode: self.gap_mode,
-        }
-    }
-}
-
-/// A chunk of a take, and where it is.
-struct Chunk {
-    key: ChunkKey,
-    bytes: u64,
-    /// The file, where it is on this machine.
-    here: Option<PathBuf>,
-}
-
-/// A chunk on this machine.
-struct Brought {
-    source: ChunkSource,
-    fetched: bool,
-}
-
-fn sources(brought: &[Brought]) -> Vec<ChunkSource> {
-    brought.iter().map(|chunk| chunk.source.clone()).collect()
-}
-
-impl Drop for Brought {
-    fn drop(&mut self) {
-        if self.fetched {
-            // What cannot be deleted is overwritten by the next one who fetches it.
-            let _ = fs::remove_file(&self.source.path);
         }
     }
 }

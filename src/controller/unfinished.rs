@@ -3,7 +3,7 @@
 
 use super::Controller;
 use super::table::Entry;
-use super::takes::TakeError;
+use super::takes::{TakeError, Unread};
 use crate::clock::Timestamp;
 use crate::model::ids::RecordingId;
 use crate::model::session::{SEAL_AFTER, Session, State};
@@ -14,6 +14,10 @@ use std::time::Duration;
 const LONGEST_WANT: Duration = Duration::from_secs(5 * 60);
 /// The same where the chunks or the disk are at fault: all of them are read each time.
 const LONGEST: Duration = Duration::from_secs(6 * 3_600);
+
+/// So many tries are made to read every chunk. The next one, five minutes after the first, leaves out what cannot be read: by
+/// then a video with a gap is worth more than none.
+const TRIES_TO_READ: u32 = 3;
 
 /// A video that could not be finished.
 #[derive(Clone, Debug)]
@@ -59,6 +63,15 @@ pub(super) fn pause_after(earlier: u32, cause: &TakeError) -> Duration {
     doubled.min(longest)
 }
 
+/// What becomes of a chunk that cannot be read, after so many earlier tries.
+pub(super) const fn about_unread(earlier: u32) -> Unread {
+    if earlier < TRIES_TO_READ {
+        Unread::Refuse
+    } else {
+        Unread::LeaveOut
+    }
+}
+
 /// Whether it has come to its end, and nobody has finished the video.
 pub(super) fn has_no_video(session: &Session) -> bool {
     let ends = match session.state {
@@ -76,7 +89,6 @@ impl Entry {
         self.stall.as_ref()?.unfinished.as_ref()
     }
 
-    #[cfg(test)]
     pub(super) fn tries_to_finish(&self) -> u32 {
         self.unfinished().map_or(0, |it| it.tries)
     }
@@ -97,6 +109,11 @@ impl Controller {
             entry.session.seal_at = Some(seal_at.map_or(next, |at| at.max(next)));
         });
         true
+    }
+
+    /// How often its video could not be finished.
+    pub(super) fn tries_to_finish(&self, id: &RecordingId) -> u32 {
+        self.table().get(id).map_or(0, Entry::tries_to_finish)
     }
 
     /// Its video could not be finished.

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
+/// Why there is a gap where a chunk was left out.
+pub const UNREAD: &str = "a chunk could not be read";
+
 /// How far a join is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -87,6 +90,9 @@ fn join_into(
             }
             let mut report = file.catch_up_one(chunk.clone())?;
             ahead.grown(file.bytes());
+            if matches!(report.fault, Some(ChunkFault::Unread(_))) {
+                file.explain(UNREAD);
+            }
             if report.fault.is_some() && is_plain(&report.source.path) {
                 let what = "it is a plain MP4 of the earlier recorder; join those in a folder of their own";
                 report.fault = Some(ChunkFault::Broken(what.into()));

@@ -247,7 +247,11 @@ impl GrowingFile {
             .collect()
     }
 
-    pub(super) fn catch_up_one(&mut self, source: ChunkSource) -> Result<CaughtUp, JoinError> {
+    /// Appends what it misses of one chunk.
+    ///
+    /// # Errors
+    /// As [`Self::catch_up`].
+    pub fn catch_up_one(&mut self, source: ChunkSource) -> Result<CaughtUp, JoinError> {
         let origin = source.origin();
         let mut report = CaughtUp {
             source,
