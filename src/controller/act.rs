@@ -54,7 +54,7 @@ impl Controller {
             if let Err(cause) = runtime.restart_on_failure(&held.id).await {
                 warn!(session:% = id; "the runtime will not restart this recorder by itself: {cause}");
             }
-            let asked_at = controller.0.clock.now();
+            let asked_at = controller.moment();
             match runtime.inspect(&held.id).await {
                 Ok(Some(container)) => {
                     controller.correct_holder(&id, &container);
@@ -300,7 +300,7 @@ impl Controller {
             .runtime
             .start_backup(backup_of(session, blueprint))
             .await?;
-        lock(&self.0.known).show(container.clone(), self.0.clock.now());
+        lock(&self.0.known).show(container.clone(), self.moment());
         counter!("ha_recorder_backups_total").increment(1);
         Ok(holder(&container))
     }

@@ -4,7 +4,7 @@
 use super::act::SealState;
 use super::blueprints::is_done;
 use super::{Controller, lock};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::controller::table::{Entry, Which};
 use crate::model::failover::{Fault, Reason, Seen};
 use crate::model::ids::{ContainerId, RecordingId};
@@ -34,10 +34,28 @@ pub(super) struct Known {
     containers: HashMap<ContainerId, Shown>,
 }
 
+/// A moment of ours.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    /// As the clock has it, which may be set.
+    at: Timestamp,
+    /// What tells which of two moments is the earlier one.
+    uptime: Duration,
+}
+
+impl Moment {
+    pub(super) fn now(clock: &dyn Clock) -> Self {
+        Self {
+            at: clock.now(),
+            uptime: clock.uptime(),
+        }
+    }
+}
+
 struct Shown {
     container: Container,
-    /// Of when that is, by our clock: nothing older takes its place.
-    as_of: Timestamp,
+    /// Of what uptime that is: nothing older takes its place.
+    as_of: Duration,
     /// When it was shown first, by our clock.
     seen_at: Timestamp,
     /// The kernel ended something in it since it was started.
@@ -121,15 +139,15 @@ impl Known {
     }
 
     /// Takes over what the runtime said when it was asked at `as_of`.
-    pub(super) fn show(&mut self, container: Container, as_of: Timestamp) {
+    pub(super) fn show(&mut self, container: Container, as_of: Moment) {
         match self.containers.get_mut(&container.id) {
-            Some(shown) if shown.as_of > as_of => {}
-            Some(shown) => (shown.container, shown.as_of) = (container, as_of),
+            Some(shown) if shown.as_of > as_of.uptime => {}
+            Some(shown) => (shown.container, shown.as_of) = (container, as_of.uptime),
             None => {
                 let shown = Shown {
                     container,
-                    as_of,
-                    seen_at: as_of,
+                    as_of: as_of.uptime,
+                    seen_at: as_of.at,
                     out_of_memory: false,
                     restarts: Vec::new(),
                     hangs: None,
@@ -140,10 +158,11 @@ impl Known {
     }
 
     /// Takes over a list that was asked for at `as_of`. What was made or has changed since is as it was seen by then.
-    pub(super) fn show_all(&mut self, containers: &[Container], as_of: Timestamp) {
+    pub(super) fn show_all(&mut self, containers: &[Container], as_of: Moment) {
         self.listed = true;
-        self.containers
-            .retain(|id, shown| shown.as_of > as_of || containers.iter().any(|it| it.id == *id));
+        self.containers.retain(|id, shown| {
+            shown.as_of > as_of.uptime || containers.iter().any(|it| it.id == *id)
+        });
         for container in containers {
             self.show(container.clone(), as_of);
         }
@@ -152,7 +171,6 @@ impl Known {
     /// The clock was set back to `now`, by `step`.
     fn set_back(&mut self, now: Timestamp, step: Duration) {
         for shown in self.containers.values_mut() {
-            shown.as_of = shown.as_of.min(now);
             shown.seen_at = shown.seen_at.min(now);
             shown.hangs = shown.hangs.map(|at| at.min(now));
             for at in &mut shown.restarts {
@@ -165,15 +183,19 @@ impl Known {
         &mut self,
         id: &ContainerId,
         status: ContainerStatus,
-        now: Timestamp,
+        now: Moment,
     ) -> Option<&mut Shown> {
         let shown = self.containers.get_mut(id)?;
-        (shown.container.status, shown.as_of) = (status, now);
+        (shown.container.status, shown.as_of) = (status, now.uptime);
         Some(shown)
     }
 }
 
 impl Controller {
+    pub(super) fn moment(&self) -> Moment {
+        Moment::now(&*self.0.clock)
+    }
+
     /// Begins to watch: takes up what was in flight when the controller last ended, and follows runtime and time.
     pub fn start(&self) {
         for id in self.ids(Which::Any) {
@@ -388,7 +410,7 @@ impl Controller {
         if let Some(session) = self.session_in(id) {
             if self.is_old_news(&session.id, at) {
                 // It was started again since: where that went well, an event of its own follows.
-                let now = self.0.clock.now();
+                let now = self.moment();
                 lock(&self.0.known).set(id, ContainerStatus::Exited(code), now);
                 return;
             }
@@ -506,7 +528,7 @@ impl Controller {
 
     /// Notes what a container does; answers whether the kernel ended something in it.
     fn see(&self, id: &ContainerId, status: ContainerStatus, seen: Seen) -> bool {
-        let now = self.0.clock.now();
+        let now = self.moment();
         let out_of_memory = match lock(&self.0.known).set(id, status, now) {
             Some(shown) if seen == Seen::Running => {
                 shown.out_of_memory = false;
@@ -540,7 +562,7 @@ impl Controller {
 
     /// Reads a container that has just been started, before anything registers from it.
     async fn look_at(&self, id: &ContainerId) {
-        let asked_at = self.0.clock.now();
+        let asked_at = self.moment();
         match self.0.runtime.inspect(id).await {
             Ok(Some(container)) => {
                 lock(&self.0.known).show(container.clone(), asked_at);
@@ -586,7 +608,7 @@ impl Controller {
     /// Holds every session against what the runtime shows now; answers the containers that ended with a failure although
     /// OpenVidu records on, and with what code.
     async fn reconcile(&self) -> Vec<(ContainerId, i64)> {
-        let before = self.0.clock.now();
+        let before = self.moment();
         let containers = match self.0.runtime.list().await {
             Ok(containers) => containers,
             // That the runtime is away is told by whoever follows it.
@@ -602,7 +624,7 @@ impl Controller {
             self.remember_blueprint(container).await;
         }
         for id in self.ids(Which::Any) {
-            self.compare(&id, &containers, before);
+            self.compare(&id, &containers, before.at);
         }
         let failed = containers.iter().filter_map(|it| match it.status {
             ContainerStatus::Exited(code) if code != 0 => Some((it, code)),
