@@ -106,6 +106,10 @@ impl Check {
         self.outcome == Outcome::Warning
     }
 
+    pub(super) fn is_good(&self) -> bool {
+        self.outcome == Outcome::Good
+    }
+
     fn of(name: &str, outcome: Outcome, finding: impl Display) -> Self {
         Self {
             name: name.to_owned(),

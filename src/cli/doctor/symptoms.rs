@@ -150,20 +150,25 @@ pub(super) fn databases_set_aside(data_dir: &Path) -> Vec<PathBuf> {
 impl Evidence<'_> {
     /// It is one of the checks above that decides.
     fn follows_from(&self, name: &str, deciding: &[&str]) -> Check {
-        let found = |is_one: fn(&Check) -> bool| {
+        let ones = |is_one: fn(&Check) -> bool| {
             let checks = self.report.checks().iter();
-            let ones = checks.filter(|it| is_one(it) && deciding.contains(&it.name()));
-            let texts = ones.map(|it| format!("{}: {}", it.name(), it.finding()));
+            checks.filter(move |it| is_one(it) && deciding.contains(&it.name()))
+        };
+        let found = |is_one: fn(&Check) -> bool| {
+            let texts = ones(is_one).map(|it| format!("{}: {}", it.name(), it.finding()));
             texts.collect::<Vec<_>>().join("; ")
         };
         let advice = "see what is advised above";
+        let made: Vec<_> = ones(Check::is_good).map(Check::name).collect();
         match (found(Check::is_bad), found(Check::is_warning)) {
             (bad, _) if !bad.is_empty() => Check::bad(name, bad).advice(advice),
             (_, odd) if !odd.is_empty() => Check::warning(name, odd).advice(advice),
-            _ => Check::good(
+            // What was not looked at is not well.
+            _ if made.is_empty() => Check::skipped(
                 name,
-                format!("nothing is wrong with {}", deciding.join(", ")),
+                format!("not known: {} was not looked at", deciding.join(", ")),
             ),
+            _ => Check::good(name, format!("nothing is wrong with {}", made.join(", "))),
         }
     }
 

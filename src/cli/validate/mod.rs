@@ -98,7 +98,7 @@ async fn look_at_everything(settings: &Settings, report: &mut Report) {
             let docker = docker().await;
             let image = match docker.is_bad() {
                 true => Check::skipped("image", "Docker cannot be asked for it"),
-                false => image(settings),
+                false => image_of(settings).await,
             };
             has_image = !docker.is_bad() && !image.is_bad();
             report.add(docker);
@@ -226,6 +226,20 @@ async fn docker() -> Check {
             "start it (systemctl start docker) and let this user use it (adduser USER docker)",
         ),
     }
+}
+
+/// A Docker that tells its version may hang when it is asked for an image.
+async fn image_of(settings: &Settings) -> Check {
+    let settings = settings.clone();
+    let looked = tasks::answered_within(PATIENCE, move || image(&settings)).await;
+    looked.unwrap_or_else(|| {
+        let seconds = PATIENCE.as_secs();
+        Check::bad(
+            "image",
+            format!("Docker does not say within {seconds} s whether it is there"),
+        )
+        .advice("see \"journalctl -u docker\"; restarting Docker ends recordings that run")
+    })
 }
 
 fn image(settings: &Settings) -> Check {
