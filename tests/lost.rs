@@ -226,12 +226,12 @@ async fn a_damaged_video_is_made_again_of_what_the_store_has() {
     assert_eq!(stage.timeline()["runs"].as_array().unwrap().len(), 2);
 }
 
-/// Overwrites the middle of a video, and what would say how to go on behind it.
+/// Overwrites the middle of a video, more of it than one fragment has, and what would say how to go on behind it.
 fn damage(video: &Path) {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::options().write(true).open(video).unwrap();
     let bytes = file.metadata().unwrap().len();
-    file.write_all_at(&[0xff; 4096], bytes / 3).unwrap();
+    file.write_all_at(&[0xff; 32_768], bytes / 3).unwrap();
     let name = video.file_name().unwrap().to_str().unwrap();
     std::fs::remove_file(video.with_file_name(format!(".{name}.index"))).unwrap();
 }

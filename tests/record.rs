@@ -20,11 +20,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// They judge frames and seconds: one at a time.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// They judge frames and seconds: one at a time, where `OV2_ABREAST` does not let more.
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let abreast = std::env::var("OV2_ABREAST").map_or(1, |it| it.parse().unwrap());
+    Semaphore::new(abreast)
+});
 
 /// Slack for machines that are busy with other things.
 pub const SLACK: f64 = 1.0;
@@ -917,7 +921,7 @@ pub fn recover_in(folder: &Path) {
 pub struct Stage {
     /// Settings beside the usual ones.
     pub settings: Vec<(&'static str, String)>,
-    _turn: Option<MutexGuard<'static, ()>>,
+    _turn: Option<SemaphorePermit<'static>>,
     page: std::sync::Arc<Page>,
     pub folder: std::sync::Arc<tempfile::TempDir>,
     pub order: Order,
@@ -926,7 +930,7 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set(id: &str) -> Self {
-        let turn = TURN.lock().await;
+        let turn = TURNS.acquire().await.unwrap();
         let page = Page::serve().await;
         Self {
             order: Order::of(id, &page.url()),

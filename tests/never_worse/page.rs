@@ -2,6 +2,7 @@
 //! Chrome makes of it, whatever that is.
 
 use crate::record::{Recorder, Stage, Watch, has_trouble};
+use crate::support::frames::Footage;
 use crate::support::page::{Answer, CLOCK, OddPage};
 use crate::support::stage::{leave_out, seconds_now};
 use crate::support::stock;
@@ -146,7 +147,11 @@ async fn is_shown_once(status: u16) {
 
 /// OpenVidu's own recorder shows the page of `stage` within `length`: so ours has to.
 async fn stock_records(stage: &Stage, length: Duration) {
-    match stock::records(&stage.order, length).await {
+    shows_it_too(stock::records(&stage.order, length).await);
+}
+
+fn shows_it_too(stock: Result<Footage, String>) {
+    match stock {
         Ok(stock) => assert!(stock.first_clock() > 0.0),
         Err(why) => leave_out("what OpenVidu's own recorder makes of this page", &why),
     }
@@ -154,14 +159,21 @@ async fn stock_records(stage: &Stage, length: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_whose_first_answer_takes_35_seconds_is_loaded_once_and_recorded() {
-    let page = OddPage::serve(Answer {
-        delay: Duration::from_secs(35),
-        body: format!("{CLOCK}<script>fetch('/said/shown')</script>"),
-        ..Answer::default()
-    })
-    .await;
+    let slow = || {
+        OddPage::serve(Answer {
+            delay: Duration::from_secs(35),
+            body: format!("{CLOCK}<script>fetch('/said/shown')</script>"),
+            ..Answer::default()
+        })
+    };
+    let (page, page_of_stock) = (slow().await, slow().await);
     let mut stage = stage("ses_slow_page", &page).await;
     let watch = stage.watched().await;
+    // Beside ours: both do nothing but wait.
+    let mut of_stock = stage.order.clone();
+    of_stock.url = page_of_stock.url();
+    let stock =
+        tokio::spawn(async move { stock::records(&of_stock, Duration::from_secs(40)).await });
     // OpenVidu waits no longer for the file than this does.
     let mut recorder = stage.start().await;
     let is_told = |report: &Value| has_trouble(report, "page", "has not answered yet");
@@ -175,7 +187,7 @@ async fn a_page_whose_first_answer_takes_35_seconds_is_loaded_once_and_recorded(
     ends_well(&mut recorder, &stage).await;
     assert_eq!(page.loads().len(), 1);
     shows_the_page(&stage);
-    stock_records(&stage, Duration::from_secs(40)).await;
+    shows_it_too(stock.await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
