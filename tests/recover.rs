@@ -139,17 +139,33 @@ async fn a_chunk_that_the_disk_does_not_give_is_a_named_gap_until_it_can_be_read
     let chunk = folder.join(take.chunk(RunNumber(1), 2).to_string());
     let place = folder.to_str().unwrap();
 
-    let done = recover_without(&chunk, &["--store", place], &[]);
-    assert!(done.contains("Input/output error"), "{done}");
-    assert_eq!(gaps(&folder, "ses_U").len(), 2);
-    assert_eq!(gaps(&folder, "ses_U")[0], "a chunk could not be read");
     let finished = folder.join(take.finished());
-    assert!(!finished.exists(), "the store was told that it is finished");
+    for fault in ["read 5", "media 5"] {
+        let done = recover_without(fault, &chunk, &["ses_U", "--store", place], &[]);
+        assert!(done.contains("Input/output error"), "{fault}: {done}");
+        assert_eq!(gaps(&folder, "ses_U").len(), 2, "{fault}");
+        assert_eq!(gaps(&folder, "ses_U")[0], "a chunk could not be read");
+        assert!(!finished.exists(), "the store was told that it is finished");
 
-    let again = recorder(NOBODY, &["recover", "ses_U", "--store", place]);
-    assert!(again.status.success(), "{}", said(&again));
-    assert_eq!(gaps(&folder, "ses_U").len(), 1);
-    assert!(finished.exists());
+        let again = recorder(NOBODY, &["recover", "ses_U", "--store", place]);
+        assert!(again.status.success(), "{}", said(&again));
+        assert_eq!(gaps(&folder, "ses_U").len(), 1, "{fault}");
+        std::fs::remove_file(&finished).unwrap();
+        std::fs::remove_file(folder.join("ses_U/My recording.mp4")).unwrap();
+    }
+
+    // A video that has what cannot be read any more is not given up for one that has not.
+    let whole = recorder(NOBODY, &["recover", "ses_U", "--store", place]);
+    assert!(whole.status.success(), "{}", said(&whole));
+    let video = folder.join("ses_U/My recording.mp4");
+    let before = std::fs::read(&video).unwrap();
+    let late = encode(&folder.join("late.mp4"), EPOCH + 7, 1);
+    std::fs::remove_file(folder.join("late.mp4")).unwrap();
+    let place_of_late = folder.join(take.chunk(RunNumber(1), 9).to_string());
+    std::fs::write(place_of_late, late).unwrap();
+    recover_without("media 5", &chunk, &["ses_U", "--store", place], &[]);
+    let kept = folder.join("ses_U/My recording.mp4.before-1");
+    assert_eq!(std::fs::read(kept).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,16 +178,26 @@ async fn a_chunk_that_the_disk_does_not_give_is_taken_of_the_store() {
     record(&LocalStore::new(&folder), "ses_V", "1").await;
     let chunk = folder.join(take("ses_V", "1").chunk(RunNumber(1), 2).to_string());
     let place = folder.to_str().unwrap();
-    let done = recover_without(&chunk, &["-o", place], &variables(&server.endpoint));
+    let done = recover_without(
+        "media 5",
+        &chunk,
+        &["-o", place],
+        &variables(&server.endpoint),
+    );
     assert!(!done.contains("Input/output error"), "{done}");
     assert_eq!(gaps(&folder, "ses_V").len(), 1);
 }
 
 /// What `recover` says while the disk does not give `chunk`.
-fn recover_without(chunk: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> String {
+fn recover_without(
+    fault: &str,
+    chunk: &Path,
+    arguments: &[&str],
+    settings: &[(&str, &str)],
+) -> String {
     let beside = tempfile::tempdir().unwrap();
     let now = beside.path().join("fault");
-    std::fs::write(&now, "read 5").unwrap();
+    std::fs::write(&now, fault).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_ov2-ha-recorder"))
         .arg("recover")
         .args(arguments)

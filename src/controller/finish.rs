@@ -6,7 +6,7 @@ use super::orphan::Verdict;
 use super::quick::Makes;
 use super::table::Entry;
 use super::takes::{Take, TakeError};
-use super::unfinished::{about_unread, has_no_video};
+use super::unfinished::has_no_video;
 use super::{Controller, ControllerError, OPENVIDU_SAYS_FAILED};
 use crate::clock::Timestamp;
 use crate::db::outbox;
@@ -292,8 +292,7 @@ impl Controller {
             return true;
         };
         info!(session:% = id; "the video is finished by the controller");
-        let tries = self.tries_to_finish(id);
-        match self.finish_take(&take, about_unread(tries)).await {
+        match self.finish_take(&take, self.about_unread_of(id)).await {
             Ok(seconds) => {
                 info!(session:% = id, seconds:? = seconds; "the controller finished the video");
                 let _ = self.apply(id, Event::Salvaged);

@@ -30,6 +30,8 @@ pub(super) struct Sweep {
 struct Quiet {
     bytes: u64,
     tries: u32,
+    /// How many of them failed for a chunk that could not be read.
+    unread: u32,
     /// Not before this is its video made; `None` where nothing of it can be shown.
     next: Option<Timestamp>,
 }
@@ -88,6 +90,7 @@ impl Controller {
                         None => Some(Quiet {
                             bytes: stored.bytes(),
                             tries: 0,
+                            unread: 0,
                             next: Some(now.plus(self.patience())),
                         }),
                     };
@@ -156,7 +159,8 @@ impl Controller {
     /// Makes its video; answers what is known of it where it could not.
     async fn finish_stored(&self, take: &Take, known: Quiet) -> Option<Quiet> {
         info!(take:% = take.key; "nobody finishes this take; its video is made from the store");
-        let next = match self.finish_take(take, about_unread(known.tries)).await {
+        let mut unread = known.unread;
+        let next = match self.finish_take(take, about_unread(unread)).await {
             Ok(seconds) => {
                 info!(take:% = take.key, seconds:? = seconds; "the video is finished");
                 return None;
@@ -166,6 +170,7 @@ impl Controller {
                 None
             }
             Err(cause) => {
+                unread += u32::from(cause.is_unread());
                 let pause = pause_after(known.tries, &cause);
                 warn!(take:% = take.key; "the video was not made and is tried again in {} s: {cause}", pause.as_secs());
                 Some(self.0.clock.now().plus(pause))
@@ -173,6 +178,7 @@ impl Controller {
         };
         Some(Quiet {
             tries: known.tries + 1,
+            unread,
             next,
             ..known
         })

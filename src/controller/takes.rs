@@ -9,7 +9,7 @@ use crate::disk;
 use crate::join::beside::{Beside, BesideError};
 use crate::join::{self, CaughtUp, ChunkFault, GrowingFile, JoinError, Options};
 use crate::model::chunk::{ChunkKey, TakeKey};
-use crate::model::timeline::{GapMode, Timeline};
+use crate::model::timeline::{Gap, GapMode, Timeline};
 use crate::store::takes::{StoredTake, takes};
 use crate::store::{ChunkStore, StoreError};
 use crate::tasks::{self, Tasks};
@@ -83,6 +83,12 @@ pub enum TakeError {
     /// A task that did not come to its end.
     #[error("the work was cut short ({0}); it is taken up again at the next start")]
     CutShort(String),
+}
+
+impl TakeError {
+    pub(super) const fn is_unread(&self) -> bool {
+        matches!(self, Self::Unread { .. })
+    }
 }
 
 /// Work on takes in a store, with videos below a folder.
@@ -161,7 +167,12 @@ impl Takes<'_> {
         }
         let beside = self.beside(take);
         tasks::block(|| beside.begin(take.recording_json.as_ref()))?;
-        let recovered = match self.grow(take, &chunks, unread, progress).await {
+        let grown = match self.was_left_incomplete(take).await? {
+            // Of a chunk that was left out the video may have the beginning: nothing is put in between.
+            true => Ok(None),
+            false => self.grow(take, &chunks, unread, progress).await,
+        };
+        let recovered = match grown {
             Err(TakeError::Join(cause)) if chunks.is_empty() => self.keep(take, &cause),
             Err(TakeError::Join(cause)) => {
                 warn!(take:% = take.key; "the video is joined anew: {cause}");
@@ -184,6 +195,17 @@ impl Takes<'_> {
             self.mark_finished(take, timeline).await;
         }
         Ok(recovered)
+    }
+
+    /// Whether the video lacks a chunk that could not be read when it was made.
+    async fn was_left_incomplete(&self, take: &Take) -> Result<bool, TakeError> {
+        let video = self.video(take);
+        let look = move || {
+            let timeline = join::timeline_of(&video).ok();
+            let is_unread = |gap: &Gap| gap.cause == join::UNREAD;
+            Ok(timeline.is_some_and(|it| it.gaps.iter().any(is_unread)))
+        };
+        self.blocking("look at a video", look).await
     }
 
     /// Chunk after chunk, so that no more than one lies on this disk beside the video. `None` when a chunk belongs
@@ -252,17 +274,21 @@ impl Takes<'_> {
         unread: Unread,
     ) -> Result<Recovered, TakeError> {
         let mut brought = self.bring_all(chunks).await?;
+        let mut lacks_some = false;
         for (brought, chunk) in brought.iter_mut().zip(chunks) {
             // Before anything takes the place of the video that is there.
             match self.read_through(brought).await {
                 Ok(()) => {}
                 Err(_) if chunk.is_stored_too => *brought = self.fetch(&chunk.key).await?,
-                Err(_) if unread == Unread::LeaveOut => {}
+                Err(_) if unread == Unread::LeaveOut => lacks_some = true,
                 Err(cause) => {
                     let key = chunk.key.clone();
                     return Err(TakeError::Unread { key, cause });
                 }
             }
+        }
+        if lacks_some {
+            tasks::block(|| self.keep_beside(take));
         }
         let (sources, path, options) = (sources(&brought), self.video(take), take.options());
         let join = move || join::join_chunks(&sources, &path, options, &mut |_| {});
@@ -274,9 +300,25 @@ impl Takes<'_> {
         for caught_up in joined.chunks {
             let source = &caught_up.source;
             let key = take.key.chunk(source.run, source.index);
-            faults.note(&key, caught_up.fault, Unread::LeaveOut)?;
+            faults.note(&key, caught_up.fault, unread)?;
         }
         Ok(faults.recovered(joined.video, joined.timeline))
+    }
+
+    /// The video that is there may have what its chunks do not give any more: it stays under another name, the first of them
+    /// where that is done more than once.
+    fn keep_beside(&self, take: &Take) {
+        let video = self.video(take);
+        let name = format!("{}.mp4.before-{}", take.video_name, take.key.take);
+        match fs::hard_link(&video, video.with_file_name(&name)) {
+            Ok(()) => {
+                warn!(take:% = take.key; "the video of before is kept as {name}: a chunk that it may have cannot be read")
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => {
+                warn!(take:% = take.key; "the video of before is not kept as {name}: {cause}")
+            }
+        }
     }
 
     /// Whether the system reads the chunk to its end.

@@ -15,14 +15,16 @@ const LONGEST_WANT: Duration = Duration::from_secs(5 * 60);
 /// The same where the chunks or the disk are at fault: all of them are read each time.
 const LONGEST: Duration = Duration::from_secs(6 * 3_600);
 
-/// So many tries are made to read every chunk. The next one, five minutes after the first, leaves out what cannot be read: by
-/// then a video with a gap is worth more than none.
+/// So often a chunk may not be read before it is left out: by then, minutes after the first try, a video with a gap is worth
+/// more than none.
 const TRIES_TO_READ: u32 = 3;
 
 /// A video that could not be finished.
 #[derive(Clone, Debug)]
 pub(super) struct Unfinished {
     tries: u32,
+    /// How many of them failed for a chunk that could not be read.
+    unread: u32,
     /// When it was tried first.
     pub(super) since: Timestamp,
     /// Not before this is it tried again.
@@ -47,6 +49,7 @@ impl Unfinished {
     fn fails(&mut self, cause: &TakeError, now: Timestamp) -> Duration {
         let pause = pause_after(self.tries, cause);
         self.tries += 1;
+        self.unread += u32::from(cause.is_unread());
         self.why = cause.to_string();
         self.next = now.plus(pause);
         pause
@@ -63,7 +66,7 @@ pub(super) fn pause_after(earlier: u32, cause: &TakeError) -> Duration {
     doubled.min(longest)
 }
 
-/// What becomes of a chunk that cannot be read, after so many earlier tries.
+/// What becomes of a chunk that cannot be read, after so many earlier tries that failed for one.
 pub(super) const fn about_unread(earlier: u32) -> Unread {
     if earlier < TRIES_TO_READ {
         Unread::Refuse
@@ -89,6 +92,7 @@ impl Entry {
         self.stall.as_ref()?.unfinished.as_ref()
     }
 
+    #[cfg(test)]
     pub(super) fn tries_to_finish(&self) -> u32 {
         self.unfinished().map_or(0, |it| it.tries)
     }
@@ -111,9 +115,10 @@ impl Controller {
         true
     }
 
-    /// How often its video could not be finished.
-    pub(super) fn tries_to_finish(&self, id: &RecordingId) -> u32 {
-        self.table().get(id).map_or(0, Entry::tries_to_finish)
+    /// What becomes of its chunks that cannot be read.
+    pub(super) fn about_unread_of(&self, id: &RecordingId) -> Unread {
+        let unread = |entry: &Entry| entry.unfinished().map(|it| it.unread);
+        about_unread(self.table().get(id).and_then(unread).unwrap_or(0))
     }
 
     /// Its video could not be finished.
@@ -127,6 +132,7 @@ impl Controller {
             let stall = entry.stall.get_or_insert_default();
             let unfinished = stall.unfinished.get_or_insert_with(|| Unfinished {
                 tries: 0,
+                unread: 0,
                 since: now,
                 next: now,
                 why: String::new(),

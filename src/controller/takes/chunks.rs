@@ -23,7 +23,9 @@ impl Takes<'_> {
             let origin = (key.run, key.index);
             let path = self.store.path(&object.key);
             match found.get_mut(&origin) {
-                Some(it) if it.bytes >= object.bytes => it.is_stored_too = it.here != path,
+                Some(it) if it.bytes >= object.bytes => {
+                    it.is_stored_too = it.bytes == object.bytes && it.here != path;
+                }
                 _ => {
                     let chunk = Chunk {
                         here: path,
@@ -95,7 +97,7 @@ pub(super) struct Chunk {
     pub(super) bytes: u64,
     /// The file, where it is on this machine.
     here: Option<PathBuf>,
-    /// Whether the store has it in another place.
+    /// Whether the store has all of it in another place.
     pub(super) is_stored_too: bool,
 }
 

@@ -285,6 +285,9 @@ pub(super) enum Added {
     AfterAGap,
 }
 
+/// So many bytes are read at once where only that they can be read matters.
+const READ_THROUGH: usize = 64 << 10;
+
 /// Media that is to be copied.
 #[derive(Clone, Copy)]
 pub(super) enum Payload<'a> {
@@ -298,6 +301,24 @@ impl Payload<'_> {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::File { len, .. } => *len,
         }
+    }
+
+    /// Whether the system reads it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(super) fn read_through(&self) -> io::Result<()> {
+        let Self::File { file, at, len } = *self else {
+            return Ok(());
+        };
+        let mut buffer = vec![0; READ_THROUGH];
+        let mut read = 0;
+        while read < len {
+            let wanted = buffer.len().min((len - read) as usize);
+            file.read_exact_at(&mut buffer[..wanted], at + read)?;
+            read += wanted as u64;
+        }
+        Ok(())
     }
 
     /// Without its first `skipped` bytes.

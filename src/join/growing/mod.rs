@@ -278,7 +278,9 @@ impl GrowingFile {
             }
         };
         self.take_chunk(&file, origin, &mut report)?;
-        if report.lost_bytes > 0 {
+        // What is not read now is not lost.
+        let is_unread = matches!(report.fault, Some(ChunkFault::Unread(_)));
+        if report.lost_bytes > 0 && !is_unread {
             self.mark_lost(origin, report.lost_bytes)?;
         }
         Ok(report)
@@ -315,9 +317,20 @@ impl GrowingFile {
                 at: found.media_at(),
                 len: found.media_len(),
             };
-            if self.add(&init, &found.head, media, origin)? {
-                report.fragments += 1;
-                report.bytes += found.media_len();
+            match self.add(&init, &found.head, media, origin) {
+                Ok(false) => {}
+                Ok(true) => {
+                    report.fragments += 1;
+                    report.bytes += found.media_len();
+                }
+                // It may be the chunk that is not read, not the video that is not written.
+                Err(cause) => match media.read_through() {
+                    Ok(()) => return Err(cause),
+                    Err(unread) => {
+                        report.fault = Some(ChunkFault::unread(unread));
+                        return Ok(());
+                    }
+                },
             }
         }
         report.lost_bytes = chunk.rest();

@@ -2,7 +2,8 @@
  * says: `<kind> <errno>`, or `<kind> hang`, where a call waits until the file says something else. An empty file: no fault.
  * Where one failed there is a file FAULT_NOW.bit.
  *
- * Kinds: create (a file or folder), write, size, flush, name (rename and delete), read. */
+ * Kinds: create (a file or folder), write, size, flush, name (rename and delete), read, media (what is read at once is more than
+ * a header, or is copied by the system). */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -68,8 +69,21 @@ static int fails(const char *kind) {
 #define ON_FILE(kind, fd) do { if (concerns(fd) && fails(kind)) return -1; } while (0)
 #define ON_PATH(kind, path) do { if (is_below(path) && fails(kind)) return -1; } while (0)
 
-ssize_t read(int fd, void *to, size_t size) { ON_FILE("read", fd); return REAL(read)(fd, to, size); }
-ssize_t pread64(int fd, void *to, size_t size, off64_t at) { ON_FILE("read", fd); return REAL(pread64)(fd, to, size, at); }
+ssize_t read(int fd, void *to, size_t size) {
+  ON_FILE("read", fd);
+  if (size > 4096) ON_FILE("media", fd);
+  return REAL(read)(fd, to, size);
+}
+ssize_t pread64(int fd, void *to, size_t size, off64_t at) {
+  ON_FILE("read", fd);
+  if (size > 4096) ON_FILE("media", fd);
+  return REAL(pread64)(fd, to, size, at);
+}
+ssize_t copy_file_range(int from, off64_t *at, int to, off64_t *there, size_t size, unsigned flags) {
+  ON_FILE("read", from);
+  ON_FILE("media", from);
+  return REAL(copy_file_range)(from, at, to, there, size, flags);
+}
 ssize_t write(int fd, const void *from, size_t size) { ON_FILE("write", fd); return REAL(write)(fd, from, size); }
 ssize_t pwrite64(int fd, const void *from, size_t size, off64_t at) { ON_FILE("write", fd); return REAL(pwrite64)(fd, from, size, at); }
 ssize_t writev(int fd, const struct iovec *from, int count) { ON_FILE("write", fd); return REAL(writev)(fd, from, count); }
