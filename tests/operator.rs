@@ -378,6 +378,159 @@ fn recorders_get_a_token_of_their_own_unless_one_runs_that_knows_the_account_onl
     assert_eq!(folder, None);
 }
 
+/// A recorder reads the folder's file before what its image says.
+#[test]
+fn a_file_of_a_persons_own_stays_and_one_that_would_shut_recorders_out_ends_the_command() {
+    for (more, state) in [(&[][..], ""), (&["--without-image"], "silent")] {
+        let machine = Machine::new(SHAPES[2]);
+        let fakes = Fakes::new();
+        fakes.add_image(IMAGE, "openvidus");
+        fs::write(fakes.state().join("no-service"), "").unwrap();
+        fs::create_dir_all(machine.env_file().parent().unwrap()).unwrap();
+        let own = "HA_CONTROLLER_USERNAME=recorder\nHA_CONTROLLER_PASSWORD=planted-1\nHA_RECORDER_TOKEN=planted-2\n";
+        fs::write(machine.env_file(), own).unwrap();
+        let theirs =
+            "# mine\nHA_RECORDER_TOKEN=planted-3\nHA_CONTROLLER_PORT=1\nCHUNK_TIME_SIZE=8\n";
+        fs::write(machine.recorders_copy(), theirs).unwrap();
+        let path = machine.openvidu.to_str().unwrap();
+        let run = |arguments: &[&str]| machine.run_among(&fakes, Path::new(PROGRAM), arguments);
+        let install = [&["install", "--auto", "--without-service", path], more].concat();
+        let reconfigure = ["reconfigure", "--without-service", path];
+        if !state.is_empty() {
+            fs::write(fakes.state().join(state), "").unwrap();
+        }
+        for command in [&install[..], &reconfigure] {
+            let refused = run(command);
+            assert_eq!(refused.status.code(), Some(78), "{}", text(&refused));
+            let said = text(&refused);
+            assert!(
+                said.contains("sets HA_CONTROLLER_PORT, HA_RECORDER_TOKEN "),
+                "{said}"
+            );
+            assert!(!said.contains("planted"), "{said}");
+            let host = machine.env_file().with_file_name("recorders.env");
+            assert!(!host.exists());
+        }
+
+        // The account opens the same door, and what the service does not set is theirs to set.
+        let theirs = "HA_CONTROLLER_USERNAME=recorder\nHA_CONTROLLER_PASSWORD=planted-1\nCHUNK_TIME_SIZE=8\n";
+        fs::write(machine.recorders_copy(), theirs).unwrap();
+        for command in [&install[..], &reconfigure, &install] {
+            let done = run(command);
+            assert!(done.status.success(), "{}", text(&done));
+            assert!(text(&done).contains("stays, for"), "{}", text(&done));
+            assert_eq!(
+                fs::read_to_string(machine.recorders_copy()).unwrap(),
+                theirs
+            );
+        }
+        let back = run(&["uninstall", "--without-service", "--without-image"]);
+        assert!(back.status.success(), "{}", text(&back));
+        assert_eq!(
+            fs::read_to_string(machine.recorders_copy()).unwrap(),
+            theirs
+        );
+
+        fs::write(machine.env_file(), own).unwrap();
+        fs::write(
+            machine.recorders_copy(),
+            theirs.replace("planted-1", "planted-4"),
+        )
+        .unwrap();
+        let refused = run(&install);
+        assert_eq!(refused.status.code(), Some(78), "{}", text(&refused));
+        assert!(
+            text(&refused).contains("sets HA_CONTROLLER_PASSWORD "),
+            "{}",
+            text(&refused)
+        );
+    }
+}
+
+#[test]
+fn settings_stay_in_the_folder_as_long_as_openvidu_may_be_rolled_back_to_an_image_without_them() {
+    let machine = Machine::new(SHAPES[2]);
+    let fakes = Fakes::new();
+    fakes.add_image(IMAGE, "openvidus");
+    fs::write(fakes.state().join("no-service"), "").unwrap();
+    let install = || {
+        let done = machine.install_among(&fakes, &[]);
+        assert!(done.status.success(), "{}", text(&done));
+        text(&done)
+    };
+    assert!(
+        machine
+            .install_among(&fakes, &["--without-image"])
+            .status
+            .success()
+    );
+    let earlier = "openvidu/openvidu-recording:2.30.0";
+    fakes.add_image(earlier, "older");
+    fs::write(fakes.image(earlier).join("created.by"), "ov2-ha-recorder\n").unwrap();
+    let record = machine.folder.path().join("data/install.json");
+    let mut noted: Value = serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
+    let image = serde_json::json!({"what": "image", "name": earlier, "built": "older"});
+    noted["changes"].as_array_mut().unwrap().push(image);
+    fs::write(&record, noted.to_string()).unwrap();
+    let told = install();
+    assert!(
+        told.contains(&format!("rolled back to {earlier}")),
+        "{told}"
+    );
+    let folder = fs::read_to_string(machine.recorders_copy()).unwrap();
+    assert!(
+        folder.contains("HA_CONTROLLER_PASSWORD="),
+        "it knows no token: {folder}"
+    );
+    let image = fakes.settings(IMAGE).unwrap();
+    fs::write(fakes.image(earlier).join("ov2-ha-recorder.env"), image).unwrap();
+    install();
+    assert!(!machine.recorders_copy().exists());
+}
+
+#[test]
+fn the_recorders_file_beside_the_services_own_is_another_one_and_for_root_alone() {
+    let machine = Machine::new(SHAPES[2]);
+    let before = machine.files();
+    let etc = machine.folder.path().join("etc");
+    let (same, data) = (
+        etc.join("recorders.env"),
+        machine.folder.path().join("data"),
+    );
+    let path = machine.openvidu.to_str().unwrap();
+    let mut command = bare(PROGRAM);
+    command.args([
+        "install",
+        "--auto",
+        "--without-image",
+        "--without-service",
+        path,
+    ]);
+    command
+        .arg("--env-file")
+        .arg(&same)
+        .arg("--data-dir")
+        .arg(data);
+    let refused = command.output().unwrap();
+    assert_eq!(refused.status.code(), Some(78), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("another name"),
+        "{}",
+        text(&refused)
+    );
+    assert_eq!(machine.files(), before);
+
+    fs::create_dir_all(&etc).unwrap();
+    fs::write(&same, "# open\n").unwrap();
+    fs::set_permissions(&same, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(machine.install(&[]).status.success());
+    let mode = || fs::metadata(&same).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    fs::set_permissions(&same, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(machine.install(&[]).status.success());
+    assert_eq!(mode(), 0o600, "also where it says the same already");
+}
+
 /// How an installation of before, which told recorders all in the folder that OpenVidu serves, becomes one of now.
 #[test]
 fn settings_leave_the_folder_that_openvidu_serves_once_no_recorder_needs_them_there() {
@@ -428,7 +581,47 @@ fn settings_leave_the_folder_that_openvidu_serves_once_no_recorder_needs_them_th
 
     let own = fs::read_to_string(machine.env_file()).unwrap();
     fs::write(machine.env_file(), own + "CHUNK_TIME_SIZE=7\n").unwrap();
+    // Neither what it was built on nor the one without settings is there, and another would be pulled.
+    for gone in [
+        "ov2-ha-recorder/recording:2.32.2",
+        "ov2-ha-recorder-base:2.32.2",
+    ] {
+        fs::rename(
+            fakes.image(gone),
+            fakes.state().join(gone.replace('/', "%")),
+        )
+        .unwrap();
+    }
+    fs::write(fakes.state().join("registry"), "pulled\n").unwrap();
+    let backup = "ov2-ha-recorder/backup:2.32.2";
+    fakes.add_image(backup, "earlier");
+    fs::write(
+        fakes.image(backup).join("ov2-ha-recorder.without-settings"),
+        "plain\n",
+    )
+    .unwrap();
     run(&reconfigure);
+    assert_eq!(fakes.id(backup), None, "it has the settings of before");
+    let calls = fakes.calls("docker");
+    assert!(
+        !calls.iter().any(|call| call.starts_with("docker pull")),
+        "{calls:?}"
+    );
+    assert_eq!(
+        fakes.id("ov2-ha-recorder/recording:2.32.2"),
+        None,
+        "the program is built again"
+    );
+    for back in [
+        "ov2-ha-recorder/recording:2.32.2",
+        "ov2-ha-recorder-base:2.32.2",
+    ] {
+        fs::rename(
+            fakes.state().join(back.replace('/', "%")),
+            fakes.image(back),
+        )
+        .unwrap();
+    }
     let image = fakes.settings(IMAGE).unwrap();
     assert!(image.contains("CHUNK_TIME_SIZE=7\n"), "{image}");
     assert!(!machine.recorders_copy().exists());
@@ -442,6 +635,17 @@ fn settings_leave_the_folder_that_openvidu_serves_once_no_recorder_needs_them_th
     let folder = fs::read_to_string(machine.recorders_copy()).unwrap();
     assert!(folder.contains("CHUNK_TIME_SIZE=8\n"), "{folder}");
     fs::remove_file(fakes.state().join("silent")).unwrap();
+    // Nor can one that hangs.
+    let own = fs::read_to_string(machine.env_file()).unwrap();
+    fs::write(machine.env_file(), own.replace("SIZE=8", "SIZE=6")).unwrap();
+    fs::write(fakes.state().join("hung"), "").unwrap();
+    let begin = std::time::Instant::now();
+    let told = run(&reconfigure);
+    assert!(begin.elapsed() < Duration::from_secs(90), "{told}");
+    assert!(told.contains("Docker does not answer"), "{told}");
+    let folder = fs::read_to_string(machine.recorders_copy()).unwrap();
+    assert!(folder.contains("CHUNK_TIME_SIZE=6\n"), "{folder}");
+    fs::remove_file(fakes.state().join("hung")).unwrap();
 
     // What a person changed since is that person's.
     fs::write(machine.recorders_copy(), folder + "# mine\n").unwrap();
@@ -451,9 +655,16 @@ fn settings_leave_the_folder_that_openvidu_serves_once_no_recorder_needs_them_th
     assert_eq!(fakes.settings(IMAGE), fs::read_to_string(&host).ok());
     fs::remove_file(machine.recorders_copy()).unwrap();
 
+    fakes.add_image(backup, "earlier");
+    fs::write(
+        fakes.image(backup).join("ov2-ha-recorder.without-settings"),
+        "plain\n",
+    )
+    .unwrap();
     fs::remove_file(machine.env_file()).unwrap();
     run(&["uninstall", "--without-service"]);
     assert_eq!(machine.files(), before);
+    assert_eq!(fakes.id(backup), None);
     assert_eq!(fakes.id(IMAGE).as_deref(), Some("openvidus"));
     assert_eq!(fakes.id("ov2-ha-recorder/recording:2.32.2"), None);
 }

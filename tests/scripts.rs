@@ -285,6 +285,47 @@ fn the_recorders_settings_are_a_last_layer_of_the_image_for_root_alone() {
 }
 
 #[test]
+fn an_image_with_settings_keeps_them_where_a_build_names_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = customers_script(folder.path());
+    let fakes = Fakes::new();
+    let (name, plain) = (
+        "ours/recording:test",
+        "ov2-ha-recorder/recording:ours-recording-test",
+    );
+    fakes.add_image(name, "theirs");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&script);
+        command.arg("--binary").arg(folder.path().join("program"));
+        command.args(arguments).env("IMAGE_NAME", "ours/recording");
+        command.env("IMAGE_TAG", "test");
+        let output = fakes.before(&mut command).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let settings = folder.path().join("settings");
+    let text = "HA_RECORDER_TOKEN=planted\n";
+    std::fs::write(&settings, text).unwrap();
+    let (code, said) = run(&["--settings", settings.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{said}");
+    let first = fakes.id(name);
+    let (code, said) = run(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(fakes.settings(name).as_deref(), Some(text));
+    assert_ne!(fakes.id(name), first);
+    assert_eq!(fakes.settings(plain), None);
+
+    let ids = || [name, plain].map(|it| fakes.id(it));
+    let before = ids();
+    std::fs::write(fakes.state().join("no-copy"), "").unwrap();
+    let (code, said) = run(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("with --settings"), "{said}");
+    assert_eq!(ids(), before);
+    assert!(!fakes.calls("docker").join("\n").contains("planted"));
+}
+
+#[test]
 fn a_build_that_fails_leaves_our_image_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let script = customers_script(folder.path());

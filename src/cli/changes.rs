@@ -3,10 +3,10 @@
 
 use super::env_text::EnvText;
 use super::system::{
-    Call, docker_answers, forget_earlier_settings, image_id, image_is_ours, image_label,
+    Call, WITHOUT_SETTINGS, docker_answers, forget_backup, forget_earlier_settings, image_id,
+    image_is_ours, image_label,
 };
 use super::{Failure, exit};
-use crate::runtime::docker::BACKUP_IMAGE;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -200,6 +200,15 @@ impl Record {
         changes.any(|it| matches!(it, Before::Image { name: noted, .. } if noted == name))
     }
 
+    /// The images that are written down, but for `current`.
+    pub(super) fn images_besides(&self, current: &str) -> Vec<String> {
+        let names = self.changes.iter().filter_map(|it| match it {
+            Before::Image { name, .. } if name != current => Some(name.clone()),
+            _ => None,
+        });
+        names.collect()
+    }
+
     /// Whether the file at `path` is there as we left it.
     ///
     /// # Errors
@@ -377,21 +386,16 @@ impl Before {
 /// then fetches its own. Of ours nothing stays that holds the recorders' settings, but for what a container is made of.
 fn give_back(image: &str) -> Result<(), Failure> {
     let label = |name| image_label(image, name).filter(|it| !it.is_empty());
-    let (ours, plain) = (image_id(image), label("ov2-ha-recorder.without-settings"));
+    let plain = label(WITHOUT_SETTINGS);
     let kept = label("ov2-ha-recorder.replaces");
     let kept = kept.filter(|kept| Call::of("docker", ["tag", kept, image]).succeeds());
     let needless = kept.as_deref().unwrap_or(image);
     Call::of("docker", ["rmi", needless]).output()?;
-    let (Some(ours), Some(plain)) = (ours, plain) else {
-        return Ok(());
-    };
-    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
-    let of_backups = format!("{BACKUP_IMAGE}:{tag}");
-    if image_id(&of_backups).as_ref() == Some(&ours) {
-        Call::of("docker", ["rmi", &of_backups]).succeeds();
-    }
+    forget_backup(image);
     forget_earlier_settings();
-    Call::of("docker", ["rmi", &plain]).succeeds();
+    if let Some(plain) = plain {
+        Call::of("docker", ["rmi", &plain]).succeeds();
+    }
     Ok(())
 }
 

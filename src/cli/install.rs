@@ -9,7 +9,8 @@ use super::recorders_settings::{self, Key};
 use super::report::Form;
 use super::service::{Manager, Verb};
 use super::system::{
-    Call, docker_answers, forget_earlier_settings, image_id, image_is_ours, image_label,
+    Call, docker_answers, forget_backup, forget_earlier_settings, image_id, image_is_ours,
+    image_label,
 };
 use super::{DataDir, Failure, SettingsFile, exit, image_settings};
 use crate::config::{RuntimeKind, Settings, Storage, Variables, quoted};
@@ -17,8 +18,10 @@ use crate::outbound::{self, Trust};
 use crate::random;
 use clap::Args;
 use serde::Serialize;
+use std::fs::Permissions;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,7 +99,7 @@ struct Step {
 impl Install {
     pub(super) fn run(self) -> Result<(), Failure> {
         let openvidu = Deployment::read(&self.openvidu)?;
-        let path = env_path(&self.file);
+        let path = own_env_path(&self.file)?;
         let env = self.wanted(&openvidu, &path)?;
         let settings = settings(&env, &path)?;
         // Before the first change: what is begun here must come to its end.
@@ -258,7 +261,7 @@ impl Install {
 impl Reconfigure {
     pub(super) fn run(self) -> Result<(), Failure> {
         let openvidu = Deployment::read(&self.openvidu)?;
-        let path = env_path(&self.file);
+        let path = own_env_path(&self.file)?;
         let text = std::fs::read_to_string(&path).map_err(|cause| {
             Failure::with(
                 exit::CONFIG,
@@ -358,28 +361,33 @@ impl<'a> Steps<'a> {
         env_file: &Path,
         way: Way,
     ) -> Result<(), Failure> {
+        let place = settings.recording_path.join(".env");
+        let is_theirs = place.exists() && !self.record.has_our_file(&place)?;
+        if is_theirs {
+            recorders_settings::refuse_clash(&place, env, settings)?;
+        }
         self.authorities(settings)?;
         let text = recorders_settings::text(env, settings, Key::of_image(settings));
         let file = recorders_settings::host_file(env_file);
-        self.change(Change::File {
-            path: file.clone(),
-            text: text.clone(),
-            mode: 0o600,
-        })?;
+        self.on_this_machine(&file, &text)?;
         let why_not = self.image(settings, &file, &text, way)?;
-        let place = settings.recording_path.join(".env");
-        let is_theirs = place.exists() && !self.record.has_our_file(&place)?;
+        if is_theirs {
+            self.notes.push(left_to_its_writer(&place));
+            let missing = |why| format!("the recorders' settings are not in their image: {why}");
+            self.notes.extend(why_not.map(missing));
+            return Ok(());
+        }
+        let earlier = match place.exists() {
+            true => self.earlier_images(settings, &text),
+            false => Vec::new(),
+        };
         let why = match why_not {
             // Processes have no image; whoever told them what is to be told need not do it again.
             _ if settings.runtime == RuntimeKind::Process && way == Way::Update => return Ok(()),
             _ if settings.runtime == RuntimeKind::Process => None,
             Some(why_not) => Some(why_not),
-            None if is_theirs => {
-                self.notes.push(left_to_its_writer(&place));
-                return Ok(());
-            }
-            None => match older_recorders(settings, &text) {
-                None => return self.clear(place),
+            None => match older_recorders(settings, &text).or_else(|| older_images(&earlier)) {
+                None => return self.clear(place, &settings.image()),
                 older => older,
             },
         };
@@ -389,12 +397,38 @@ impl<'a> Steps<'a> {
                 "{place} holds the recorders' settings, in a folder that OpenVidu serves: {why}"
             )
         }));
-        let key = Key::of_folder(settings, self.is_built);
+        let key = Key::of_folder(settings, self.is_built, &earlier);
         self.change(Change::File {
             path: place,
             text: recorders_settings::text(env, settings, key),
             mode: 0o600,
         })
+    }
+
+    /// For root alone, also where the file was there and open to others.
+    fn on_this_machine(&mut self, file: &Path, text: &str) -> Result<(), Failure> {
+        if file.exists() && !self.dry_run {
+            let closed = std::fs::set_permissions(file, Permissions::from_mode(0o600));
+            closed.map_err(|cause| {
+                let message = format!("cannot keep others from {}: {cause}", file.display());
+                Failure::with(exit::CANNOT_WRITE, message)
+            })?;
+        }
+        self.change(Change::File {
+            path: file.to_owned(),
+            text: text.to_owned(),
+            mode: 0o600,
+        })
+    }
+
+    /// Images that were built for OpenVidu before, and do not tell `text`.
+    fn earlier_images(&self, settings: &Settings, text: &str) -> Vec<String> {
+        if settings.runtime == RuntimeKind::Process {
+            return Vec::new();
+        }
+        let mut images = self.record.images_besides(&settings.image());
+        images.retain(|it| image_is_ours(it) == Some(true) && !image_settings::has(it, text));
+        images
     }
 
     fn authorities(&mut self, settings: &Settings) -> Result<(), Failure> {
@@ -426,13 +460,18 @@ impl<'a> Steps<'a> {
         let is_other = || image_label(&image, VERSION_LABEL).as_deref() != Some(ours);
         let is_built = matches!(way, Way::Install | Way::Update);
         let program = is_built && (way == Way::Update || is_other());
+        if way == Way::Reconfigure
+            && let Err(silence) = docker_answers()
+        {
+            return Ok(Some(again(&silence)));
+        }
         let layer = program || !image_settings::has(&image, text);
         if layer && let Some(why) = self.cannot_build(&image, way) {
             return Ok(Some(why));
         }
         let mut why_not = None;
         if layer && !self.dry_run {
-            let built = build_image(settings, file, &mut self.record, self.data_dir);
+            let built = build_image(settings, file, way, &mut self.record, self.data_dir);
             match built {
                 Err(failure) if way == Way::Reconfigure => why_not = Some(again(&failure)),
                 built => built?,
@@ -457,21 +496,21 @@ impl<'a> Steps<'a> {
             Way::Leave => Some(format!(
                 "the image {image} is left without them; \"ov2-ha-recorder install\" without --without-image moves them there"
             )),
-            Way::Reconfigure => match docker_answers() {
-                Err(silence) => Some(again(&silence)),
-                Ok(()) if self.record.has_image(image) && image_is_ours(image) == Some(true) => {
-                    None
-                }
-                Ok(()) => Some(format!(
-                    "\"install\" has not built the image {image}; \"ov2-ha-recorder install\" moves them there"
-                )),
-            },
+            Way::Reconfigure
+                if self.record.has_image(image) && image_is_ours(image) == Some(true) =>
+            {
+                None
+            }
+            Way::Reconfigure => Some(format!(
+                "\"install\" has not built the image {image}; \"ov2-ha-recorder install\" moves them there"
+            )),
         }
     }
 
     /// Takes our settings out of the recordings folder, and earlier ones out of Docker: no recorder reads them any more.
-    fn clear(&mut self, place: PathBuf) -> Result<(), Failure> {
+    fn clear(&mut self, place: PathBuf, image: &str) -> Result<(), Failure> {
         if !self.dry_run {
+            forget_backup(image);
             forget_earlier_settings();
         }
         match place.exists() {
@@ -561,6 +600,17 @@ fn older_recorders(settings: &Settings, text: &str) -> Option<String> {
     }
 }
 
+/// OpenVidu may be rolled back to them.
+fn older_images(images: &[String]) -> Option<String> {
+    (!images.is_empty()).then(|| {
+        format!(
+            "OpenVidu may be rolled back to {}, which is without them; where it is not, remove that image (docker rmi) and run \
+             \"ov2-ha-recorder reconfigure\"",
+            images.join(", ")
+        )
+    })
+}
+
 fn again(failure: &Failure) -> String {
     let message = &failure.message;
     format!("{message}; then run \"ov2-ha-recorder reconfigure\" again")
@@ -575,10 +625,11 @@ fn left_to_its_writer(place: &Path) -> String {
 }
 
 /// Builds the recording image by the script that the package brings, or a checkout has, from this very program, with what lies
-/// in `file` as the recorders' settings.
+/// in `file` as the recorders' settings. "reconfigure" renews these alone.
 fn build_image(
     settings: &Settings,
     file: &Path,
+    way: Way,
     record: &mut Record,
     data_dir: &Path,
 ) -> Result<(), Failure> {
@@ -590,11 +641,14 @@ fn build_image(
     })?;
     let image = settings.image();
     record.note_image(&image, None, data_dir)?;
-    let program = ["--binary".as_ref(), program.as_os_str()];
+    let what = match way {
+        Way::Reconfigure => vec!["--only-settings".as_ref()],
+        _ => vec!["--binary".as_ref(), program.as_os_str()],
+    };
     let file = ["--settings".as_ref(), file.as_os_str()];
     Call::of(
         "bash",
-        [&[script.as_os_str()], &program[..], &file[..]].concat(),
+        [&[script.as_os_str()], &what[..], &file[..]].concat(),
     )
     .env("IMAGE_NAME", &settings.image_name)
     .env("IMAGE_TAG", &settings.image_tag)
@@ -743,6 +797,24 @@ fn notes(openvidu: &Deployment, settings: &Settings) -> Vec<String> {
 
 pub(super) fn env_path(file: &SettingsFile) -> PathBuf {
     file.env_file.clone().unwrap_or_else(|| ENV_FILE.into())
+}
+
+/// The service's own file, which the recorders' one beside it must not replace.
+///
+/// # Errors
+/// When both are the same.
+pub(super) fn own_env_path(file: &SettingsFile) -> Result<PathBuf, Failure> {
+    let path = env_path(file);
+    let theirs = recorders_settings::host_file(&path);
+    let is_same = |it: PathBuf| path.canonicalize().is_ok_and(|own| own == it);
+    if path != theirs && !theirs.canonicalize().is_ok_and(is_same) {
+        return Ok(path);
+    }
+    let message = format!(
+        "{} is where the recorders' settings are written: keep the service's own in a file of another name",
+        theirs.display()
+    );
+    Err(Failure::with(exit::CONFIG, message))
 }
 
 fn settings(env: &EnvText, path: &Path) -> Result<Settings, Failure> {

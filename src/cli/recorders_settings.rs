@@ -5,10 +5,17 @@ use super::env_text::EnvText;
 use super::install::VERSION_LABEL;
 use super::service::{CONTAINER, Manager};
 use super::system::{Call, image_label};
-use super::{Failure, image_settings};
+use super::{Failure, exit, image_settings};
 use crate::config::{RuntimeKind, Settings, TABLE, Variables, quoted};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// What either of the keys consists of.
+const KEYS: [&str; 3] = [
+    "HA_RECORDER_TOKEN",
+    "HA_CONTROLLER_USERNAME",
+    "HA_CONTROLLER_PASSWORD",
+];
 
 /// The recordings folder in a recorder's container.
 const RECORDINGS_OF_RECORDERS: &str = "/recordings";
@@ -32,13 +39,21 @@ impl Key {
     }
 
     /// For every recorder that may read the recordings folder: those of the image, which is of this version where it
-    /// `is_built`, and those that run.
-    pub(super) fn of_folder(settings: &Settings, is_built: bool) -> Self {
-        match Self::of_image(settings) == Self::Token && all_know_tokens(settings, is_built) {
+    /// `is_built`, those of `earlier` images, and those that run.
+    pub(super) fn of_folder(settings: &Settings, is_built: bool, earlier: &[String]) -> Self {
+        let all_know = || knows_tokens(earlier) && all_know_tokens(settings, is_built);
+        match Self::of_image(settings) == Self::Token && all_know() {
             true => Self::Token,
             false => Self::Account,
         }
     }
+}
+
+fn knows_tokens(images: &[String]) -> bool {
+    let version = |image: &String| image_label(image, VERSION_LABEL);
+    images
+        .iter()
+        .all(|image| version(image).is_some_and(|it| !it.is_empty()))
 }
 
 fn all_know_tokens(settings: &Settings, is_built: bool) -> bool {
@@ -46,7 +61,7 @@ fn all_know_tokens(settings: &Settings, is_built: bool) -> bool {
         return true;
     }
     let knows = |version: &str| !version.is_empty();
-    let image = image_label(&settings.image(), VERSION_LABEL);
+    let image = || image_label(&settings.image(), VERSION_LABEL);
     // A colon, so that one without a version is a line too.
     let version = format!("{{{{.Label \"{VERSION_LABEL}\"}}}}:");
     let ours = [
@@ -56,14 +71,43 @@ fn all_know_tokens(settings: &Settings, is_built: bool) -> bool {
         "--format",
         &version,
     ];
-    let running = Call::of("docker", ours).output();
-    (is_built || image.as_deref().is_some_and(knows))
-        && running.is_ok_and(|said| said.lines().all(|line| knows(line.trim_end_matches(':'))))
+    let running = || Call::of("docker", ours).answer();
+    (is_built || image().as_deref().is_some_and(knows))
+        && running().is_ok_and(|said| said.lines().all(|line| knows(line.trim_end_matches(':'))))
 }
 
 /// Where the text lies on this machine: beside the service's own settings.
 pub(super) fn host_file(env_file: &Path) -> PathBuf {
     env_file.with_file_name("recorders.env")
+}
+
+/// Whatever a person's own file at `path` sets for recorders otherwise than the service has it: they read it first, and the
+/// controller would refuse them or they would not find it.
+///
+/// # Errors
+/// With the names, never the values.
+pub(super) fn refuse_clash(path: &Path, env: &EnvText, settings: &Settings) -> Result<(), Failure> {
+    let theirs = Variables::default().over_file(path);
+    let told = [Key::Token, Key::Account].map(|key| text(env, settings, key));
+    let told = Variables::default().over_text(&told.concat(), Path::new(""));
+    let names = TABLE.iter().map(|row| row.name);
+    let is_told = |name: &str| KEYS.contains(&name) || told.get(name).is_some();
+    let differs = |name: &str| {
+        theirs
+            .get(name)
+            .is_some_and(|it| told.get(name) != Some(it))
+    };
+    let names: Vec<_> = names.filter(|it| is_told(it) && differs(it)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "{} sets {} otherwise than the service's settings, and recorders read it before what their image says: remove these lines or \
+         the file, or bring them into line with the service, and run this again",
+        path.display(),
+        names.join(", ")
+    );
+    Err(Failure::with(exit::CONFIG, message))
 }
 
 /// Everything that is set, secrets resolved, but for what only the controller needs.
@@ -145,12 +189,12 @@ pub(super) fn recorders_without(text: &str, recordings: &Path) -> Result<Vec<Str
     let folder = format!("volume={}", folder.display());
     let ours = ["--filter", "label=created.by", "--filter", &folder];
     let list = [&["ps", "-a", "-q", "--no-trunc"], &ours[..]].concat();
-    let ids = Call::of("docker", list).output()?;
+    let ids = Call::of("docker", list).answer()?;
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let inspect = ["inspect", "-f", "{{.Image}} {{.Name}}"];
-    let found = Call::of("docker", inspect.into_iter().chain(ids.split_whitespace())).output()?;
+    let found = Call::of("docker", inspect.into_iter().chain(ids.split_whitespace())).answer()?;
     let mut known = BTreeMap::new();
     Ok(without(&found, |image| {
         let has = || image_settings::has(image, text);

@@ -53,7 +53,10 @@ impl Manager {
     /// When neither the unit nor the container is there.
     pub(super) fn find() -> Result<Self, Failure> {
         let unit = || Call::of("systemctl", ["cat", UNIT]).succeeds();
-        let container = || Call::of("docker", ["container", "inspect", CONTAINER]).succeeds();
+        let container = || {
+            let inspect = Call::of("docker", ["container", "inspect", CONTAINER]);
+            inspect.answer().is_ok()
+        };
         if sd_notify::booted().unwrap_or(false) && unit() {
             Ok(Self::Systemd)
         } else if find("docker").is_some() && container() {
@@ -85,7 +88,7 @@ impl Manager {
         match self {
             Self::Systemd => Call::of("systemctl", ["is-active", "--quiet", UNIT]).succeeds(),
             Self::Docker => Call::of("docker", ["inspect", "-f", "{{.State.Running}}", CONTAINER])
-                .output()
+                .answer()
                 .is_ok_and(|said| said == "true"),
         }
     }

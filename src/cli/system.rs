@@ -2,11 +2,17 @@
 //! program that is not there is a sentence, not a panic.
 
 use super::{Failure, exit};
+use crate::runtime::docker::BACKUP_IMAGE;
 use crate::tasks;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
+
+/// How long Docker may take to tell what it knows.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The label of an image with settings in its last layer: the name of the same one without them.
+pub(super) const WITHOUT_SETTINGS: &str = "ov2-ha-recorder.without-settings";
 
 /// A call of one program.
 #[derive(Debug)]
@@ -50,6 +56,16 @@ impl Call {
     pub(super) async fn output_within(self, patience: Duration) -> Result<String, Failure> {
         let program = self.program;
         said(program, &self.ended_within(patience).await?)
+    }
+
+    /// The same for Docker, which is asked from everywhere, also where a runtime runs.
+    ///
+    /// # Errors
+    /// When it is not there, fails, or does not answer in time.
+    pub(super) fn answer(self) -> Result<String, Failure> {
+        let asked = std::thread::spawn(move || super::wait(self.output_within(PATIENCE)));
+        let broken = |_| Err(Failure::new("cannot ask Docker"));
+        asked.join().unwrap_or_else(broken)
     }
 
     /// Runs it to its end, whatever that is; it is ended after `patience`.
@@ -161,24 +177,34 @@ pub(super) fn image_id(image: &str) -> Option<String> {
 /// Removes images without a name in whose last layer are recorders' settings of before. Docker refuses to remove one that a
 /// container is made of, and nothing else is harmed where it fails.
 pub(super) fn forget_earlier_settings() {
-    let ours = "label=ov2-ha-recorder.without-settings";
+    let ours = format!("label={WITHOUT_SETTINGS}");
     let list = [
         "images",
         "-q",
         "--filter",
         "dangling=true",
         "--filter",
-        ours,
+        &ours,
     ];
-    let ids = Call::of("docker", list).output().unwrap_or_default();
+    let ids = Call::of("docker", list).answer().unwrap_or_default();
     if !ids.is_empty() {
         Call::of("docker", ["rmi"].into_iter().chain(ids.split_whitespace())).succeeds();
     }
 }
 
+/// Takes its name from what backups of `image` were made of last, where that has settings of before.
+pub(super) fn forget_backup(image: &str) {
+    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
+    let backup = format!("{BACKUP_IMAGE}:{tag}");
+    let has_settings = image_label(&backup, WITHOUT_SETTINGS).is_some_and(|it| !it.is_empty());
+    if has_settings && image_id(&backup) != image_id(image) {
+        Call::of("docker", ["rmi", &backup]).succeeds();
+    }
+}
+
 fn inspect(image: &str, form: &str) -> Option<String> {
     let call = Call::of("docker", ["image", "inspect", "-f", form, image]);
-    call.output().ok()
+    call.answer().ok()
 }
 
 /// Whether Docker's daemon answers this user.
@@ -186,7 +212,7 @@ fn inspect(image: &str, form: &str) -> Option<String> {
 /// # Errors
 /// When it does not, or the command is not installed; in one sentence.
 pub(super) fn docker_answers() -> Result<(), Failure> {
-    if Call::of("docker", ["version"]).succeeds() {
+    if Call::of("docker", ["version"]).answer().is_ok() {
         return Ok(());
     }
     Err(Failure::with(

@@ -2,7 +2,7 @@
 //! container and go on.
 
 use super::env_text::EnvText;
-use super::install::{Steps, Way, env_path};
+use super::install::{Steps, Way, own_env_path};
 use super::report::Form;
 use super::service::{Manager, Verb};
 use super::system::{Call, find};
@@ -58,6 +58,7 @@ impl Update {
                 "this updates the Debian package; a container is updated by building or pulling its new image",
             ));
         }
+        own_env_path(&self.file)?;
         self.file.settings()?;
         let before = installed()?;
         let wanted = match &self.package {
@@ -119,7 +120,7 @@ impl Update {
 
     /// The recording image, with the recorders' settings as the service's file has them. Answers what a person should know.
     fn build(&self, settings: &Settings) -> Result<Vec<String>, Failure> {
-        let path = env_path(&self.file);
+        let path = own_env_path(&self.file)?;
         let env = EnvText::new(std::fs::read_to_string(&path).unwrap_or_default());
         let mut steps = Steps::begin(&self.data.data_dir, false)?;
         steps.recorders(&env, settings, &path, Way::Update)?;

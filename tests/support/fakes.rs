@@ -12,11 +12,14 @@ pub const NOTHING: &str = "";
 /// Docker as far as images are built, tagged and asked about. An image is a folder with its id, its labels, the program that was
 /// built into it, and its settings. `$STATE/running` has a line for each recorder, which is of an image that has none.
 /// `$STATE/registry` is the id of whatever is pulled, `$STATE/hung-registry` makes one that does not
-/// answer, `$STATE/no-build` one whose builds fail. `$STATE/silent` makes it one whose daemon does not answer,
+/// answer, `$STATE/no-build` one whose builds fail, `$STATE/no-copy` one that copies nothing. `$STATE/silent` makes it one whose daemon does not answer, `$STATE/hung` one that hangs,
 /// `$STATE/no-service` one without compose's controller.
 const DOCKER: &str = r#"
 [ ! -e "$STATE/silent" ] || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }
+[ ! -e "$STATE/hung" ] || exec sleep 120
 place() { echo "$STATE/images/${1//\//%}"; }
+# By its name or its id.
+found() { local id; for id in "$STATE"/images/*/id; do [ "$(cat "$id")" != "$1" ] || { dirname "$id"; return; }; done; place "$1"; }
 make() { mkdir -p "$(place "$1")"; echo "$RANDOM$RANDOM" >"$(place "$1")/id"; }
 verb=$1; shift
 case $verb in
@@ -25,9 +28,10 @@ case $verb in
   start | stop | restart) ;;
   ps) cat "$STATE/running" 2>/dev/null || true ;;
   inspect) case $* in *.Image*) shift 2; printf 'older /recording_%s\n' "$@" ;; *) echo true ;; esac ;;
-  create) shift 3; [ -d "$(place "$1")" ] || exit 1; echo "$1" >"$STATE/looked-into" ;;
+  create) shift 3; at=$(found "$1"); [ -d "$at" ] || exit 1; echo "$at" >"$STATE/looked-into" ;;
   cp)
-    at=$(place "$(cat "$STATE/looked-into")")
+    [ ! -e "$STATE/no-copy" ] || exit 1
+    at=$(cat "$STATE/looked-into")
     [ -e "$at/ov2-ha-recorder.env" ] || { echo "Error: No such container:path: $1" >&2; exit 1; }
     tar -c -C "$at" ov2-ha-recorder.env ;;
   rm | images) ;;
@@ -57,8 +61,9 @@ case $verb in
     done
     if [ -e "$1/Dockerfile" ]; then
       from=$(sed -n 's/^FROM //p' "$1/Dockerfile")
+      cp -r "$(place "$from")" "$STATE/layer"
       rm -rf "$(place "$name")"
-      cp -r "$(place "$from")" "$(place "$name")"
+      mv "$STATE/layer" "$(place "$name")"
       cp "$1/ov2-ha-recorder.env" "$(place "$name")"
       echo "$RANDOM$RANDOM" >"$(place "$name")/id"
     else
