@@ -374,6 +374,7 @@ impl<'a> Steps<'a> {
         if is_theirs {
             self.notes.push(left_to_its_writer(&place));
             let missing = |why| format!("the recorders' settings are not in their image: {why}");
+            let why_not = why_not.filter(|_| settings.runtime == RuntimeKind::Docker);
             self.notes.extend(why_not.map(missing));
             return Ok(());
         }
