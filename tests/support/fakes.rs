@@ -67,6 +67,7 @@ case $verb in
       cp "$1/ov2-ha-recorder.env" "$(place "$name")"
       echo "$RANDOM$RANDOM" >"$(place "$name")/id"
     else
+      rm -rf "$(place "$name")"
       make "$name"
       cp "$1/ov2-ha-recorder" "$(place "$name")/program"
     fi
