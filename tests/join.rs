@@ -8,7 +8,7 @@ use ov2_ha_recorder::join::{
     join_chunks, timeline_of, verify,
 };
 use ov2_ha_recorder::model::ids::{RecordingId, RunNumber, TakeId};
-use ov2_ha_recorder::model::timeline::GapMode;
+use ov2_ha_recorder::model::timeline::{GapMode, UNREAD};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -336,6 +336,21 @@ fn chunk_files_alone_give_the_same_video() {
         file.finish().unwrap().timeline
     );
     assert!(fs::read(live.path()).unwrap() == fs::read(&joined).unwrap());
+}
+
+#[test]
+fn a_chunk_that_cannot_be_read_is_a_gap_that_says_so() {
+    let folder = TempDir::new().unwrap();
+    let (init, fragments) = Recording::default().pieces();
+    let sources = chunks(folder.path(), 1, 1, &init, &fragments);
+    fs::remove_file(&sources[1].path).unwrap();
+    let path = video(&folder);
+    let mut file = GrowingFile::open(&path, options(GapMode::Cut)).unwrap();
+    file.catch_up(&sources).unwrap();
+    let timeline = file.finish().unwrap().timeline;
+    let causes: Vec<_> = timeline.gaps.iter().map(|gap| &*gap.cause).collect();
+    assert_eq!(causes, [UNREAD]);
+    assert!(timeline.lacks_unread());
 }
 
 #[test]

@@ -165,7 +165,15 @@ async fn a_chunk_that_the_disk_does_not_give_is_a_named_gap_until_it_can_be_read
     std::fs::write(place_of_late, late).unwrap();
     recover_without("media 5", &chunk, &["ses_U", "--store", place], &[]);
     let kept = folder.join("ses_U/My recording.mp4.before-1");
-    assert_eq!(std::fs::read(kept).unwrap(), before);
+    assert_eq!(std::fs::read(&kept).unwrap(), before);
+
+    // Nor for one without chunks that are gone since.
+    std::fs::remove_file(kept.clone()).unwrap();
+    let before = std::fs::read(&video).unwrap();
+    std::fs::remove_file(folder.join(take.chunk(RunNumber(1), 1).to_string())).unwrap();
+    let done = recorder(NOBODY, &["recover", "ses_U", "--store", place]);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(std::fs::read(&kept).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use crate::disk;
 use crate::join::beside::{Beside, BesideError};
 use crate::join::{self, CaughtUp, ChunkFault, GrowingFile, JoinError, Options};
 use crate::model::chunk::{ChunkKey, TakeKey};
-use crate::model::timeline::{Gap, GapMode, Timeline};
+use crate::model::timeline::{GapMode, Timeline, UNREAD};
 use crate::store::takes::{StoredTake, takes};
 use crate::store::{ChunkStore, StoreError};
 use crate::tasks::{self, Tasks};
@@ -167,7 +167,8 @@ impl Takes<'_> {
         }
         let beside = self.beside(take);
         tasks::block(|| beside.begin(take.recording_json.as_ref()))?;
-        let grown = match self.was_left_incomplete(take).await? {
+        let there = self.timeline_here(take).await?;
+        let grown = match there.is_some_and(|it| it.lacks_unread()) && !chunks.is_empty() {
             // Of a chunk that was left out the video may have the beginning: nothing is put in between.
             true => Ok(None),
             false => self.grow(take, &chunks, unread, progress).await,
@@ -197,14 +198,10 @@ impl Takes<'_> {
         Ok(recovered)
     }
 
-    /// Whether the video lacks a chunk that could not be read when it was made.
-    async fn was_left_incomplete(&self, take: &Take) -> Result<bool, TakeError> {
+    /// What the video that is there was made from, where it says so.
+    async fn timeline_here(&self, take: &Take) -> Result<Option<Timeline>, TakeError> {
         let video = self.video(take);
-        let look = move || {
-            let timeline = join::timeline_of(&video).ok();
-            let is_unread = |gap: &Gap| gap.cause == join::UNREAD;
-            Ok(timeline.is_some_and(|it| it.gaps.iter().any(is_unread)))
-        };
+        let look = move || Ok(join::timeline_of(&video).ok());
         self.blocking("look at a video", look).await
     }
 
@@ -228,7 +225,7 @@ impl Takes<'_> {
                 return Ok(None);
             }
             if faults.note(&chunk.key, caught_up.fault, unread)? {
-                file.explain(join::UNREAD);
+                file.explain(UNREAD);
             }
             progress(chunk.bytes);
         }
@@ -274,7 +271,8 @@ impl Takes<'_> {
         unread: Unread,
     ) -> Result<Recovered, TakeError> {
         let mut brought = self.bring_all(chunks).await?;
-        let mut lacks_some = false;
+        let there = self.timeline_here(take).await?;
+        let mut lacks_some = there.is_some_and(|it| has_others(&it, chunks));
         for (brought, chunk) in brought.iter_mut().zip(chunks) {
             // Before anything takes the place of the video that is there.
             match self.read_through(brought).await {
@@ -288,7 +286,7 @@ impl Takes<'_> {
             }
         }
         if lacks_some {
-            tasks::block(|| self.keep_beside(take));
+            tasks::block(|| self.keep_beside(take))?;
         }
         let (sources, path, options) = (sources(&brought), self.video(take), take.options());
         let join = move || join::join_chunks(&sources, &path, options, &mut |_| {});
@@ -307,18 +305,22 @@ impl Takes<'_> {
 
     /// The video that is there may have what its chunks do not give any more: it stays under another name, the first of them
     /// where that is done more than once.
-    fn keep_beside(&self, take: &Take) {
+    fn keep_beside(&self, take: &Take) -> Result<(), JoinError> {
         let video = self.video(take);
         let name = format!("{}.mp4.before-{}", take.video_name, take.key.take);
-        match fs::hard_link(&video, video.with_file_name(&name)) {
-            Ok(()) => {
-                warn!(take:% = take.key; "the video of before is kept as {name}: a chunk that it may have cannot be read")
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-            Err(cause) => {
-                warn!(take:% = take.key; "the video of before is not kept as {name}: {cause}")
-            }
+        let beside = video.with_file_name(&name);
+        if beside.exists() || !video.exists() {
+            return Ok(());
         }
+        // Some network file systems have no links.
+        let kept = fs::hard_link(&video, &beside).or_else(|_| fs::copy(&video, &beside).map(drop));
+        kept.map_err(|cause| JoinError::Io {
+            act: "keep the video of before as",
+            path: beside,
+            cause,
+        })?;
+        warn!(take:% = take.key; "the video of before is kept as {name}: it may have what cannot be read any more");
+        Ok(())
     }
 
     /// Whether the system reads the chunk to its end.
@@ -417,6 +419,16 @@ impl Takes<'_> {
         let done = self.tasks.spawn_blocking(name, work).await;
         Ok(done.map_err(|cause| TakeError::CutShort(cause.to_string()))??)
     }
+}
+
+/// Whether a video was made from others than these chunks, too.
+fn has_others(video: &Timeline, chunks: &[Chunk]) -> bool {
+    let is_here = |run, index| {
+        let mut keys = chunks.iter().map(|chunk| &chunk.key);
+        keys.any(|key| key.run == run && key.index == index)
+    };
+    let mut runs = video.runs.iter();
+    runs.any(|run| run.chunks.iter().any(|it| !is_here(run.run, it.index)))
 }
 
 impl Take {

@@ -7,15 +7,12 @@ use super::growing::{self, CaughtUp, ChunkFault, GrowingFile};
 use super::source::{Trouble, Window};
 use super::{ChunkSource, JoinError, Options, PART, settle};
 use crate::model::ids::RunNumber;
-use crate::model::timeline::Timeline;
+use crate::model::timeline::{Timeline, UNREAD};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-
-/// Why there is a gap where a chunk was left out.
-pub const UNREAD: &str = "a chunk could not be read";
 
 /// How far a join is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -45,7 +45,7 @@ pub use check::{Checked, check as verify, timeline_of};
 pub use fragment::{Fragment, Init, Piece, Splitter};
 pub use growing::{CaughtUp, ChunkFault, Finished, GrowingFile, last_indexed_chunk};
 pub use info::info_json;
-pub use joined::{Joined, Progress, UNREAD, find_chunks, join_chunks};
+pub use joined::{Joined, Progress, find_chunks, join_chunks};
 pub use reserve::Reserve;
 
 use crate::disk;

@@ -35,6 +35,16 @@ pub struct Timeline {
     pub notes: Vec<String>,
 }
 
+/// Why there is a gap where a chunk was left out.
+pub const UNREAD: &str = "a chunk could not be read";
+
+impl Timeline {
+    /// Whether something is missing that could not be read when the video was made.
+    pub fn lacks_unread(&self) -> bool {
+        self.gaps.iter().any(|gap| gap.cause == UNREAD)
+    }
+}
+
 /// One recorder's life.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

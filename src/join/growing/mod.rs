@@ -25,9 +25,9 @@ use super::source::{Chunk, Trouble};
 use super::{ChunkSource, JoinError, Options, Origin, PART, info, moov};
 use crate::clock::Timestamp;
 use crate::disk;
-use crate::model::timeline::Timeline;
+use crate::model::timeline::{Timeline, UNREAD};
 use append::{Added, Open, Payload};
-use log::error;
+use log::{error, warn};
 use names::{publish, take_up, unused_name};
 use std::fs::{self, File};
 use std::io;
@@ -241,10 +241,16 @@ impl GrowingFile {
     pub fn catch_up(&mut self, chunks: &[ChunkSource]) -> Result<Vec<CaughtUp>, JoinError> {
         let mut chunks = chunks.to_vec();
         chunks.sort_by_key(ChunkSource::origin);
-        chunks
-            .into_iter()
-            .map(|chunk| self.catch_up_one(chunk))
-            .collect()
+        let mut done = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let caught_up = self.catch_up_one(chunk)?;
+            if let Some(fault @ ChunkFault::Unread(_)) = &caught_up.fault {
+                warn!("{} is left out: {fault}", caught_up.source.path.display());
+                self.explain(UNREAD);
+            }
+            done.push(caught_up);
+        }
+        Ok(done)
     }
 
     /// Appends what it misses of one chunk.

@@ -249,7 +249,8 @@ async fn store_the_rest(uploader: &Uploader, finished: &Finished) {
         let names = names.join(", ");
         log::info!(chunks:% = names; "not stored in time; the video holds them");
     }
-    if !finished.regular {
+    // What lacks a chunk that may be read later is made whole then.
+    if !finished.regular || finished.timeline.lacks_unread() {
         return;
     }
     let sealed = uploader.seal(&finished.timeline);
