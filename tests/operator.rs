@@ -486,6 +486,31 @@ fn settings_stay_in_the_folder_as_long_as_openvidu_may_be_rolled_back_to_an_imag
     fs::write(fakes.image(earlier).join("ov2-ha-recorder.env"), image).unwrap();
     install();
     assert!(!machine.recorders_copy().exists());
+
+    // Whatever is changed later is changed in one image alone.
+    let path = machine.openvidu.to_str().unwrap().to_owned();
+    let reconfigure = |more: &str| {
+        let env = fs::read_to_string(machine.env_file()).unwrap();
+        fs::write(machine.env_file(), format!("{env}{more}\n")).unwrap();
+        let arguments = ["reconfigure", "--without-service", &path];
+        let done = machine.run_among(&fakes, Path::new(PROGRAM), &arguments);
+        assert!(done.status.success(), "{}", text(&done));
+        text(&done)
+    };
+    let told = reconfigure("CHUNK_TIME_SIZE=7");
+    assert!(
+        told.contains(&format!("rolled back to {earlier}")),
+        "{told}"
+    );
+    assert!(machine.recorders_copy().exists());
+    let settings = || fakes.settings(IMAGE).unwrap();
+    assert!(!settings().contains("HA_CONTROLLER_PASSWORD="));
+
+    // An image of a version that did not say which it is knows no token.
+    let version = fakes.image(IMAGE).join("ov2-ha-recorder.version");
+    fs::remove_file(version).unwrap();
+    reconfigure("CHUNK_TIME_SIZE=6");
+    assert!(settings().contains("HA_CONTROLLER_PASSWORD="));
 }
 
 #[test]

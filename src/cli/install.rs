@@ -362,26 +362,19 @@ impl<'a> Steps<'a> {
         way: Way,
     ) -> Result<(), Failure> {
         let place = settings.recording_path.join(".env");
-        let is_theirs = place.exists() && !self.record.has_our_file(&place)?;
-        if is_theirs {
-            recorders_settings::refuse_clash(&place, env, settings)?;
-        }
+        let is_theirs = self.is_theirs(&place, env, settings)?;
         self.authorities(settings)?;
-        let text = recorders_settings::text(env, settings, Key::of_image(settings));
+        let text = recorders_settings::text(env, settings, key_of_image(settings, way));
         let file = recorders_settings::host_file(env_file);
         self.on_this_machine(&file, &text)?;
         let why_not = self.image(settings, &file, &text, way)?;
         if is_theirs {
             self.notes.push(left_to_its_writer(&place));
             let missing = |why| format!("the recorders' settings are not in their image: {why}");
-            let why_not = why_not.filter(|_| settings.runtime == RuntimeKind::Docker);
             self.notes.extend(why_not.map(missing));
             return Ok(());
         }
-        let earlier = match place.exists() {
-            true => self.earlier_images(settings, &text),
-            false => Vec::new(),
-        };
+        let earlier = self.earlier_images(settings, &text);
         let why = match why_not {
             // Processes have no image; whoever told them what is to be told need not do it again.
             _ if settings.runtime == RuntimeKind::Process && way == Way::Update => return Ok(()),
@@ -404,6 +397,25 @@ impl<'a> Steps<'a> {
             text: recorders_settings::text(env, settings, key),
             mode: 0o600,
         })
+    }
+
+    /// Whether somebody else wrote what recorders read first.
+    ///
+    /// # Errors
+    /// Where it would keep them out.
+    pub(super) fn is_theirs(
+        &self,
+        place: &Path,
+        env: &EnvText,
+        settings: &Settings,
+    ) -> Result<bool, Failure> {
+        // Processes have no image: all that they are told is written there.
+        let may_stay = settings.runtime == RuntimeKind::Docker && place.exists();
+        let is_theirs = may_stay && !self.record.has_our_file(place)?;
+        if is_theirs {
+            recorders_settings::refuse_clash(place, env, settings)?;
+        }
+        Ok(is_theirs)
     }
 
     /// For root alone, also where the file was there and open to others.
@@ -602,6 +614,16 @@ fn older_recorders(settings: &Settings, text: &str) -> Option<String> {
 }
 
 /// OpenVidu may be rolled back to them.
+/// The image that "reconfigure" finds may be of a version that knows the account only.
+fn key_of_image(settings: &Settings, way: Way) -> Key {
+    let version = || image_label(&settings.image(), VERSION_LABEL).unwrap_or_default();
+    match way == Way::Reconfigure && settings.runtime == RuntimeKind::Docker && version().is_empty()
+    {
+        true => Key::Account,
+        false => Key::of_image(settings),
+    }
+}
+
 fn older_images(images: &[String]) -> Option<String> {
     (!images.is_empty()).then(|| {
         format!(

@@ -81,8 +81,8 @@ pub(super) fn host_file(env_file: &Path) -> PathBuf {
     env_file.with_file_name("recorders.env")
 }
 
-/// Whatever a person's own file at `path` sets for recorders otherwise than the service has it: they read it first, and the
-/// controller would refuse them or they would not find it.
+/// What opens the controller to recorders and a person's own file at `path` sets otherwise than the service has it: they read it
+/// first, and would be refused or not find the controller.
 ///
 /// # Errors
 /// With the names, never the values.
@@ -90,7 +90,8 @@ pub(super) fn refuse_clash(path: &Path, env: &EnvText, settings: &Settings) -> R
     let theirs = Variables::default().over_file(path);
     let told = [Key::Token, Key::Account].map(|key| text(env, settings, key));
     let told = Variables::default().over_text(&told.concat(), Path::new(""));
-    let names = TABLE.iter().map(|row| row.name);
+    let opens = |name: &&str| KEYS.contains(name) || *name == "HA_CONTROLLER_PORT";
+    let names = TABLE.iter().map(|row| row.name).filter(opens);
     let is_told = |name: &str| KEYS.contains(&name) || told.get(name).is_some();
     let differs = |name: &str| {
         theirs
@@ -130,6 +131,7 @@ pub(super) fn text(env: &EnvText, settings: &Settings, key: Key) -> String {
         "HA_LISTEN_",
         "HA_ALERT_",
         "HA_ALIVE_",
+        "IMAGE_",
     ];
     let variables = Variables::default().over_text(env.as_str(), Path::new(""));
     let mut text = String::from(

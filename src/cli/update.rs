@@ -58,8 +58,12 @@ impl Update {
                 "this updates the Debian package; a container is updated by building or pulling its new image",
             ));
         }
-        own_env_path(&self.file)?;
-        self.file.settings()?;
+        let path = own_env_path(&self.file)?;
+        let settings = self.file.settings()?;
+        // Before the package is another one: it would end without an image for it.
+        let env = EnvText::new(std::fs::read_to_string(&path).unwrap_or_default());
+        let place = settings.recording_path.join(".env");
+        Steps::begin(&self.data.data_dir, true)?.is_theirs(&place, &env, &settings)?;
         let before = installed()?;
         let wanted = match &self.package {
             // apt takes a path for a package's name unless it has a slash.
