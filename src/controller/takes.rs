@@ -167,13 +167,7 @@ impl Takes<'_> {
         }
         let beside = self.beside(take);
         tasks::block(|| beside.begin(take.recording_json.as_ref()))?;
-        let there = self.timeline_here(take).await?;
-        let grown = match there.is_some_and(|it| it.lacks_unread()) && !chunks.is_empty() {
-            // Of a chunk that was left out the video may have the beginning: nothing is put in between.
-            true => Ok(None),
-            false => self.grow(take, &chunks, unread, progress).await,
-        };
-        let recovered = match grown {
+        let recovered = match self.grow(take, &chunks, unread, progress).await {
             Err(TakeError::Join(cause)) if chunks.is_empty() => self.keep(take, &cause),
             Err(TakeError::Join(cause)) => {
                 warn!(take:% = take.key; "the video is joined anew: {cause}");
@@ -185,7 +179,7 @@ impl Takes<'_> {
                     joined => joined?,
                 }
             }
-            // What lies at the video's path begins after the first chunks.
+            // Some of them belong before the end of what lies at the video's path.
             Ok(None) => self.join_anew(take, &chunks, unread).await?,
             Ok(Some(recovered)) => recovered,
             Err(cause) => return Err(cause),
@@ -198,15 +192,8 @@ impl Takes<'_> {
         Ok(recovered)
     }
 
-    /// What the video that is there was made from, where it says so.
-    async fn timeline_here(&self, take: &Take) -> Result<Option<Timeline>, TakeError> {
-        let video = self.video(take);
-        let look = move || Ok(join::timeline_of(&video).ok());
-        self.blocking("look at a video", look).await
-    }
-
     /// Chunk after chunk, so that no more than one lies on this disk beside the video. `None` when a chunk belongs
-    /// before what the video holds.
+    /// before what the video holds, as one may that was left out.
     async fn grow(
         &self,
         take: &Take,
@@ -217,6 +204,10 @@ impl Takes<'_> {
         let (path, options) = (self.video(take), take.options());
         let open = move || GrowingFile::open(path, options);
         let mut file = self.blocking("open a video", open).await?;
+        // Of a chunk that was left out the video may have the beginning.
+        if !chunks.is_empty() && file.timeline().is_some_and(|it| it.lacks_unread()) {
+            return Ok(None);
+        }
         let mut faults = Faults::default();
         for chunk in chunks {
             let (grown, caught_up) = self.take_in(file, chunk).await?;
@@ -243,8 +234,8 @@ impl Takes<'_> {
         chunk: &Chunk,
     ) -> Result<(GrowingFile, CaughtUp), TakeError> {
         let grown = self.catch_up(file, self.bring(chunk).await?).await?;
-        let is_unread = |fault: &ChunkFault| matches!(fault, ChunkFault::Unread(_));
-        if !chunk.is_stored_too || !grown.1.fault.as_ref().is_some_and(is_unread) {
+        let is_unread = grown.1.fault.as_ref().is_some_and(ChunkFault::is_unread);
+        if !chunk.is_stored_too || !is_unread {
             return Ok(grown);
         }
         let stored = self.fetch(&chunk.key).await?;
@@ -301,6 +292,13 @@ impl Takes<'_> {
             faults.note(&key, caught_up.fault, unread)?;
         }
         Ok(faults.recovered(joined.video, joined.timeline))
+    }
+
+    /// What the video that is there was made from, where it says so.
+    async fn timeline_here(&self, take: &Take) -> Result<Option<Timeline>, TakeError> {
+        let video = self.video(take);
+        let look = move || Ok(join::timeline_of(&video).ok());
+        self.blocking("look at a video", look).await
     }
 
     /// The video that is there may have what its chunks do not give any more: it stays under another name, the first of them

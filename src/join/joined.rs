@@ -87,7 +87,7 @@ fn join_into(
             }
             let mut report = file.catch_up_one(chunk.clone())?;
             ahead.grown(file.bytes());
-            if matches!(report.fault, Some(ChunkFault::Unread(_))) {
+            if report.fault.as_ref().is_some_and(ChunkFault::is_unread) {
                 file.explain(UNREAD);
             }
             if report.fault.is_some() && is_plain(&report.source.path) {

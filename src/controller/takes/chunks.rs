@@ -117,7 +117,7 @@ impl Faults {
         unread: Unread,
     ) -> Result<bool, TakeError> {
         let Some(fault) = fault else { return Ok(false) };
-        let is_unread = matches!(fault, ChunkFault::Unread(_));
+        let is_unread = fault.is_unread();
         self.lacks_unread |= is_unread;
         if is_unread && unread == Unread::Refuse {
             let (key, cause) = (key.clone(), fault.to_string());

@@ -96,6 +96,11 @@ pub enum ChunkFault {
 }
 
 impl ChunkFault {
+    /// Whether it may be read later.
+    pub const fn is_unread(&self) -> bool {
+        matches!(self, Self::Unread(_))
+    }
+
     fn unread(cause: io::Error) -> Self {
         Self::Unread(cause.to_string())
     }
@@ -285,7 +290,7 @@ impl GrowingFile {
         };
         self.take_chunk(&file, origin, &mut report)?;
         // What is not read now is not lost.
-        let is_unread = matches!(report.fault, Some(ChunkFault::Unread(_)));
+        let is_unread = report.fault.as_ref().is_some_and(ChunkFault::is_unread);
         if report.lost_bytes > 0 && !is_unread {
             self.mark_lost(origin, report.lost_bytes)?;
         }
