@@ -9,6 +9,7 @@ use super::openvidu::{Order, PATIENCE, environment, quick_environment};
 use super::wait;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// What OpenVidu's scripts do until the page is opened; `DISPLAY_NUMBER` is a free one.
@@ -109,9 +110,8 @@ fn made(
         .map(str::to_owned)
         .collect();
     create.extend(["-v".into(), format!("{}:/recordings", recordings.display())]);
-    let number = 300 + std::process::id() % 1000;
     let more = [
-        ("DISPLAY_NUMBER", number.to_string()),
+        ("DISPLAY_NUMBER", own_display().to_string()),
         ("HA_CONTROLLER_PORT", "1".to_owned()),
     ];
     let all = environment.iter().chain(&more);
@@ -128,6 +128,13 @@ fn made(
         }
     }
     Container(docker(&create).unwrap())
+}
+
+/// The containers have the host's network, and so its displays: one that another container has would never be ready.
+fn own_display() -> u32 {
+    static EARLIER: AtomicU32 = AtomicU32::new(0);
+    let of_process = std::process::id() % 100;
+    300 + of_process * 100 + EARLIER.fetch_add(1, Ordering::Relaxed) % 100
 }
 
 /// What the stand-in records of `order` in `length`.
