@@ -98,9 +98,6 @@ impl Host {
     fn wait(&mut self) {
         self.condition.waits();
         let kept = self.settings.quick_preroll_seconds.seconds();
-        if kept.is_zero() {
-            return;
-        }
         let (context, view, settings) = (&self.context, &self.view, &self.settings);
         let shown = &self.presentation;
         self.preroll = Some(Preroll::start(context, view, settings, shown, kept));
@@ -282,10 +279,10 @@ impl Host {
         }
     }
 
-    /// What has been captured already since `order` was made, where it is what it asks for.
+    /// What captures since `order` was made, or is ready to, where it is what it asks for.
     fn captured(&mut self, order: &Order) -> Option<Pipeline> {
         let preroll = self.preroll.take()?;
-        if !preroll.fits(&order.view()) {
+        if !preroll.fits(&order.view(), &self.settings) {
             return None;
         }
         let now = self.context.clock.now();

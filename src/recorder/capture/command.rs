@@ -12,6 +12,10 @@ use std::time::Duration;
 /// How much video one fragment holds, in microseconds: what a kill may cost.
 const FRAGMENT: u32 = 200_000;
 
+/// Ffmpeg's descriptor of what it waits for. It opens its inputs one after the other, and the first, a file of metadata that
+/// says nothing, ends only when it is to begin.
+pub(super) const GATE: i32 = 4;
+
 /// What differs between versions of ffmpeg.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Syntax {
@@ -67,6 +71,7 @@ pub(super) fn arguments(view: &View, inputs: &Inputs, on: Display) -> Vec<String
     let mut all: Vec<String> = Vec::new();
     let mut add = |part: &[&str]| all.extend(part.iter().map(|text| (*text).to_owned()));
     add(&["-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"]);
+    add(&["-f", "ffmetadata", "-i", &format!("pipe:{GATE}")]);
     // The stamps are the wall clock's; looking ahead to guess what is known would only cost time.
     let at_once = ["-probesize", "32", "-analyzeduration", "0"];
     if view.sound == Sound::Recorded {
@@ -95,8 +100,8 @@ pub(super) fn arguments(view: &View, inputs: &Inputs, on: Display) -> Vec<String
     ]);
     add(&["-video_size", &size, "-draw_mouse", "0", "-i", &on.name()]);
     match view.sound {
-        Sound::Recorded => add(&["-map", "1:v", "-map", "0:a"]),
-        Sound::None => add(&["-map", "0:v"]),
+        Sound::Recorded => add(&["-map", "2:v", "-map", "1:a"]),
+        Sound::None => add(&["-map", "1:v"]),
     }
     add(&[
         "-copyts",

@@ -56,6 +56,8 @@ pub(super) struct Inputs {
     pub(super) pieces: mpsc::Sender<Piece>,
     /// Asks for a new stream, which begins with a frame that needs no other.
     pub(super) refresh: Arc<Notify>,
+    /// Nothing is captured until this is cancelled.
+    pub(super) begin: CancellationToken,
     /// Capture drains and ends when this is cancelled.
     pub(super) stop: CancellationToken,
     pub(super) chunk: Duration,
@@ -93,38 +95,29 @@ async fn page_lost(inputs: &Inputs) {
     }
 }
 
-/// One ffmpeg from its start to its end.
+/// One ffmpeg from its start to its end. It is started before it is needed: its libraries take longer to load than it needs to
+/// begin.
 async fn stream(context: &Context, view: &View, inputs: &Inputs) -> Ended {
     let (mut display, mut audio) = (inputs.display.clone(), inputs.audio.clone());
-    let ready = async {
+    let available = async {
         let on = available(&mut display, &context.shutdown).await?;
         let sound = match view.sound {
             Sound::Recorded => Some(available(&mut audio, &context.shutdown).await?),
             Sound::None => None,
         };
-        let mut page = inputs.page.clone();
-        // The first page is waited for, within bounds; later ones are not, as capture goes on without them.
-        if !inputs.begun.swap(true, Ordering::Relaxed) {
-            let shown = page.wait_for(Page::is_shown);
-            let _ = tokio::time::timeout(PAGE, shown).await;
-        }
         Some((on, sound))
     };
-    let ready = tokio::select! {
+    let available = tokio::select! {
         biased;
         () = inputs.stop.cancelled() => None,
-        ready = ready => ready,
+        available = available => available,
     };
-    let Some((on, sound)) = ready else {
+    let Some((on, sound)) = available else {
         return Ended::Told;
     };
-    let steps = StepWatch::begin(Arc::clone(&context.clock));
-    let (mut ffmpeg, printed) = match start(context, view, inputs, on) {
+    let (mut ffmpeg, printed, gate) = match start(context, view, inputs, on) {
         Ok(started) => started,
         Err(why) => return Ended::Died(why),
-    };
-    let Some(stdout) = ffmpeg.stdout() else {
-        return Ended::Died("ffmpeg has no output".into());
     };
     let below = async {
         tokio::select! {
@@ -135,19 +128,23 @@ async fn stream(context: &Context, view: &View, inputs: &Inputs) -> Ended {
         }
     };
     tokio::pin!(below);
-    let mut flow = Flow::new(context, view, inputs, &steps);
-    let flowing = async {
-        if view.sound == Sound::Recorded && inputs.syntax.print_first.is_some() {
-            flow.keep_sound_with_picture(printed, view.frame_rate, on)
-                .await;
-        }
-        flow.run(stdout, &mut ffmpeg).await
-    };
     let ended = tokio::select! {
-        how = flowing => how,
+        biased;
+        () = inputs.stop.cancelled() => Ended::Told,
         why = &mut below => Ended::Anew(why),
-        why = clock_set(&steps, &inputs.stop) => Ended::Anew(why),
-        () = inputs.refresh.notified() => Ended::Anew("a new stream was asked for".into()),
+        how = ffmpeg.ended() => Ended::Died(how),
+        () = page_returned(inputs), if !inputs.begin.is_cancelled() => Ended::Anew("the page is back".into()),
+        () = may_begin(inputs) => {
+            drop(gate);
+            let steps = StepWatch::begin(Arc::clone(&context.clock));
+            let flow = flow(context, view, inputs, &steps, (&mut ffmpeg, printed, on));
+            tokio::select! {
+                how = flow => how,
+                why = &mut below => Ended::Anew(why),
+                why = clock_set(&steps, &inputs.stop) => Ended::Anew(why),
+                () = inputs.refresh.notified() => Ended::Anew("a new stream was asked for".into()),
+            }
+        }
     };
     ffmpeg.kill().await;
     match ended {
@@ -157,6 +154,46 @@ async fn stream(context: &Context, view: &View, inputs: &Inputs) -> Ended {
         }
         other => other,
     }
+}
+
+/// Waits until something is to be captured. The first page is waited for, within bounds; later ones are not, as capture goes on
+/// without them.
+async fn may_begin(inputs: &Inputs) {
+    inputs.begin.cancelled().await;
+    if !inputs.begun.swap(true, Ordering::Relaxed) {
+        let mut page = inputs.page.clone();
+        let shown = page.wait_for(Page::is_shown);
+        let _ = tokio::time::timeout(PAGE, shown).await;
+    }
+}
+
+/// Waits until the page is back that was away when ffmpeg was told what to do.
+async fn page_returned(inputs: &Inputs) {
+    let mut page = inputs.page.clone();
+    if !matches!(*page.borrow_and_update(), Page::Lost(_))
+        || page.wait_for(Page::is_shown).await.is_err()
+    {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Hands on all that ffmpeg gives.
+async fn flow(
+    context: &Context,
+    view: &View,
+    inputs: &Inputs,
+    steps: &StepWatch,
+    (ffmpeg, printed, on): (&mut Child, OwnedFd, Display),
+) -> Ended {
+    let Some(stdout) = ffmpeg.stdout() else {
+        return Ended::Died("ffmpeg has no output".into());
+    };
+    let mut flow = Flow::new(context, view, inputs, steps);
+    if view.sound == Sound::Recorded && inputs.syntax.print_first.is_some() {
+        flow.keep_sound_with_picture(printed, view.frame_rate, on)
+            .await;
+    }
+    flow.run(stdout, ffmpeg).await
 }
 
 /// Waits until the clock was set. The stream's stamps would stand still or leap, and frames be left out or repeated with
@@ -171,29 +208,34 @@ async fn clock_set(steps: &StepWatch, stop: &CancellationToken) -> String {
     }
 }
 
-/// Starts ffmpeg. What it prints of its first frame comes out of the descriptor.
+/// Starts ffmpeg. What it prints of its first frame comes out of the first descriptor; it begins when the second is closed.
 fn start(
     context: &Context,
     view: &View,
     inputs: &Inputs,
     on: Display,
-) -> Result<(Child, OwnedFd), String> {
+) -> Result<(Child, OwnedFd, OwnedFd), String> {
     let mut command = context.workshop.command("ffmpeg");
     command
         .env("PULSE_LATENCY_MSEC", "60")
         .args(command::arguments(view, inputs, on))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let (printed, prints) = io::pipe().map_err(|cause| format!("no pipe for ffmpeg: {cause}"))?;
-    let mapping = FdMapping {
-        parent_fd: prints.into(),
-        child_fd: phase::DESCRIPTOR,
+    let pipe = || io::pipe().map_err(|cause| format!("no pipe for ffmpeg: {cause}"));
+    let ((printed, prints), (waits, gate)) = (pipe()?, pipe()?);
+    let mapping = |ours: OwnedFd, child_fd| FdMapping {
+        parent_fd: ours,
+        child_fd,
     };
-    let mapped = command.fd_mappings(vec![mapping]);
+    let mappings = vec![
+        mapping(prints.into(), phase::DESCRIPTOR),
+        mapping(waits.into(), command::GATE),
+    ];
+    let mapped = command.fd_mappings(mappings);
     mapped.map_err(|cause| cause.to_string())?;
     let spawned = Child::spawn("ffmpeg", command, &context.hidden, &context.tasks);
     let ffmpeg = spawned.map_err(|cause| cause.to_string())?;
-    Ok((ffmpeg, printed.into()))
+    Ok((ffmpeg, printed.into(), gate.into()))
 }
 
 /// What comes out of one ffmpeg.

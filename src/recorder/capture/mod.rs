@@ -122,6 +122,7 @@ impl Presentation {
 pub(super) struct Pipeline {
     /// Asks for a new stream, which begins with a frame that needs no other.
     pub(super) refresh: Arc<Notify>,
+    begin: CancellationToken,
     stop: CancellationToken,
     capture: JoinHandle<()>,
     pieces: std::sync::Mutex<Option<mpsc::Receiver<Piece>>>,
@@ -135,10 +136,23 @@ impl Pipeline {
         settings: &Settings,
         presentation: &Presentation,
     ) -> Self {
+        let started = Self::hold(context, view, settings, presentation);
+        started.begin();
+        started
+    }
+
+    /// Has everything ready to capture what is presented, as `view` has it, and waits.
+    fn hold(
+        context: &Context,
+        view: &View,
+        settings: &Settings,
+        presentation: &Presentation,
+    ) -> Self {
         let (pieces, pieces_out) = mpsc::channel(WAITING);
-        let (refresh, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let refresh = Arc::new(Notify::new());
+        let (begin, stop) = (CancellationToken::new(), CancellationToken::new());
         let (on, view, shown) = (context.clone(), view.clone(), presentation.clone());
-        let (asked, told) = (Arc::clone(&refresh), stop.clone());
+        let (asked, go, told) = (Arc::clone(&refresh), begin.clone(), stop.clone());
         let chunk = settings.chunk_seconds.seconds();
         let keyframe = settings.keyframe_seconds.seconds();
         let capture = context.tasks.spawn("capture", async move {
@@ -148,6 +162,7 @@ impl Pipeline {
                 page: shown.page,
                 pieces,
                 refresh: asked,
+                begin: go,
                 stop: told,
                 chunk,
                 keyframe,
@@ -160,10 +175,16 @@ impl Pipeline {
         });
         Self {
             refresh,
+            begin,
             stop,
             capture,
             pieces: Some(pieces_out).into(),
         }
+    }
+
+    /// Captures from now on.
+    fn begin(&self) {
+        self.begin.cancel();
     }
 
     /// What is captured; once.

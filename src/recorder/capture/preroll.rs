@@ -1,12 +1,12 @@
-//! Capture that begins before anything is ordered: the last seconds stay in memory, so that a recording can begin at the instant
-//! at which it was ordered, and not when ffmpeg is ready.
+//! Capture that is prepared before anything is ordered. Ffmpeg is started and waits to be let in; or it captures, and the last
+//! seconds stay in memory, so that a recording can begin at the instant at which it was ordered.
 
 use super::{Pipeline, Presentation, WAITING};
 use crate::clock::Timestamp;
 use crate::config::Settings;
 use crate::join::{Fragment, Init, Piece};
 use crate::recorder::context::Context;
-use crate::recorder::order::View;
+use crate::recorder::order::{Resolution, Sound, View};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,15 @@ use tokio::sync::{mpsc, oneshot};
 
 /// A capture of which nothing is recorded yet.
 pub(in crate::recorder) struct Preroll {
-    view: View,
+    format: Format,
     pipeline: Pipeline,
-    release: oneshot::Sender<Release>,
+    /// None where nothing is captured yet.
+    release: Option<oneshot::Sender<Release>>,
 }
+
+/// What must be the same where what is prepared is to be recorded: the view and its sound, a chunk's length, and how far
+/// keyframes are apart.
+type Format = (Resolution, u32, Sound, Duration, Duration);
 
 /// Where what was captured is to go.
 struct Release {
@@ -26,7 +31,7 @@ struct Release {
 }
 
 impl Preroll {
-    /// Begins to capture; what is older than `kept` is forgotten, but for what a keyframe needs.
+    /// Has a capture ready; with `kept` above zero it begins, and what is older is forgotten, but for what a keyframe needs.
     pub(in crate::recorder) fn start(
         context: &Context,
         view: &View,
@@ -34,34 +39,53 @@ impl Preroll {
         presentation: &Presentation,
         kept: Duration,
     ) -> Self {
-        let pipeline = Pipeline::start(context, view, settings, presentation);
-        let (release, released) = oneshot::channel();
-        if let Some(pieces) = pipeline.pieces() {
-            context
-                .tasks
-                .spawn("pre-roll", hold(pieces, released, kept));
-        }
+        let pipeline = Pipeline::hold(context, view, settings, presentation);
+        let capturing = !kept.is_zero();
+        let release = capturing.then(|| {
+            pipeline.begin();
+            let (release, released) = oneshot::channel();
+            if let Some(pieces) = pipeline.pieces() {
+                context
+                    .tasks
+                    .spawn("pre-roll", hold(pieces, released, kept));
+            }
+            release
+        });
         Self {
-            view: view.clone(),
+            format: format(view, settings),
             pipeline,
             release,
         }
     }
 
-    /// Whether what it captures is what `view` wants.
-    pub(in crate::recorder) fn fits(&self, view: &View) -> bool {
-        let format = |of: &View| (of.resolution, of.frame_rate, of.sound);
-        format(&self.view) == format(view)
+    /// Whether what it captures is what `view` and `settings` want.
+    pub(in crate::recorder) fn fits(&self, view: &View, settings: &Settings) -> bool {
+        format(view, settings) == self.format
     }
 
-    /// The capture, whose pieces begin with the last keyframe that is not later than `from`, or the first that is kept.
+    /// The capture, which begins now where it has not; else its pieces begin with the last keyframe that is not later than
+    /// `from`, or the first that is kept.
     pub(in crate::recorder) fn release(mut self, from: Timestamp) -> Pipeline {
+        let Some(release) = self.release else {
+            self.pipeline.begin();
+            return self.pipeline;
+        };
         let (to, pieces) = mpsc::channel(WAITING);
         // Its holder ends when everything does.
-        let _ = self.release.send(Release { from, to });
+        let _ = release.send(Release { from, to });
         self.pipeline.pieces = Some(pieces).into();
         self.pipeline
     }
+}
+
+fn format(view: &View, settings: &Settings) -> Format {
+    (
+        view.resolution,
+        view.frame_rate,
+        view.sound,
+        settings.chunk_seconds.seconds(),
+        settings.keyframe_seconds.seconds(),
+    )
 }
 
 /// Holds the last pieces until they are released, and hands on all that follow.
