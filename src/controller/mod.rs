@@ -19,9 +19,11 @@ mod jobs;
 mod lives;
 mod load;
 mod measure;
+mod news;
 mod orphan;
 mod proof;
 mod quick;
+mod registration;
 pub mod relay;
 mod stall;
 mod sweep;
@@ -42,19 +44,16 @@ use crate::config::Settings;
 use crate::db::outbox::Outbox;
 use crate::db::sessions::Sessions;
 use crate::db::{Db, DbError};
-use crate::model::failover::{self, Fault, Policy, Reason};
-use crate::model::ids::{RecordingId, RunNumber, TakeId};
-use crate::model::session::{Event, Holder, Particulars, Refusal, Session, State, Status};
-use crate::model::wire::{
-    Heartbeat, RecorderIdentity, RecordingStatusChanged, Registration, Report,
-};
+use crate::model::failover::{Fault, Policy, Reason};
+use crate::model::ids::RecordingId;
+use crate::model::session::{Event, Particulars, Refusal, Session, Status};
+use crate::model::wire::Heartbeat;
 use crate::runtime::Runtime;
 use crate::store::ChunkStore;
 use crate::tasks::{self, Tasks};
 use blueprints::Blueprints;
 use disk::{Attempts, Disk};
 use log::{error, info, warn};
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::mem::discriminant;
 use std::path::Path;
@@ -66,16 +65,6 @@ use watch::Known;
 
 /// How much longer a recorder may take that has just been started: Chrome must come up first.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// How long an answer of the runtime about itself is good.
-const PROBE_KEPT: Duration = Duration::from_millis(500);
-
-/// How long the runtime may take to answer about itself.
-const PROBE_PATIENCE: Duration = Duration::from_millis(2_500);
-
-/// What is said of a runtime that does not answer in time.
-const HANGS: &str = "Docker does not answer: recordings go on, and a lost recorder is replaced once it does; \
-                     see \"systemctl status docker\"";
 
 /// Why a session failed that OpenVidu's own file holds for failed.
 const OPENVIDU_SAYS_FAILED: &str = "OpenVidu's file says that the recording failed";
@@ -210,26 +199,6 @@ impl Controller {
         })))
     }
 
-    /// A recorder says that it is about to record; answers when that is on disk. The session's `run` is the run it was
-    /// given.
-    ///
-    /// # Errors
-    /// [`ControllerError::Invalid`] for a registration without ids, [`ControllerError::Conflict`] when another recording
-    /// lives under this id, [`ControllerError::Superseded`] and [`ControllerError::Over`] for a recorder that has lost its place.
-    pub async fn register(&self, registration: Registration) -> Result<Session, ControllerError> {
-        let wanted = Wanted::read(registration)?;
-        let session = self.admit(&wanted).inspect_err(|refused| {
-            if let (ControllerError::Superseded, Some(recorder)) = (refused, &wanted.identity) {
-                self.put_down(&wanted.id, recorder);
-            }
-        })?;
-        self.0.db.durable().await?;
-        self.is_expected_no_more(&session.id);
-        info!(session:% = session.id, run:% = session.run; "recorder registered");
-        self.attend(&session);
-        Ok(session)
-    }
-
     /// A recorder is heard. Not on disk when it is answered: a heartbeat is worth nothing after a crash.
     ///
     /// # Errors
@@ -351,29 +320,6 @@ impl Controller {
         })
     }
 
-    /// A part of the list of sessions, oldest first.
-    pub async fn page(&self, filter: Filter) -> Page {
-        self.loaded().await;
-        let now = self.0.clock.now();
-        let table = self.table();
-        Page {
-            sessions: table.page(filter.which, filter.offset, filter.limit, now),
-            total: table.count(filter.which),
-        }
-    }
-
-    /// How many sessions there are.
-    pub fn counts(&self) -> Counts {
-        let table = self.table();
-        let total = table.count(Which::Any);
-        let active = table.count(Which::Active);
-        Counts {
-            total,
-            active,
-            inactive: total - active,
-        }
-    }
-
     /// Answers when sessions can be looked at and the database takes writes. A disk that refuses is no hang: health
     /// tells of it, and whoever had waited for that write was told.
     pub async fn alive(&self) {
@@ -390,67 +336,6 @@ impl Controller {
         loop {
             std::thread::park();
         }
-    }
-
-    /// How many active sessions made no progress for `patience`, and how many are held by a container.
-    pub fn stuck_and_held(&self, patience: Duration) -> (usize, usize) {
-        let now = self.0.clock.now();
-        let table = self.table();
-        let count =
-            |wanted: &dyn Fn(&Session) -> bool| table.active().filter(|it| wanted(it)).count();
-        let stuck = count(&|it| now.since(it.advanced_at) > patience);
-        (stuck, count(&|it| it.container.is_some()))
-    }
-
-    /// How the controller is, as far as it knows itself.
-    pub async fn health(&self) -> Health {
-        Health {
-            counts: self.counts(),
-            runtime: self.runtime_state().await,
-        }
-    }
-
-    /// Recordings whose chunks are kept because no video was verified to hold them.
-    pub fn unverified(&self) -> Vec<RecordingId> {
-        lock(&self.0.unverified).iter().cloned().collect()
-    }
-
-    /// How failovers are set up and what runs because of them.
-    pub async fn failover_status(&self) -> FailoverStatus {
-        self.loaded().await;
-        let settings = &self.0.settings;
-        let check = settings.failover_check_seconds.seconds();
-        FailoverStatus {
-            heartbeat_timeout_seconds: self.0.policy.heartbeat_timeout.as_secs(),
-            stuck_timeout_seconds: self.0.policy.stuck_timeout.as_secs(),
-            check_interval_ms: u64::try_from(check.as_millis()).unwrap_or(u64::MAX),
-            backups: self.backups(),
-            image: settings.image(),
-            runtime: self.runtime_state().await,
-        }
-    }
-
-    /// What the runtime says about itself; asked again only after a moment, and by one at a time, so that anybody may ask
-    /// often. A runtime that hangs is told from one that answers within [`PROBE_PATIENCE`].
-    async fn runtime_state(&self) -> Result<RuntimeState, String> {
-        let mut probed = self.0.probed.lock().await;
-        let is_good = |at: Duration| self.0.clock.uptime().saturating_sub(at) < PROBE_KEPT;
-        if let Some((at, state)) = &*probed
-            && is_good(*at)
-        {
-            return state.clone();
-        }
-        let state = match tokio::time::timeout(PROBE_PATIENCE, self.0.runtime.probe()).await {
-            Ok(Ok(info)) => Ok(RuntimeState {
-                kind: info.kind,
-                version: info.version,
-                image: info.image,
-            }),
-            Ok(Err(cause)) => Err(cause.to_string()),
-            Err(_) => Err(HANGS.to_owned()),
-        };
-        *probed = Some((self.0.clock.uptime(), state.clone()));
-        state
     }
 
     /// Tries whether the database takes writes.
@@ -493,40 +378,6 @@ impl Controller {
         }
         self.apply(id, event)?;
         Ok(self.0.db.durable().await?)
-    }
-
-    /// OpenVidu, or whoever can post a webhook, reports a new session. It is believed where webhooks need a token.
-    pub fn openvidu_made_a_session(&self, session: &str, unique: &str) {
-        if self.0.settings.webhook_token.is_some() {
-            tasks::block(|| self.session_created(session, unique));
-        }
-    }
-
-    /// OpenVidu, or whoever can post a webhook, reports a recording's new status: a hint to look into OpenVidu's own file,
-    /// which alone is believed. Unknown recordings and repeated or late reports change nothing.
-    pub fn recording_status_changed(&self, news: &RecordingStatusChanged) {
-        self.expect(news);
-        let Some(session) = self.session(&news.id) else {
-            return;
-        };
-        if of_another_take(news, &session, &self.particulars(&news.id)) {
-            return;
-        }
-        if !matches!(news.status.as_str(), "stopped" | "ready" | "failed") {
-            return;
-        }
-        match tasks::block(|| self.believe_file(&news.id)) {
-            Some(Ok(())) => {}
-            Some(Err(refused)) => {
-                info!(session:% = news.id, status = news.status.as_str(); "OpenVidu's report changes nothing: {refused}");
-            }
-            None => {
-                warn!(session:% = news.id, status = news.status.as_str();
-                    "a webhook reports the end of a recording, and OpenVidu's own file does not, or cannot be read; the \
-                     recording goes on, and the file is read again at the next check; if OpenVidu did end it, check \
-                     OPENVIDU_RECORDING_PATH and that this user can read .recording.{}", news.id);
-            }
-        }
     }
 
     /// Changes from now on, for those who show them.
@@ -607,125 +458,6 @@ impl Controller {
         Ok(session)
     }
 
-    /// Lets a recorder in: as a new session, as the next run of one, or again as the run it was.
-    fn admit(&self, wanted: &Wanted) -> Result<Session, ControllerError> {
-        let now = self.0.clock.now();
-        let holder = self.holder_of(wanted);
-        let mut table = self.table_with(&wanted.id)?;
-        let known = table.get(&wanted.id).filter(|entry| {
-            !replaces(&entry.session, wanted, now, self.0.policy.heartbeat_timeout)
-        });
-        let Some(entry) = known else {
-            let session = wanted.new_session(holder, now)?;
-            let mut particulars = Particulars::default();
-            wanted.describe(&mut particulars);
-            self.0.stored.put(&session)?;
-            self.0.stored.put_particulars(&session.id, &particulars)?;
-            table.insert(session.clone());
-            drop(table);
-            self.0.wake.notify_one();
-            self.changed(|| Change::Session(session.id.clone()));
-            return Ok(session);
-        };
-        let mut particulars = self.0.stored.particulars(&wanted.id)?;
-        self.check_place(entry, wanted, &particulars, now)?;
-        let run = wanted.run_after(entry.session.run);
-        wanted.describe(&mut particulars);
-        let session = table
-            .change(&wanted.id, |entry| {
-                entry.session.on(Event::Registered { run, holder }, now)?;
-                entry.deaf = false;
-                wanted.refresh(&mut entry.session);
-                Ok::<_, Refusal>(entry.session.clone())
-            })
-            .ok_or_else(|| ControllerError::unknown(&wanted.id))??;
-        self.0.stored.put(&session)?;
-        self.0.stored.put_particulars(&session.id, &particulars)?;
-        drop(table);
-        self.0.wake.notify_one();
-        self.changed(|| Change::Session(session.id.clone()));
-        Ok(session)
-    }
-
-    /// Whether the recorder may take part in a session that is known: not while another one is well.
-    fn check_place(
-        &self,
-        entry: &Entry,
-        wanted: &Wanted,
-        particulars: &Particulars,
-        now: Timestamp,
-    ) -> Result<(), ControllerError> {
-        let session = &entry.session;
-        if session.over() {
-            return Err(Refusal::Over.into());
-        }
-        if wanted.take.is_some() && session.take.is_some() && wanted.take != session.take {
-            return Err(if wanted.identity.is_some() {
-                Refusal::Superseded.into()
-            } else {
-                ControllerError::lives(&session.id)
-            });
-        }
-        let heard = now.since(failover::alive_at(session)) < self.0.policy.heartbeat_timeout;
-        let held = match &session.state {
-            // Who was there before is there again.
-            State::TakingOver { reason, .. } => *reason == Reason::CameBack,
-            state => state.status().active(),
-        };
-        let well = held && heard;
-        let holder = session.container.as_ref().map(|holder| &holder.id);
-        match &wanted.identity {
-            Some(recorder) => {
-                let elsewhere = recorder.container_id.is_some()
-                    && holder.is_some()
-                    && recorder.container_id.as_ref() != holder;
-                let alive = holder.is_some_and(|holder| lock(&self.0.known).runs(holder));
-                let started = matches!(
-                    session.state,
-                    State::TakingOver {
-                        started_at: Some(_),
-                        ..
-                    }
-                );
-                if elsewhere && alive && (well || started) {
-                    return Err(Refusal::Superseded.into());
-                }
-                Ok(())
-            }
-            None if well && wanted.client_id != session.client_id => {
-                Err(ControllerError::lives(&session.id))
-            }
-            // Of another session of OpenVidu, whoever says so.
-            None if heard
-                && session.state.status().active()
-                && differs(
-                    &wanted.raw.unique_session_id,
-                    &particulars.unique_session_id,
-                ) =>
-            {
-                Err(ControllerError::lives(&session.id))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn holder_of(&self, wanted: &Wanted) -> Option<Holder> {
-        let named = wanted
-            .identity
-            .as_ref()
-            .and_then(|recorder| recorder.container_id.clone());
-        let known = lock(&self.0.known);
-        match named {
-            Some(id) => Some(known.holder(&id).unwrap_or_else(|| Holder {
-                name: wanted.id.container_name(),
-                backup: false,
-                created_at: self.0.clock.now(),
-                id,
-            })),
-            None => known.running_holder_of(&wanted.id),
-        }
-    }
-
     /// A session is another one now, or none.
     fn changed(&self, change: impl FnOnce() -> Change) {
         self.judge_anew();
@@ -764,131 +496,6 @@ impl Controller {
     }
 }
 
-/// A registration, read and checked.
-struct Wanted {
-    id: RecordingId,
-    client_id: String,
-    take: Option<TakeId>,
-    identity: Option<RecorderIdentity>,
-    status: Option<Status>,
-    raw: Registration,
-}
-
-impl Wanted {
-    fn read(mut raw: Registration) -> Result<Self, ControllerError> {
-        let missing = |name: &str| ControllerError::Invalid(format!("{name} is required"));
-        let given = |value: &mut Option<String>| value.take().filter(|text| !text.is_empty());
-        let id = given(&mut raw.session_id).ok_or_else(|| missing("sessionId"))?;
-        let id = RecordingId::parse(id)
-            .map_err(|cause| ControllerError::Invalid(format!("sessionId: {cause}")))?;
-        let client_id = given(&mut raw.client_id).ok_or_else(|| missing("clientId"))?;
-        let status = match given(&mut raw.status) {
-            Some(text) => Some(Status::parse(&text).ok_or_else(|| {
-                ControllerError::Invalid(format!("status {text:?} is none of the known ones"))
-            })?),
-            None => None,
-        };
-        let identity = raw.recorder.take();
-        let take = identity
-            .as_ref()
-            .map(|recorder| recorder.take.clone())
-            .or_else(|| take_of(&raw));
-        Ok(Self {
-            id,
-            client_id,
-            take,
-            identity,
-            status,
-            raw,
-        })
-    }
-
-    fn run_after(&self, known: RunNumber) -> RunNumber {
-        match &self.identity {
-            Some(RecorderIdentity { run: Some(run), .. }) => *run,
-            Some(recorder) => known.max(recorder.last_run).next(),
-            None => known.next(),
-        }
-    }
-
-    fn new_session(
-        &self,
-        holder: Option<Holder>,
-        now: Timestamp,
-    ) -> Result<Session, ControllerError> {
-        let mut session = Session {
-            id: self.id.clone(),
-            take: self.take.clone(),
-            run: self.run_after(RunNumber(0)),
-            state: State::Starting { since: now },
-            created_at: now,
-            heartbeat_at: now,
-            advanced_at: now,
-            last_chunk: None,
-            report: Report::default(),
-            page_troubled_at: None,
-            finished_at: None,
-            seal_at: None,
-            container: holder,
-            original: None,
-            failovers: Vec::new(),
-            client_id: self.client_id.clone(),
-            video_name: None,
-            disowned: None,
-            ready_told: false,
-        };
-        self.refresh(&mut session);
-        if let Some(status) = self.status {
-            session.on(Event::Set(status), now)?;
-        }
-        Ok(session)
-    }
-
-    /// Takes over what the registration says; what it leaves out stays.
-    fn refresh(&self, session: &mut Session) {
-        session.client_id.clone_from(&self.client_id);
-        if session.take.is_none() {
-            session.take.clone_from(&self.take);
-        }
-        if let Some(recorder) = &self.identity {
-            session.video_name = Some(recorder.video_name.clone());
-        }
-    }
-
-    /// Takes over the particulars that the registration gives; what it leaves out stays.
-    fn describe(&self, it: &mut Particulars) {
-        let raw = self.raw.clone();
-        let take = |slot: &mut Option<String>, value: Option<String>| {
-            if value.is_some() {
-                *slot = value;
-            }
-        };
-        take(&mut it.client_host, raw.client_host);
-        take(&mut it.unique_session_id, raw.unique_session_id);
-        take(&mut it.original_session_id, raw.original_session_id);
-        take(&mut it.recording_json, raw.recording_json.map(text_of));
-        let environment = raw.environment.map(without_secrets);
-        take(&mut it.environment, environment.map(text_of));
-        take(&mut it.metadata, raw.metadata.map(text_of));
-    }
-}
-
-/// Whether the registration is of a later recording under the id of an earlier one, whose session may go.
-fn replaces(session: &Session, wanted: &Wanted, now: Timestamp, silent: Duration) -> bool {
-    let (Some(old), Some(new)) = (&session.take, &wanted.take) else {
-        return session.over() && wanted.identity.is_none();
-    };
-    if old == new {
-        return false;
-    }
-    let later = match (old.as_str().parse::<u64>(), new.as_str().parse::<u64>()) {
-        (Ok(old), Ok(new)) => new > old,
-        _ => true,
-    };
-    let idle = !session.state.status().active() || now.since(failover::alive_at(session)) >= silent;
-    later && (idle || wanted.identity.is_some())
-}
-
 /// Whether the recorder that is heard still holds the session.
 fn fence(session: &Session, heard: &Heartbeat) -> Result<(), Refusal> {
     let other_take = matches!((&heard.take, &session.take), (Some(a), Some(b)) if a != b);
@@ -902,62 +509,6 @@ fn fence(session: &Session, heard: &Heartbeat) -> Result<(), Refusal> {
 /// Whether both are given and are not the same.
 fn differs(a: &Option<String>, b: &Option<String>) -> bool {
     matches!((a, b), (Some(a), Some(b)) if !a.is_empty() && !b.is_empty() && a != b)
-}
-
-/// Whether OpenVidu speaks of another recording that has, or had, the same id.
-fn of_another_take(
-    news: &RecordingStatusChanged,
-    session: &Session,
-    particulars: &Particulars,
-) -> bool {
-    let take = session.take.as_ref().and_then(|t| t.as_str().parse().ok());
-    let earlier =
-        matches!((news.start_time, take), (Some(start), Some::<i64>(take)) if start < take);
-    earlier || differs(&news.unique_session_id, &particulars.unique_session_id)
-}
-
-/// The take as OpenVidu's own JSON names it, for recorders that do not.
-fn take_of(raw: &Registration) -> Option<TakeId> {
-    let json = match raw.recording_json.as_ref()? {
-        Value::String(text) => serde_json::from_str(text).ok()?,
-        other => other.clone(),
-    };
-    let created = json.get("createdAt")?.as_i64()?;
-    TakeId::parse(created.to_string()).ok()
-}
-
-/// JSON text, whatever was sent.
-fn text_of(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    }
-}
-
-/// Environments are kept without whatever may be a secret.
-fn without_secrets(value: Value) -> Value {
-    const TELLING: [&str; 6] = ["URL", "SECRET", "PASSWORD", "KEY", "TOKEN", "HEADERS"];
-    let secret = |name: &str| {
-        let name = name.to_ascii_uppercase();
-        TELLING.iter().any(|part| name.contains(part))
-    };
-    let value = match value {
-        Value::String(text) => match serde_json::from_str(&text) {
-            Ok(value @ Value::Object(_)) => value,
-            _ => Value::String(text),
-        },
-        other => other,
-    };
-    match value {
-        Value::Object(members) => members
-            .into_iter()
-            .map(|(name, value)| {
-                let value = if secret(&name) { "***".into() } else { value };
-                (name, value)
-            })
-            .collect(),
-        other => other,
-    }
 }
 
 fn policy(settings: &Settings) -> Policy {

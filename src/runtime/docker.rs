@@ -1,33 +1,32 @@
 //! Recorders in Docker's containers. The version of the API is negotiated, so that engines from 20.10 on will do. What
 //! Docker reports is followed as a stream that comes back by itself when the daemon does.
 
+mod backup;
+mod ending;
+mod events;
+mod image;
+
 use super::turns::Turns;
 use super::{
-    BackupSpec, Blueprint, Container, ContainerStatus, Environment, Happening, HappeningKind,
-    HostOptions, Image, ImageState, QUICK_START, RECORDING, Runtime, RuntimeError, RuntimeEvent,
-    RuntimeInfo, Stop, made_by_us,
+    BackupSpec, Blueprint, Container, ContainerStatus, Environment, HostOptions, QUICK_START,
+    Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Stop, made_by_us,
 };
-use crate::backoff::Backoff;
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::clock::Timestamp;
 use crate::model::ask::{ASKED, Reply};
 use crate::model::ids::{ContainerId, RecordingId};
 use async_trait::async_trait;
+use backup::{essentials, host_of, on_failure};
 use bollard::errors::Error;
-use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::exec::{CreateExecOptions, StartExecResults};
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
-    ContainerUpdateBody, EventMessage, HostConfig, ImageInspect, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerUpdateBody,
 };
-use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    StopContainerOptionsBuilder, TagImageOptionsBuilder, WaitContainerOptionsBuilder,
-};
+use bollard::query_parameters::{ListContainersOptionsBuilder, TagImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
+use events::Following;
 use futures_util::stream::{BoxStream, StreamExt};
-use log::{error, info, warn};
-use std::collections::{BTreeMap, HashMap};
+use log::warn;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -36,11 +35,6 @@ const SOCKET: &str = "/var/run/docker.sock";
 
 /// The longest that Docker may take to answer.
 const ANSWER: u64 = 60;
-
-/// The longest that a killed container may take to be gone.
-const KILLED: Duration = Duration::from_secs(10);
-/// A container that still runs after this is killed again.
-const STRUCK: Duration = Duration::from_secs(1);
 
 /// The name that backups' image bears beside its own. OpenVidu removes, when it starts, every container whose image name
 /// begins with that of its recording image; this one does not.
@@ -59,9 +53,6 @@ const SLOW_START: Duration = Duration::from_secs(5);
 
 /// Containers read at the same time.
 const READ_TOGETHER: usize = 8;
-
-/// The label `created.by` of our recording image, which has the name of OpenVidu's own.
-const IMAGE_MADE_BY: &str = "ov2-ha-recorder";
 
 fn starts_at_once() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(STARTS))
@@ -114,82 +105,6 @@ impl DockerRuntime {
         };
         let connected = self.docker.get_or_try_init(connect).await;
         connected.map_err(|cause| unreachable(&self.host, &cause))
-    }
-
-    /// Sees to it that the recording image is there: pulled when it is missing and a registry answers. That it is OpenVidu's
-    /// own is told: a registry may have that one only.
-    ///
-    /// # Errors
-    /// [`RuntimeError::NoImage`] when it cannot be had.
-    pub async fn prepare(&self) -> Result<(), RuntimeError> {
-        if !self.has_image().await? {
-            self.pull().await?;
-        }
-        let image = self.look_at_image().await?;
-        if let Some((fault, _)) = image.fault() {
-            error!(
-                "image {fault}; build ours under the same name with \"ov2-ha-recorder install\" or \
-                 packaging/docker/build-recorder"
-            );
-        }
-        Ok(())
-    }
-
-    /// The recording image, and whether it is ours.
-    async fn look_at_image(&self) -> Result<Image, RuntimeError> {
-        let state = match self.find_image().await? {
-            None => ImageState::Missing,
-            Some(found) => {
-                let labels = found.config.and_then(|config| config.labels);
-                let maker = labels.and_then(|mut labels| labels.remove("created.by"));
-                match maker.as_deref() == Some(IMAGE_MADE_BY) {
-                    true => ImageState::Ours,
-                    false => ImageState::Foreign,
-                }
-            }
-        };
-        Ok(Image {
-            name: self.image(),
-            state,
-        })
-    }
-
-    async fn pull(&self) -> Result<(), RuntimeError> {
-        info!(image = self.image().as_str(); "the recording image is missing and is pulled");
-        let options = CreateImageOptionsBuilder::default()
-            .from_image(&self.image_name)
-            .tag(&self.image_tag)
-            .build();
-        let mut steps = self.docker().await?.create_image(Some(options), None, None);
-        while let Some(step) = steps.next().await {
-            if let Err(cause) = step {
-                warn!(image = self.image().as_str(); "the recording image cannot be pulled: {cause}");
-                return Err(self.no_image());
-            }
-        }
-        Ok(())
-    }
-
-    fn image(&self) -> String {
-        format!("{}:{}", self.image_name, self.image_tag)
-    }
-
-    fn no_image(&self) -> RuntimeError {
-        RuntimeError::NoImage {
-            image: self.image(),
-        }
-    }
-
-    async fn has_image(&self) -> Result<bool, RuntimeError> {
-        Ok(self.find_image().await?.is_some())
-    }
-
-    async fn find_image(&self) -> Result<Option<ImageInspect>, RuntimeError> {
-        match self.docker().await?.inspect_image(&self.image()).await {
-            Ok(found) => Ok(Some(found)),
-            Err(cause) if status_of(&cause) == Some(404) => Ok(None),
-            Err(cause) => Err(self.failed("inspect the recording image", cause)),
-        }
     }
 
     async fn read(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
@@ -249,207 +164,6 @@ impl DockerRuntime {
             ended_at: ended.and_then(stamp),
             status: status(state.status?, state.exit_code),
         })
-    }
-
-    fn happening(&self, message: EventMessage) -> Option<Happening> {
-        let actor = message.actor?;
-        let attributes = actor.attributes.unwrap_or_default();
-        let image = attributes.get("image").map_or("", String::as_str);
-        if !self.ours(image) && !made_by_us(|name| attributes.get(name)) {
-            return None;
-        }
-        let action = message.action?;
-        let code = attributes.get("exitCode").and_then(|it| it.parse().ok());
-        let kind = match action.as_str() {
-            "start" => HappeningKind::Started,
-            "die" => HappeningKind::Died(code.unwrap_or(-1)),
-            "oom" => HappeningKind::OutOfMemory,
-            "destroy" => HappeningKind::Removed,
-            "pause" => HappeningKind::Paused,
-            "unpause" => HappeningKind::Unpaused,
-            other => HappeningKind::Health(other.strip_prefix("health_status: ")?.to_owned()),
-        };
-        let nanos = message.time_nano.unwrap_or_default();
-        Some(Happening {
-            container: ContainerId::parse(actor.id?).ok()?,
-            at: Timestamp::from_millis(nanos / 1_000_000),
-            kind,
-        })
-    }
-
-    /// Docker's events from now on. They are asked for before it is known to answer, so that whatever happens before the
-    /// stream stands is in it.
-    async fn follow(&self) -> Result<DockersEvents, RuntimeError> {
-        let docker = self.docker().await?;
-        let filters = HashMap::from([
-            ("type", vec!["container"]),
-            (
-                "event",
-                vec![
-                    "start",
-                    "die",
-                    "oom",
-                    "destroy",
-                    "pause",
-                    "unpause",
-                    "health_status",
-                ],
-            ),
-        ]);
-        let now = SystemClock.now().millis();
-        let options = EventsOptionsBuilder::default()
-            .since(&format!("{}.{:03}", now / 1_000, now % 1_000))
-            .filters(&filters)
-            .build();
-        let events = docker.events(Some(options)).boxed();
-        let answered = docker.ping().await;
-        answered.map_err(|cause| unreachable(&self.host, &cause))?;
-        Ok(events)
-    }
-
-    /// Ends the container, whatever it does, and answers when it has ended. A kill that meets Docker's own restart may
-    /// strike the process before it: then the new one is killed too.
-    async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let ended = async {
-            loop {
-                self.strike(id).await?;
-                if let Ok(ended) = tokio::time::timeout(STRUCK, self.ended(id)).await {
-                    return ended;
-                }
-            }
-        };
-        match tokio::time::timeout(KILLED, ended).await {
-            Ok(ended) => ended,
-            Err(_) => Err(RuntimeError::Failed {
-                act: format!("kill container {id}"),
-                cause: format!("it still runs {} s later", KILLED.as_secs()),
-            }),
-        }
-    }
-
-    async fn strike(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let options = KillContainerOptionsBuilder::default()
-            .signal("SIGKILL")
-            .build();
-        match self
-            .docker()
-            .await?
-            .kill_container(id.as_str(), Some(options))
-            .await
-        {
-            Ok(()) => Ok(()),
-            // It is not running, or about to be restarted by Docker: a stop ends that too.
-            Err(cause) if status_of(&cause) == Some(409) => {
-                let options = StopContainerOptionsBuilder::default().t(0).build();
-                let stopped = self
-                    .docker()
-                    .await?
-                    .stop_container(id.as_str(), Some(options))
-                    .await;
-                stopped.map_err(|cause| self.of_container("stop", id, cause))
-            }
-            Err(cause) => Err(self.of_container("kill", id, cause)),
-        }
-    }
-
-    /// Answers when the container does not run.
-    async fn ended(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let options = WaitContainerOptionsBuilder::default()
-            .condition("not-running")
-            .build();
-        let mut answers = self
-            .docker()
-            .await?
-            .wait_container(id.as_str(), Some(options));
-        match answers.next().await {
-            // An exit code other than 0 is an error to bollard; for us it is an end as good as any.
-            None | Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Ok(()),
-            Some(Err(cause)) if status_of(&cause) == Some(404) => Ok(()),
-            Some(Err(cause)) => Err(self.of_container("wait for", id, cause)),
-        }
-    }
-
-    /// Tells the recorder to finish, as OpenVidu does.
-    async fn ask_to_finish(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let refused = |cause| self.of_container("write to", id, cause);
-        let docker = self.docker().await?;
-        let exec = CreateExecOptions {
-            cmd: Some(vec!["bash", "-c", "echo 'q' > stop"]),
-            ..CreateExecOptions::default()
-        };
-        let exec = docker.create_exec(id.as_str(), exec).await;
-        let exec = exec.map_err(refused)?;
-        let start = StartExecOptions {
-            detach: true,
-            ..StartExecOptions::default()
-        };
-        let started = docker.start_exec(&exec.id, Some(start)).await;
-        started.map(drop).map_err(refused)
-    }
-
-    /// Makes and starts a backup with these options of the host.
-    async fn make_backup(
-        &self,
-        spec: &BackupSpec,
-        host: HostConfig,
-    ) -> Result<ContainerId, RuntimeError> {
-        let act = format!("start a backup recorder for session {}", spec.recording);
-        let options = CreateContainerOptionsBuilder::default()
-            .name(&spec.name)
-            .build();
-        let body = backup_body(spec, format!("{BACKUP_IMAGE}:{}", self.image_tag), host);
-        let docker = self.docker().await?;
-        let created = docker.create_container(Some(options), body).await;
-        let created = created.map_err(|cause| self.failed(&act, cause))?;
-        let id = ContainerId::parse(created.id).map_err(|cause| RuntimeError::Failed {
-            act,
-            cause: cause.to_string(),
-        })?;
-        match self.start(&id).await {
-            Ok(()) => Ok(id),
-            Err(cause) => {
-                // What could not be started is of no use; that it cannot be removed either changes nothing.
-                let _ = self.remove(&id).await;
-                Err(cause)
-            }
-        }
-    }
-
-    /// Ends and removes an earlier backup of the recording, in one call: between two, Docker or another controller of this
-    /// machine may start it again. What bears the name without being one is left alone: the new one cannot be made then.
-    async fn clear_earlier(&self, spec: &BackupSpec) -> Result<(), RuntimeError> {
-        let Some(found) = self.read(&spec.name).await? else {
-            return Ok(());
-        };
-        let labels = found.config.and_then(|config| config.labels);
-        let labels = labels.unwrap_or_default();
-        if !made_by_us(|name| labels.get(name))
-            || labels.get(RECORDING) != spec.labels.get(RECORDING)
-        {
-            return Ok(());
-        }
-        match ContainerId::parse(found.id.unwrap_or_default()) {
-            Ok(id) => self.take_away(&id, true).await,
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// Removes a container; by force also one that runs. Harmless when it is gone.
-    async fn take_away(&self, id: &ContainerId, force: bool) -> Result<(), RuntimeError> {
-        let options = RemoveContainerOptionsBuilder::default()
-            .v(true)
-            .force(force)
-            .build();
-        match self
-            .docker()
-            .await?
-            .remove_container(id.as_str(), Some(options))
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(cause) if matches!(status_of(&cause), Some(404)) => Ok(()),
-            Err(cause) => Err(self.of_container("remove", id, cause)).or_else(gone_is_well),
-        }
     }
 
     fn of_container(&self, act: &str, id: &ContainerId, cause: Error) -> RuntimeError {
@@ -620,13 +334,7 @@ impl Runtime for DockerRuntime {
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {
-        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let following = Following {
-            runtime: self.clone(),
-            stream: None,
-            backoff,
-            away: false,
-        };
+        let following = Following::new(self.clone());
         futures_util::stream::unfold(following, |mut following| async move {
             let event = following.next().await;
             Some((event, following))
@@ -655,119 +363,6 @@ impl Runtime for DockerRuntime {
             version: version.version.unwrap_or_default(),
             image: Some(self.look_at_image().await?),
         })
-    }
-}
-
-type DockersEvents = BoxStream<'static, Result<EventMessage, Error>>;
-
-/// The stream of events, with what it takes to come back.
-struct Following {
-    runtime: DockerRuntime,
-    stream: Option<DockersEvents>,
-    backoff: Backoff,
-    /// It was said that Docker is not there.
-    away: bool,
-}
-
-impl Following {
-    async fn next(&mut self) -> RuntimeEvent {
-        loop {
-            let Some(stream) = &mut self.stream else {
-                self.connect().await;
-                return RuntimeEvent::Connected;
-            };
-            match stream.next().await {
-                Some(Ok(message)) => {
-                    self.backoff.reset();
-                    if let Some(happening) = self.runtime.happening(message) {
-                        return RuntimeEvent::Happened(happening);
-                    }
-                }
-                Some(Err(cause)) => {
-                    warn!("Docker's events were interrupted: {cause}");
-                    self.stream = None;
-                }
-                None => {
-                    warn!("Docker's events ended; they are followed again");
-                    self.stream = None;
-                }
-            }
-        }
-    }
-
-    /// Waits until Docker answers; says once that it does not, and that it does again.
-    async fn connect(&mut self) {
-        loop {
-            if self.backoff.attempt() > 0 {
-                tokio::time::sleep(self.backoff.next_delay()).await;
-            } else {
-                // The first attempt waits for nothing, and is counted.
-                self.backoff.next_delay();
-            }
-            match self.runtime.follow().await {
-                Ok(stream) => {
-                    if std::mem::take(&mut self.away) {
-                        info!("Docker answers: its containers are watched");
-                    }
-                    self.stream = Some(stream);
-                    return;
-                }
-                Err(cause) if !std::mem::replace(&mut self.away, true) => {
-                    error!(
-                        "no container is watched, and no lost recorder is replaced until Docker answers: {cause}"
-                    );
-                }
-                Err(_) => {}
-            }
-        }
-    }
-}
-
-/// What the original has of its host, but for what is its own.
-fn host_of(spec: &BackupSpec) -> HostConfig {
-    // What Docker wrote, it reads; a backup without it is better than none.
-    let host = serde_json::from_value(spec.blueprint.host.0.clone()).unwrap_or_else(|_| {
-        warn!(session:% = spec.recording; "what its container has of the host cannot be read: the backup gets Docker's own options");
-        HostConfig::default()
-    });
-    HostConfig {
-        restart_policy: Some(on_failure()),
-        // Docker refuses it beside a restart policy, and a backup's end is looked at before it is removed.
-        auto_remove: Some(false),
-        // Docker writes the id into a file that must not be there yet.
-        container_id_file: None,
-        ..host
-    }
-}
-
-/// What no recorder can do without.
-fn essentials(host: HostConfig) -> HostConfig {
-    HostConfig {
-        binds: host.binds,
-        mounts: host.mounts,
-        shm_size: host.shm_size,
-        network_mode: host.network_mode,
-        restart_policy: host.restart_policy,
-        ..HostConfig::default()
-    }
-}
-
-fn backup_body(spec: &BackupSpec, image: String, host: HostConfig) -> ContainerCreateBody {
-    let variables = spec.blueprint.environment.0.iter();
-    let variables = variables.map(|(name, value)| format!("{name}={value}"));
-    ContainerCreateBody {
-        image: Some(image),
-        env: Some(variables.collect()),
-        labels: Some(spec.labels.clone().into_iter().collect()),
-        host_config: Some(host),
-        ..ContainerCreateBody::default()
-    }
-}
-
-fn on_failure() -> RestartPolicy {
-    RestartPolicy {
-        name: Some(RestartPolicyNameEnum::ON_FAILURE),
-        maximum_retry_count: Some(0),
     }
 }
 
@@ -809,13 +404,6 @@ fn is_openvidu_server(image: &str, recording_image: &str) -> bool {
     };
     let ((space, name), (own_space, _)) = (divide(image), divide(recording_image));
     name.starts_with(SERVER_IMAGE) && (space == own_space || space == "openvidu")
-}
-
-fn gone_is_well(cause: RuntimeError) -> Result<(), RuntimeError> {
-    match cause {
-        RuntimeError::NotFound(_) => Ok(()),
-        other => Err(other),
-    }
 }
 
 const fn status_of(cause: &Error) -> Option<u16> {
