@@ -61,6 +61,16 @@ pub fn wall_ahead_of_monotonic() -> i64 {
     micros(ClockId::CLOCK_REALTIME) - micros(ClockId::CLOCK_MONOTONIC)
 }
 
+/// The kernel's id of the machine's boot: another one after each start, the same in all its containers.
+pub fn boot() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(text.trim().to_owned())
+    };
+    BOOT.get_or_init(read).as_deref()
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0) * 1_000_000;

@@ -150,7 +150,7 @@ fn pieces(bytes: &[u8]) -> (Arc<Init>, Vec<Fragment>) {
     (init.unwrap(), fragments)
 }
 
-fn options(gap_mode: GapMode) -> Options {
+pub fn options(gap_mode: GapMode) -> Options {
     Options {
         recording: RecordingId::parse("ses_A").unwrap(),
         take: TakeId::parse("1795577569000").unwrap(),
@@ -166,7 +166,7 @@ fn origin(run: u32, index: u32) -> Origin {
 }
 
 /// The frames of a video, as ffmpeg decodes them.
-fn frames(path: &Path) -> Vec<String> {
+pub fn frames(path: &Path) -> Vec<String> {
     let out = Command::new("ffmpeg")
         .args(["-v", "error", "-i"])
         .arg(path)
@@ -229,7 +229,7 @@ fn grow(path: &Path, init: &Init, fragments: &[Fragment]) -> GrowingFile {
 }
 
 /// The recording as chunk files, cut where `record` cuts.
-fn chunks(
+pub fn chunks(
     folder: &Path,
     run: u32,
     first: u32,
@@ -262,7 +262,7 @@ fn chunks(
     sources.into_iter().map(|(source, _)| source).collect()
 }
 
-fn video(folder: &TempDir) -> PathBuf {
+pub fn video(folder: &TempDir) -> PathBuf {
     folder.path().join("video.mp4")
 }
 
@@ -413,12 +413,12 @@ fn the_info_says_what_ffprobe_says() {
 }
 
 /// Six seconds that many tests share.
-fn usual() -> &'static (Arc<Init>, Vec<Fragment>) {
+pub fn usual() -> &'static (Arc<Init>, Vec<Fragment>) {
     static USUAL: OnceLock<(Arc<Init>, Vec<Fragment>)> = OnceLock::new();
     USUAL.get_or_init(|| Recording::default().pieces())
 }
 
-fn later(at: f64) -> (Arc<Init>, Vec<Fragment>) {
+pub fn later(at: f64) -> (Arc<Init>, Vec<Fragment>) {
     Recording {
         at,
         ..Recording::default()
@@ -427,7 +427,7 @@ fn later(at: f64) -> (Arc<Init>, Vec<Fragment>) {
 }
 
 /// Decode times of a track in seconds.
-fn stamps(path: &Path, stream: &str) -> Vec<f64> {
+pub fn stamps(path: &Path, stream: &str) -> Vec<f64> {
     let out = Command::new("ffprobe")
         .args([
             "-v",

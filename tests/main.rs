@@ -5,6 +5,7 @@
 mod api;
 mod architecture;
 mod archive;
+mod clocks;
 mod container;
 mod controller;
 mod doctor;

@@ -1,8 +1,10 @@
 //! Holding a finished video against the chunks it was made from. Chunks are deleted only after this: every fragment of
 //! theirs must lie in the video byte for byte, and the `moov` must name every sample where it lies.
 
+use super::at_once::Covered;
 use super::growing::{Form, MediaSpan, Scanned, State};
 use super::source::{Chunk, Found, Trouble};
+use super::stream::Span;
 use super::{ChunkSource, JoinError, Origin};
 use crate::model::timeline::Timeline;
 use std::fs::File;
@@ -19,7 +21,7 @@ pub struct Checked {
     pub fragments: usize,
     /// Bytes of media in them.
     pub bytes: u64,
-    /// Fragments that show nothing, such as sound before the first frame, and were left out.
+    /// Fragments that were left out: they show nothing, such as sound before the first frame, or another run has their instants.
     pub left_out: usize,
 }
 
@@ -59,14 +61,20 @@ pub fn check(video: &Path, chunks: &[ChunkSource]) -> Result<Checked, JoinError>
         chunks: chunks.len(),
         ..Checked::default()
     };
-    for chunk in &chunks {
-        check_one(chunk, &mut cursor, &mut checked)?.map_err(&differs)?;
+    for run in chunks.chunk_by(|a, b| a.run == b.run) {
+        let others = scanned.media.iter();
+        let others = others.filter(|lies| lies.origin.is_some_and(|its| its.run != run[0].run));
+        let covered = Covered::by(others.filter_map(|lies| lies.span.as_ref()));
+        for chunk in run {
+            check_one(chunk, &covered, &mut cursor, &mut checked)?.map_err(&differs)?;
+        }
     }
     Ok(checked)
 }
 
 fn check_one(
     source: &ChunkSource,
+    covered: &Covered,
     cursor: &mut Cursor<'_>,
     checked: &mut Checked,
 ) -> Result<Result<(), String>, JoinError> {
@@ -94,6 +102,8 @@ fn check_one(
             begun = true;
             checked.fragments += 1;
             checked.bytes += found.media_len();
+        } else if has_its_instants(&chunk, &found, covered) {
+            checked.left_out += 1;
         } else if found.head.video.is_none() || (!begun && !found.head.starts_with_keyframe()) {
             checked.left_out += 1;
         } else {
@@ -103,6 +113,12 @@ fn check_one(
             )));
         }
     }
+}
+
+/// Whether the video has what another run recorded at once.
+fn has_its_instants(chunk: &Chunk<'_>, found: &Found, covered: &Covered) -> bool {
+    let record = chunk.init().and_then(|init| init.record.clone());
+    record.is_some_and(|record| covered.holds(&Span::of(&found.head, &record)))
 }
 
 /// Goes through the video's fragments beside the chunks': both are in the same order.
@@ -124,7 +140,8 @@ impl Cursor<'_> {
             let payload = more.map(|more| MediaSpan {
                 at: lies.at + more + HEADER,
                 len: found.media_len().saturating_sub(HEADER),
-                ..*lies
+                span: None,
+                origin: lies.origin,
             });
             if let Some(payload) = payload
                 && same(self.video, &payload, chunk, found.media_at() + HEADER)?

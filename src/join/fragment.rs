@@ -3,10 +3,11 @@
 
 use super::Malformed;
 use super::boxes::{self, Header, Kind};
+use super::init::{Init, Media, Track, take_record};
 use super::silence;
 use crate::clock::Timestamp;
 use bytes::{Bytes, BytesMut};
-use mp4_atom::{Elst, Hdlr, Mdhd, Moof, Tkhd, Trex, Trun};
+use mp4_atom::{Moof, Trun};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,10 +15,8 @@ use std::sync::Arc;
 pub(super) const LONGEST_BOX: u64 = 4 << 20;
 /// The longest `mdat` that is held in memory: a fragment of video is a hundredth of it.
 pub(super) const LONGEST_MEDIA: u64 = 128 << 20;
-/// The finest time scale that is believed, in ticks a second: with [`LATEST`] no sum of stamps leaves 64 bits.
-const FINEST: u32 = 1_000_000_000;
 /// The latest stamp that is believed, in seconds: in the year 2106.
-const LATEST: u64 = u32::MAX as u64;
+pub(super) const LATEST: u64 = u32::MAX as u64;
 /// The most samples of one track in one fragment.
 const MOST_SAMPLES: usize = 1 << 16;
 /// The sample flag that says a sample needs others to be decoded.
@@ -96,6 +95,11 @@ impl Splitter {
         let bytes = bytes.freeze();
         match &header.kind {
             b"ftyp" => self.kind = Some(bytes),
+            b"uuid" => {
+                if let Some(kind) = &mut self.kind {
+                    take_record(kind, &bytes);
+                }
+            }
             b"moov" => {
                 let init = Arc::new(Init::read(self.kind.take().unwrap_or_default(), bytes)?);
                 self.init = Some(Arc::clone(&init));
@@ -189,164 +193,6 @@ pub(super) fn limit(len: u64, most: u64, kind: Kind) -> Result<(), Malformed> {
             "the box {} claims {len} bytes",
             boxes::name(kind)
         ))),
-    }
-}
-
-/// The start of a stream: `ftyp` and `moov`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Init {
-    bytes: Bytes,
-    pub(super) tracks: Vec<Track>,
-}
-
-/// One track of an [`Init`].
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Track {
-    pub(super) id: u32,
-    pub(super) media: Media,
-    pub(super) timescale: u32,
-    /// Width and height as `tkhd` shows them, in pixels.
-    pub(super) size: (u16, u16),
-    /// The sample descriptions, whole boxes, as they are.
-    pub(super) entries: Vec<Bytes>,
-    /// Where the edit list says the presentation begins.
-    pub(super) edit: Edit,
-    defaults: Trex,
-}
-
-/// Where a track's presentation begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Edit {
-    /// In the track's time scale.
-    pub(super) media_time: u64,
-}
-
-/// What a track shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Media {
-    Video,
-    Audio,
-}
-
-impl Init {
-    /// The bytes a chunk file begins with.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// Whether there is sound.
-    pub fn has_audio(&self) -> bool {
-        self.track(Media::Audio).is_some()
-    }
-
-    pub(super) fn track(&self, media: Media) -> Option<&Track> {
-        self.tracks.iter().find(|track| track.media == media)
-    }
-
-    /// Reads the two boxes, each with its header.
-    pub(super) fn read(kind: Bytes, moov: Bytes) -> Result<Self, Malformed> {
-        let body = moov
-            .get(8..)
-            .ok_or_else(|| Malformed::new("the moov is cut off"))?;
-        let extends = boxes::maybe_child(body, b"mvex")?
-            .ok_or_else(|| Malformed::new("it is a plain MP4, not a fragmented one"))?;
-        let defaults = boxes::children(extends)
-            .filter_map(|found| match found {
-                Ok((kind, body)) if kind == *b"trex" => Some(boxes::decode::<Trex>(body)),
-                Ok(_) => None,
-                Err(fault) => Some(Err(fault)),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut tracks = Vec::new();
-        for found in boxes::children(body) {
-            if let (kind, body) = found?
-                && kind == *b"trak"
-                && let Some(track) = Track::read(body, &defaults)?
-            {
-                tracks.push(track);
-            }
-        }
-        tracks.sort_by_key(|track| track.media);
-        if tracks
-            .first()
-            .is_none_or(|track| track.media != Media::Video)
-        {
-            return Err(Malformed::new("it has no video track"));
-        }
-        let bytes = [&kind[..], &moov[..]].concat().into();
-        Ok(Self { bytes, tracks })
-    }
-}
-
-impl Track {
-    fn read(trak: &[u8], defaults: &[Trex]) -> Result<Option<Self>, Malformed> {
-        let header: Tkhd = boxes::decode(boxes::child(trak, b"tkhd")?)?;
-        let mdia = boxes::child(trak, b"mdia")?;
-        let media = match boxes::decode::<Hdlr>(boxes::child(mdia, b"hdlr")?)?
-            .handler
-            .as_ref()
-        {
-            b"vide" => Media::Video,
-            b"soun" => Media::Audio,
-            _ => return Ok(None),
-        };
-        let timescale = boxes::decode::<Mdhd>(boxes::child(mdia, b"mdhd")?)?.timescale;
-        if !(1..=FINEST).contains(&timescale) {
-            return Err(Malformed::new("a track's time scale is out of range"));
-        }
-        let stsd = boxes::descend(mdia, &[b"minf", b"stbl", b"stsd"])?;
-        let defaults = defaults
-            .iter()
-            .find(|trex| trex.track_id == header.track_id)
-            .cloned();
-        Ok(Some(Self {
-            id: header.track_id,
-            media,
-            timescale,
-            size: (header.width.integer(), header.height.integer()),
-            entries: entries(stsd)?,
-            edit: Edit::read(trak)?,
-            defaults: defaults.unwrap_or_default(),
-        }))
-    }
-}
-
-impl Edit {
-    fn read(trak: &[u8]) -> Result<Self, Malformed> {
-        let Some(edts) = boxes::maybe_child(trak, b"edts")? else {
-            return Ok(Self::default());
-        };
-        let list: Elst = boxes::decode(boxes::child(edts, b"elst")?)?;
-        let media_time = list
-            .entries
-            .iter()
-            .find_map(|entry| entry.media_time)
-            .unwrap_or(0);
-        if media_time > LATEST * u64::from(FINEST) {
-            return Err(Malformed::new("an edit list's time is out of range"));
-        }
-        Ok(Self { media_time })
-    }
-}
-
-fn entries(stsd: &[u8]) -> Result<Vec<Bytes>, Malformed> {
-    let body = stsd
-        .get(8..)
-        .ok_or_else(|| Malformed::new("the stsd is cut off"))?;
-    let entries = boxes::children(body)
-        .map(|found| {
-            let (kind, body) = found?;
-            let mut entry = Vec::with_capacity(body.len() + 8);
-            boxes::wrap::<Malformed>(&mut entry, &kind, |out| {
-                out.extend_from_slice(body);
-                Ok(())
-            })?;
-            Ok(Bytes::from(entry))
-        })
-        .collect::<Result<Vec<_>, Malformed>>()?;
-    match entries.is_empty() {
-        true => Err(Malformed::new("a track has no sample description")),
-        false => Ok(entries),
     }
 }
 
@@ -476,6 +322,15 @@ impl Head {
         })
     }
 
+    /// What of it is before this microsecond of its wall clock; `None` where nothing is.
+    pub(super) fn until(mut self, micros: i64) -> Option<Self> {
+        for part in [&mut self.video, &mut self.audio] {
+            *part = part.take().and_then(|part| part.until(micros));
+        }
+        let something = self.video.is_some() || self.audio.is_some();
+        something.then_some(self)
+    }
+
     pub(super) fn starts_with_keyframe(&self) -> bool {
         self.video
             .as_ref()
@@ -547,6 +402,19 @@ impl TrackFragment {
             samples,
         };
         Ok((!part.samples.is_empty()).then_some(part))
+    }
+
+    fn until(mut self, micros: i64) -> Option<Self> {
+        let end = rescale(micros, 1_000_000, self.timescale);
+        let mut at = self.start as i64;
+        let before = self.samples.iter().take_while(|sample| {
+            let middle = at + i64::from(sample.duration / 2);
+            at += i64::from(sample.duration);
+            middle < end
+        });
+        let kept = before.count();
+        self.samples.truncate(kept);
+        (kept > 0).then_some(self)
     }
 
     /// The sum of the durations.

@@ -4,6 +4,7 @@
 
 use super::Malformed;
 use super::boxes;
+use super::stream::StreamRecord;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::timeline::GapMode;
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,15 @@ pub(super) enum Mark {
         gaps: GapMode,
     },
     /// What follows comes from this chunk.
-    Chunk { run: RunNumber, index: u32 },
+    Chunk {
+        run: RunNumber,
+        index: u32,
+        /// What the chunk says of its stream.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<StreamRecord>,
+    },
+    /// Stands before a chunk's `moov`: how the stamps of the stream are to be taken.
+    Stream { record: StreamRecord },
     /// Why there is a gap before the next fragment.
     Gap { cause: String },
     /// So many bytes at the end of a chunk were no whole fragment.

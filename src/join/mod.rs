@@ -16,6 +16,12 @@
 //! ftyp │ mdat [ …all of the above… ] │ moov
 //! ```
 //!
+//! A chunk is what ffmpeg wrote, with a record of its stream between `ftyp` and `moov`:
+//!
+//! ```text
+//! ftyp │ uuid (boot, clocks, seat) │ moov for fragments │ [ moof │ mdat ] again and again
+//! ```
+//!
 //! Room for that `moov` is held by a hidden file beside the video while it grows, so that a full disk takes it too.
 //!
 //! Killed between any two writes it is the one or the other, with at worst half a fragment at its end, which whoever goes
@@ -23,12 +29,14 @@
 //! costs one chunk and not hours of them. A file that is damaged in its middle is put aside, never cut.
 
 mod ahead;
+mod at_once;
 pub mod beside;
 mod boxes;
 mod check;
 mod fragment;
 mod growing;
 mod info;
+mod init;
 mod joined;
 mod ledger;
 mod mark;
@@ -39,14 +47,17 @@ mod reserve;
 pub(crate) mod samples;
 mod silence;
 mod source;
+mod stream;
 mod table;
 
 pub use check::{Checked, check as verify, timeline_of};
-pub use fragment::{Fragment, Init, Piece, Splitter};
+pub use fragment::{Fragment, Piece, Splitter};
 pub use growing::{CaughtUp, ChunkFault, Finished, GrowingFile, last_indexed_chunk};
 pub use info::info_json;
+pub use init::Init;
 pub use joined::{Joined, Progress, find_chunks, join_chunks};
 pub use reserve::Reserve;
+pub use stream::{Seat, StreamRecord};
 
 use crate::disk;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};

@@ -3,7 +3,8 @@
 
 use super::Malformed;
 use super::boxes;
-use super::fragment::{LONGEST_BOX, Media, rescale};
+use super::fragment::{LONGEST_BOX, rescale};
+use super::init::Media;
 use super::table::{Table, put};
 use bytes::Bytes;
 use mp4_atom::{Dinf, Dref, Elst, ElstEntry, Ftyp, Hdlr, Mdhd, Mvhd, Smhd, Tkhd, Trex, Url, Vmhd};

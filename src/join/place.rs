@@ -10,7 +10,8 @@
 //! 3. The video begins with a keyframe. Sound before it is left away but for the packet that the decoder needs to get going,
 //!    which the edit list hides. Sound that comes later is met by silence.
 
-use super::fragment::{Head, Media, Track, TrackFragment, rescale};
+use super::fragment::{Head, TrackFragment, rescale};
+use super::init::{Media, Track};
 use super::silence::Packet;
 use crate::model::timeline::GapMode;
 

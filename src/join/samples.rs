@@ -1,8 +1,9 @@
 //! Streams for tests, made without an encoder: what their frames show does not matter.
 
 use super::boxes;
-use super::fragment::{Media, Sample, TrackFragment};
+use super::fragment::{Sample, TrackFragment};
 use super::growing::write_moof;
+use super::init::Media;
 use super::moov::{self, TrackOut};
 use super::place::Placement;
 

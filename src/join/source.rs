@@ -3,7 +3,8 @@
 
 use super::Malformed;
 use super::boxes::{self, Header};
-use super::fragment::{Head, Init, LONGEST_BOX, LONGEST_MEDIA, limit};
+use super::fragment::{Head, LONGEST_BOX, LONGEST_MEDIA, limit};
+use super::init::{Init, take_record};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -207,6 +208,7 @@ impl<'a> Chunk<'a> {
                     return Ok(found);
                 }
                 b"ftyp" => self.kind = Bytes::copy_from_slice(self.window.whole(at, &header)?),
+                b"uuid" => take_record(&mut self.kind, self.window.whole(at, &header)?),
                 b"moov" => {
                     let moov = Bytes::copy_from_slice(self.window.whole(at, &header)?);
                     self.init = Some(Arc::new(Init::read(std::mem::take(&mut self.kind), moov)?));

@@ -1,7 +1,8 @@
 //! Writing: bytes go to the end of the file, and are in force when they are whole. Killed between any two writes it is a
 //! file that grows, or one that is finished.
 
-use super::super::fragment::{Head, Init, Media, Track};
+use super::super::fragment::Head;
+use super::super::init::{Init, Media, Track};
 use super::super::ledger::Ledger;
 use super::super::mark::{LAYOUT, Mark};
 use super::super::moov::{self, TrackOut};
@@ -79,6 +80,8 @@ impl Open {
             clock,
             ledger: Ledger::default(),
             sequence: 0,
+            record: None,
+            at_once: false,
         };
         Ok(Self {
             file,
@@ -103,6 +106,7 @@ impl Open {
             cause,
         };
         let mut next = self.state.advance();
+        next.record.clone_from(&init.record);
         let described = self.describe(init, head, path)?;
         let Some(muxed) = self
             .state

@@ -6,6 +6,7 @@ use super::names::beside;
 use super::state::State;
 use crate::join::ledger;
 use crate::join::place::MediaClock;
+use crate::join::stream::StreamRecord;
 use crate::join::table;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,6 +16,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -49,6 +51,8 @@ struct Entry {
     guard: String,
     sequence: u32,
     clock: Clock,
+    #[serde(default)]
+    record: Option<StreamRecord>,
     ledger: ledger::Part,
     tables: Vec<table::Part>,
 }
@@ -130,6 +134,7 @@ impl Index {
             guard: guard(file, end)?,
             sequence: state.sequence,
             clock: Clock::of(&state.clock),
+            record: state.record.as_deref().cloned(),
             ledger: state.ledger.since(&self.noted.ledger),
             tables: self.noted.tables_since(state),
         };
@@ -250,6 +255,7 @@ impl Entry {
             audio.next = next;
         }
         state.sequence = self.sequence;
+        state.record = self.record.map(Arc::new);
         state.ledger.add(self.ledger);
         let mut parts = state.tables.iter_mut().zip(self.tables);
         parts.all(|(table, part)| table.add(part))

@@ -2,14 +2,17 @@
 //! its own `moof`. Nothing is written here.
 
 use super::super::boxes;
-use super::super::fragment::{Head, Media, NOT_SYNC, Sample, TrackFragment};
+use super::super::fragment::{Head, NOT_SYNC, Sample, TrackFragment, rescale};
+use super::super::init::Media;
 use super::super::ledger::Entered;
 use super::super::mark::Mark;
-use super::super::place::{LONGEST_HOLD, MediaClock, Placement};
+use super::super::place::{Gap, LONGEST_HOLD, MediaClock, Placement};
 use super::super::silence::Packet;
+use super::super::stream::{Between, StreamRecord, UNNOTICED};
 use super::super::{Malformed, Origin};
 use super::state::State;
 use mp4_atom::{Moof, Prft, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples};
+use std::sync::Arc;
 
 /// The most packets of silence in one fragment.
 const SILENT_PACKETS: u32 = 4096;
@@ -24,6 +27,8 @@ pub(super) struct Muxed {
     pub(super) entered: Option<Entered>,
     pub(super) descriptions: [u32; 2],
     pub(super) silence: Vec<(u64, TrackFragment)>,
+    /// What lies between the run before and this one, where it begins with the fragment.
+    pub(super) between: Option<Between>,
     /// How many bytes of the media's front `bytes` has already.
     pub(super) replaced: u64,
 }
@@ -32,6 +37,8 @@ pub(super) struct Muxed {
 pub(super) struct Advance {
     pub(super) clock: MediaClock,
     pub(super) sequence: u32,
+    /// What the fragment's chunk says of its stream.
+    pub(super) record: Option<Arc<StreamRecord>>,
 }
 
 impl State {
@@ -47,6 +54,7 @@ impl State {
     ) -> Result<Option<Muxed>, Malformed> {
         let head = self.in_our_scales(head);
         let joins = self.ledger.last().is_none_or(|last| last.run == origin.run);
+        let between = self.between(&head, next);
         let Some(mut placement) = next.clock.place(&head, joins) else {
             return Ok(None);
         };
@@ -56,6 +64,7 @@ impl State {
             Mark::Chunk {
                 run: origin.run,
                 index: origin.index,
+                record: next.record.as_deref().cloned(),
             }
             .write(&mut bytes)?;
         }
@@ -66,9 +75,10 @@ impl State {
                     "; how long it was is not known: the clock may have been set meanwhile",
                 );
             }
+            cause.push_str(&self.gap_note(gap, between));
             Mark::Gap { cause }.write(&mut bytes)?;
         }
-        if let Some(text) = self.clock_note(&placement, origin) {
+        if let Some(text) = self.clock_note(&placement, between, origin) {
             Mark::Note { text }.write(&mut bytes)?;
         }
         let repeated = self.repeat_parameters(&mut placement, descriptions[0], &head, media_len);
@@ -104,24 +114,72 @@ impl State {
             entered,
             descriptions,
             silence,
+            between: (!joins).then_some(between),
             replaced,
         }))
     }
 
+    /// What lies between the last picture and that of `head`, by what their chunks say of their streams.
+    fn between(&self, head: &Head, next: &Advance) -> Between {
+        let scale = self.clock.video.timescale;
+        let micros = |ticks: i64| rescale(ticks, scale, 1_000_000);
+        let end = self.clock.video.next as i64 + self.clock.shift;
+        head.video.as_ref().map_or(Between::Unknown, |video| {
+            let (first, second) = (self.record.as_deref(), next.record.as_deref());
+            Between::of(first, micros(end), second, micros(video.start as i64))
+        })
+    }
+
     /// What is to be said where another run begins before the end of the one before by its clock: it is appended whole, and no
     /// stamp says how long nothing was recorded between them.
-    fn clock_note(&self, placement: &Placement, origin: Origin) -> Option<String> {
+    fn clock_note(
+        &self,
+        placement: &Placement,
+        between: Between,
+        origin: Origin,
+    ) -> Option<String> {
         let scale = u64::from(self.clock.video.timescale);
         let last = self
             .ledger
             .last()
             .filter(|_| placement.back > u64::from(self.clock.frame))?;
+        let unknown = "how long nothing was recorded between them is not known";
+        let why = match between {
+            Between::Unknown => {
+                format!("the clock was set back, or both recorded at once; {unknown}")
+            }
+            Between::OtherBoot => format!(
+                "the clock was set back while the machine was started anew, or they are two machines that recorded at once; {unknown}"
+            ),
+            Between::Apart(gap) => format!(
+                "the clock was set back; by the machine's own clock nothing was recorded between them for {:.1} s",
+                in_seconds(gap)
+            ),
+            Between::AtOnce(both) => {
+                format!("both recorded at once for {:.1} s", in_seconds(both))
+            }
+        };
         Some(format!(
-            "by the clock run {} begins {:.1} s before the end of run {}: the clock was set back, or both recorded at once; how long nothing was recorded between them is not known",
+            "by the clock run {} begins {:.1} s before the end of run {}: {why}",
             origin.run,
             placement.back as f64 / scale as f64,
             last.run
         ))
+    }
+
+    /// What is to be said of a gap whose stamps are not those of the machine's own clock.
+    fn gap_note(&self, gap: Gap, between: Between) -> String {
+        let Between::Apart(apart) = between else {
+            return String::new();
+        };
+        let stamped = rescale(gap.to - gap.from, self.clock.video.timescale, 1_000_000);
+        match (stamped - apart).abs() > UNNOTICED {
+            true => format!(
+                "; by the machine's own clock it was {:.1} s, the clock was set forward meanwhile",
+                in_seconds(apart)
+            ),
+            false => String::new(),
+        }
     }
 
     /// Where the encoding changed within the video, its parameters go into the stream itself too, at the start of every
@@ -211,6 +269,10 @@ impl State {
         }
         Ok(written)
     }
+}
+
+fn in_seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// The length of a box's header when its length fits into 32 bits.

@@ -1,12 +1,14 @@
 //! Reading a video back: everything needed to go on is in the file itself.
 
 use super::super::boxes::{self, Header};
-use super::super::fragment::{Init, Media};
+use super::super::fragment::rescale;
+use super::super::init::{Init, Media};
 use super::super::ledger::Entered;
 use super::super::mark::{LAYOUT, Mark};
 use super::super::moov;
 use super::super::place::Gap;
 use super::super::source::{self, Found, Trouble, Window};
+use super::super::stream::{Span, StreamRecord};
 use super::super::{JoinError, Malformed, Options, Origin};
 use super::append::PLACEHOLDER;
 use super::index::Index;
@@ -17,6 +19,7 @@ use mp4_atom::Prft;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How much is searched at once for what may lie behind a damage.
 const SEARCHED: usize = 1 << 20;
@@ -49,11 +52,13 @@ pub(in crate::join) enum Form {
 }
 
 /// Where a fragment's `mdat` lies, and what chunk it is from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::join) struct MediaSpan {
     pub(in crate::join) origin: Option<Origin>,
     pub(in crate::join) at: u64,
     pub(in crate::join) len: u64,
+    /// When its picture was recorded, where its chunk says it.
+    pub(in crate::join) span: Option<Span>,
 }
 
 impl State {
@@ -285,11 +290,13 @@ impl<'a> Scan<'a> {
                     return Ok(None);
                 };
                 self.at = at + found.head.len;
-                self.fragment(&found);
+                let (at, len) = (found.media_at(), found.media_len());
+                let span = self.fragment(&found);
                 self.media.push(MediaSpan {
                     origin: self.origin,
-                    at: found.media_at(),
-                    len: found.media_len(),
+                    at,
+                    len,
+                    span,
                 });
                 self.whole = self.at;
             }
@@ -305,7 +312,12 @@ impl<'a> Scan<'a> {
     fn mark(&mut self, mark: Mark) {
         match mark {
             Mark::Take { .. } => self.take = Some(mark),
-            Mark::Chunk { run, index } => self.origin = Some(Origin { run, index }),
+            Mark::Chunk { run, index, record } => {
+                self.origin = Some(Origin { run, index });
+                self.state.record = record.filter(StreamRecord::is_believed).map(Arc::new);
+            }
+            // It stands in chunks.
+            Mark::Stream { .. } => {}
             Mark::Gap { cause } => self.cause = Some(cause),
             Mark::Lost { run, index, bytes } => {
                 self.state.ledger.lost(Origin { run, index }, bytes);
@@ -318,7 +330,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn fragment(&mut self, found: &Found) {
+    /// Takes a fragment into the books; answers when its picture was recorded.
+    fn fragment(&mut self, found: &Found) -> Option<Span> {
         let state = &mut self.state;
         state.sequence += 1;
         if let Some(audio) = &found.head.audio {
@@ -327,16 +340,14 @@ impl<'a> Scan<'a> {
                 track_clock.next = audio.start + audio.duration();
             }
         }
-        let Some(video) = &found.head.video else {
-            return;
-        };
+        let video = found.head.video.as_ref()?;
         let starts = self
             .reference
             .take()
             .map_or(video.start as i64, |prft| wall(&prft, video.timescale));
         let first = state.ledger.last().is_none();
         let origin = self.origin.or(state.ledger.last());
-        let Some(origin) = origin else { return };
+        let origin = origin?;
         let clock = &mut state.clock;
         if first {
             clock.origin = starts - video.start as i64;
@@ -374,5 +385,13 @@ impl<'a> Scan<'a> {
         };
         state.ledger.fragment(entered, video.timescale);
         state.enter_track(Media::Video, video, found.at, video.description);
+        let micros = |ticks: i64| rescale(ticks, video.timescale, 1_000_000);
+        let shown = starts + video.samples.first().map_or(0, |it| i64::from(it.shown));
+        let record = state.record.as_ref()?;
+        Some(Span {
+            record: Arc::clone(record),
+            from: record.monotonic(micros(shown)),
+            to: record.monotonic(micros(shown + video.duration() as i64)),
+        })
     }
 }

@@ -1,13 +1,16 @@
 //! What is known of a video, all of it read from the file again after a crash.
 
 use super::super::boxes;
-use super::super::fragment::{Head, Init, Media, Track, TrackFragment};
+use super::super::fragment::{Head, TrackFragment};
+use super::super::init::{Init, Media, Track};
 use super::super::ledger::Ledger;
 use super::super::mark::Mark;
 use super::super::moov::TrackOut;
 use super::super::place::{MediaClock, TrackClock};
+use super::super::stream::{Between, StreamRecord};
 use super::super::table::Table;
 use super::mux::{Advance, Muxed};
+use std::sync::Arc;
 
 /// What is known of a file, all of it read from the file again after a crash.
 #[derive(Clone, Debug)]
@@ -21,6 +24,10 @@ pub(in crate::join) struct State {
     pub(super) clock: MediaClock,
     pub(super) ledger: Ledger,
     pub(super) sequence: u32,
+    /// What the last fragment's chunk says of its stream.
+    pub(super) record: Option<Arc<StreamRecord>>,
+    /// Whether a run was appended that recorded while the one before it did.
+    pub(super) at_once: bool,
 }
 
 impl State {
@@ -28,6 +35,7 @@ impl State {
         Advance {
             clock: self.clock.clone(),
             sequence: self.sequence,
+            record: self.record.clone(),
         }
     }
 
@@ -55,6 +63,8 @@ impl State {
         }
         self.clock = next.clock;
         self.sequence = next.sequence;
+        self.record = next.record;
+        self.at_once |= matches!(muxed.between, Some(Between::AtOnce(_)));
     }
 
     pub(super) fn enter_track(
@@ -137,6 +147,8 @@ impl State {
             clock,
             ledger: Ledger::default(),
             sequence: 0,
+            record: None,
+            at_once: false,
         }
     }
 }

@@ -5,6 +5,7 @@ use super::mux::{reference, wall};
 use super::*;
 use crate::model::ids::{RecordingId, RunNumber, TakeId};
 use crate::model::timeline::GapMode;
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 

@@ -9,7 +9,7 @@ use super::phase;
 use super::supervise::{Ended, Leniency, attribute_death, available, changed};
 use crate::child::Child;
 use crate::clock::{StepWatch, wall_ahead_of_monotonic};
-use crate::join::{Fragment, Piece, Splitter};
+use crate::join::{Fragment, Piece, Seat, Splitter, StreamRecord};
 use crate::model::wire::TroubleKind;
 use crate::recorder::context::Context;
 use crate::recorder::order::{Sound, View};
@@ -244,6 +244,8 @@ struct Flow<'a> {
     inputs: &'a Inputs,
     steps: &'a StepWatch,
     splitter: Splitter,
+    /// What the log is to say of the stream.
+    record: Option<StreamRecord>,
     /// When the last fragment came, and how long the next may take.
     last: Instant,
     patience: Duration,
@@ -263,6 +265,7 @@ impl<'a> Flow<'a> {
             inputs,
             steps,
             splitter: Splitter::new(),
+            record: StreamRecord::now(Seat::Lead),
             last: Instant::now(),
             patience: inputs.leniency.extended(FIRST),
             fragments: 0,
@@ -348,7 +351,12 @@ impl<'a> Flow<'a> {
     /// Hands on what comes from the first fragment that begins with a keyframe and shows a page.
     async fn hand_on(&mut self, piece: Piece) {
         match &piece {
-            Piece::Init(_) => self.held = Some(piece),
+            Piece::Init(init) => {
+                let recorded = self.record.clone().map(|it| init.with_record(it));
+                self.held = Some(Piece::Init(
+                    recorded.map_or_else(|| Arc::clone(init), Arc::new),
+                ));
+            }
             Piece::Fragment(fragment) => {
                 self.judge(fragment);
                 if self.held.is_none() || self.can_begin_with(fragment) {
