@@ -318,6 +318,72 @@ fn links_pipes_and_a_docker_that_hangs_hold_up_nothing_and_bring_nothing_in() {
     assert!(timelines.is_empty(), "{timelines:?}");
 }
 
+#[test]
+fn a_secret_in_a_file_that_recorders_know_by_another_path_is_hidden_too() {
+    let site = Site::new("HA_RUNTIME=process\nHA_CONTROLLER_PASSWORD=a-long-password\n");
+    let said = "HA_RECORDER_TOKEN_FILE=/recordings/.token\n";
+    fs::write(site.recordings().join(".env"), said).unwrap();
+    fs::write(site.recordings().join(".token"), "planted-token\n").unwrap();
+    site.recorded("ses_A", "registered with planted-token");
+    site.doctor(&["-o", "a.tar.gz"]);
+    let files = unpacked(&fs::read(site.path("a.tar.gz")).unwrap());
+    assert!(files.contains_key("timelines/ses_A.json"), "{files:?}");
+    assert!(!format!("{files:?}").contains("planted"), "{files:?}");
+}
+
+/// Docker of which one container runs, the controller's.
+const COMPOSED: &str = r#"#!/bin/sh
+case "$1" in
+  version) echo 27 ;;
+  inspect) cat "$STATE/container.json" ;;
+  logs) echo "the password is planted-password" ;;
+  ps) ;;
+  *) exit 1 ;;
+esac
+"#;
+
+#[test]
+fn the_log_of_a_container_is_packed_only_where_all_that_it_was_told_can_be_hidden() {
+    let site = Site::new("HA_CONTROLLER_PASSWORD=a-long-password\n");
+    fs::create_dir(site.path("programs")).unwrap();
+    let docker = site.path("programs/docker");
+    fs::write(&docker, COMPOSED).unwrap();
+    fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(site.path("password"), "planted-password\n").unwrap();
+    let packed = |mounts: Value| {
+        let told = json!([{
+            "Name": "/ov-recorder-ha-controller",
+            "Config": { "Labels": {}, "Env": ["HA_CONTROLLER_PASSWORD_FILE=/run/secrets/password"] },
+            "Mounts": mounts,
+        }]);
+        fs::write(site.path("container.json"), told.to_string()).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let path = format!("{}:{path}", site.path("programs").display());
+        let mut command = site.command(&["-o", "a.tar.gz", "--force"]);
+        let output = command
+            .env("PATH", path)
+            .env("STATE", site.folder.path())
+            .output();
+        assert!(!said(&output.unwrap()).contains("planted"));
+        let files = unpacked(&fs::read(site.path("a.tar.gz")).unwrap());
+        assert!(!format!("{files:?}").contains("planted"), "{files:?}");
+        files
+    };
+    let mounted =
+        json!([{ "Source": site.path("password"), "Destination": "/run/secrets/password" }]);
+    let files = packed(mounted);
+    assert_eq!(files["log/container.txt"].trim(), "the password is ***");
+    let files = packed(json!([]));
+    assert!(!files.contains_key("log/container.txt"), "{files:?}");
+    let why = "inside the container ov-recorder-ha-controller";
+    assert!(
+        files["missing.txt"].contains(why),
+        "{}",
+        files["missing.txt"]
+    );
+    assert!(files["report.txt"].contains("no log is packed"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_recording_container_it_checks_what_the_recorder_needs() {
     let site = Site::new("");

@@ -1,6 +1,6 @@
 //! What this machine says of itself: kernel, Docker and its images, logs, and what runs in the recording containers.
 
-use super::containers;
+use super::containers::{self, Running};
 use super::parts::Parts;
 use crate::cli::Failure;
 use crate::cli::report::{Check, Report};
@@ -113,24 +113,35 @@ pub(super) async fn docker(settings: &Settings, parts: &mut Parts) {
     }
 }
 
-/// What the recorders of this host's recordings answer. Their own checks go into the report.
-pub(super) async fn recorders(
-    settings: &Settings,
-    parts: &mut Parts,
-    report: &mut Report,
-) -> Recorders {
-    let mut found = Recorders::default();
+/// The containers of this host, with what nobody may see of them hidden from now on. Without them no log is packed: what they
+/// were told may be in it.
+pub(super) async fn containers(settings: &Settings, parts: &mut Parts) -> Vec<Running> {
     let running = match containers::running(settings).await {
         Ok(running) => running,
         Err(failure) => {
+            parts.cannot_hide([format!("cannot see what containers are told: {failure}")]);
             parts.lack("containers", failure);
-            return found;
+            return Vec::new();
         }
     };
     for one in &running {
         parts.hide(one.secrets.iter().cloned());
-        found.recordings.extend(one.recording.clone());
+        parts.cannot_hide(one.unread.iter().cloned());
     }
+    running
+}
+
+/// What the recorders of this host's recordings answer. Their own checks go into the report.
+pub(super) async fn recorders(
+    running: &[Running],
+    parts: &mut Parts,
+    report: &mut Report,
+) -> Recorders {
+    let recordings = running.iter().filter_map(|one| one.recording.clone());
+    let mut found = Recorders {
+        recordings: recordings.collect(),
+        ..Recorders::default()
+    };
     let recorders = running.iter().filter(|it| it.is_recorder);
     for name in recorders.map(|it| &it.name).take(MOST_CONTAINERS) {
         let place = format!("containers/{name}");

@@ -10,6 +10,7 @@ mod recordings;
 mod service;
 mod symptoms;
 
+use self::containers::Running;
 use self::inside::Container;
 use self::machine::Recorders;
 use self::parts::Parts;
@@ -18,6 +19,7 @@ use super::output::{Output, Replace};
 use super::record::IMAGE_ENV_FILE;
 use super::recorders_settings::host_file;
 use super::report::{Check, Form, Paint, Report};
+use super::validate::recorders::as_they_see_it;
 use super::validate::{self, PATIENCE, silent};
 use super::{DataDir, Failure, SettingsFile, archive, config, exit, image_settings, openvidu};
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -150,6 +152,7 @@ impl Doctor {
             "settings-faults.txt",
             &[faults, settings.warnings.clone()].concat().join("\n"),
         );
+        let in_docker = self.secrets_in_docker(&settings, parts, &report).await;
         if !parts.unread().is_empty() {
             let why = parts.unread().join("; ");
             let finding = format!("{why}: no log is packed, for what is in there cannot be hidden");
@@ -163,7 +166,13 @@ impl Doctor {
         }
         machine::kernel(parts);
         machine::system(parts).await;
-        let recorders = self.in_docker(&settings, parts, &mut report).await;
+        let recorders = match &in_docker {
+            Some(running) => {
+                machine::docker(&settings, parts).await;
+                machine::recorders(running, parts, &mut report).await
+            }
+            None => Recorders::default(),
+        };
         let mut known = service::ask(&settings, parts).await;
         known.running.extend(recorders.recordings);
         let (timelines, left) = look_below(&settings, &known.running, &report, parts).await;
@@ -180,26 +189,30 @@ impl Doctor {
         report
     }
 
+    /// What runs in Docker, with all that is secret of it and of the image's settings known before the first log is packed.
     /// Nothing is asked of a Docker that has not answered before.
-    async fn in_docker(
+    async fn secrets_in_docker(
         &self,
         settings: &Settings,
         parts: &mut Parts,
-        report: &mut Report,
-    ) -> Recorders {
+        report: &Report,
+    ) -> Option<Vec<Running>> {
         let answers = report
             .checks()
             .iter()
             .any(|check| check.name() == "docker" && !check.is_bad());
         if settings.runtime != RuntimeKind::Docker || !answers {
-            return Recorders::default();
+            return None;
         }
         if let Ok(Some(text)) = image_settings::read(&settings.image()).await {
             let said = Variables::default().over_text(&text, Path::new(IMAGE_ENV_FILE));
-            parts.hide(said.secrets());
+            let recordings = settings.recording_path.clone();
+            hide(parts, Path::new(IMAGE_ENV_FILE), move || {
+                as_they_see_it(said, &recordings)
+            })
+            .await;
         }
-        machine::docker(settings, parts).await;
-        machine::recorders(settings, parts, report).await
+        Some(machine::containers(settings, parts).await)
     }
 
     fn openvidu_folder(&self) -> &Path {
@@ -210,30 +223,47 @@ impl Doctor {
     /// A disk that hangs is not waited for.
     async fn find_secrets(&self, parts: &mut Parts) {
         let (settings, _) = self.file.variables().forgiving();
-        let files = [
-            self.file.path(),
+        let recordings = &settings.recording_path;
+        let ours = [self.file.path(), Some(self.openvidu_folder().join(".env"))];
+        // What recorders read names files as they are in their containers.
+        let theirs = [
             self.file.path().as_deref().map(host_file),
-            Some(settings.recording_path.join(".env")),
-            Some(self.openvidu_folder().join(".env")),
+            Some(recordings.join(".env")),
         ];
-        let files = files.into_iter().flatten().chain(self.container.files());
-        for path in [None].into_iter().chain(files.map(Some)) {
-            let shown = path.clone().unwrap_or_default();
-            let read = tasks::answered_within(PATIENCE, move || {
-                let variables = match &path {
-                    Some(path) => Variables::default().over_file_if_any(path),
-                    None => Variables::of_process(),
-                };
-                (variables.secrets(), variables.unread())
-            });
-            match read.await {
-                Some((secrets, unread)) => {
-                    parts.hide(secrets);
-                    parts.cannot_hide(unread);
-                }
-                None => parts.cannot_hide([silent(&shown)]),
-            }
+        hide(parts, Path::new(""), Variables::of_process).await;
+        for path in ours.into_iter().flatten() {
+            let read = path.clone();
+            let read = move || Variables::default().over_file_if_any(&read);
+            hide(parts, &path, read).await;
         }
+        let theirs = theirs.into_iter().flatten().map(|it| (it, recordings));
+        let inside = self.container.files();
+        let inside = inside
+            .into_iter()
+            .map(|it| (it, &self.container.recordings));
+        for (path, recordings) in theirs.chain(inside) {
+            let (read, recordings) = (path.clone(), recordings.clone());
+            let read = move || {
+                let said = Variables::default().over_file_if_any(&read);
+                as_they_see_it(said, &recordings)
+            };
+            hide(parts, &path, read).await;
+        }
+    }
+}
+
+/// Hides what `read` finds to be secret, which is in the file `shown`.
+async fn hide(parts: &mut Parts, shown: &Path, read: impl FnOnce() -> Variables + Send + 'static) {
+    let found = tasks::answered_within(PATIENCE, move || {
+        let variables = read();
+        (variables.secrets(), variables.unread())
+    });
+    match found.await {
+        Some((secrets, unread)) => {
+            parts.hide(secrets);
+            parts.cannot_hide(unread);
+        }
+        None => parts.cannot_hide([silent(shown)]),
     }
 }
 

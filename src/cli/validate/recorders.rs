@@ -197,7 +197,7 @@ fn nobody() -> RecordingId {
 }
 
 /// With files of the recordings folder where they are on this machine: a recorder finds a setting's value there.
-fn as_they_see_it(said: Variables, recordings: &Path) -> Variables {
+pub(in crate::cli) fn as_they_see_it(said: Variables, recordings: &Path) -> Variables {
     TABLE.iter().fold(said, |said, setting| {
         let name = format!("{}_FILE", setting.name);
         match said.get(&name) {
