@@ -40,6 +40,8 @@ enum Before {
     File {
         path: PathBuf,
         text: Option<String>,
+        /// Written as an empty text where there is to be no file: earlier versions know a text only.
+        #[serde(with = "text_or_none")]
         after: Option<String>,
     },
     Line {
@@ -69,6 +71,25 @@ enum Found {
 pub(super) enum Undo {
     Show,
     Carry,
+}
+
+/// A text that may be missing, as a text.
+mod text_or_none {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        text: &Option<String>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        text.as_deref().unwrap_or_default().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<String>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        Ok(text.filter(|it| !it.is_empty()))
+    }
 }
 
 /// The record of all changes; it may hold secrets and is for its owner only.
@@ -442,8 +463,16 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
 fn cannot_write(path: &Path, cause: &std::io::Error) -> Failure {
     Failure::with(
         exit::CANNOT_WRITE,
-        format!("cannot write {}: {cause}; run this as root", path.display()),
+        format!("cannot write {}: {cause}{}", path.display(), as_root(cause)),
     )
+}
+
+/// Root has no more to gain.
+fn as_root(cause: &std::io::Error) -> &'static str {
+    match cause.kind() == ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() {
+        true => "; run this as root",
+        false => "",
+    }
 }
 
 #[cfg(test)]
@@ -538,6 +567,37 @@ mod tests {
             let record = Record::load(&data).unwrap();
             record.undo(&data, true, Undo::Carry).unwrap();
             assert_eq!(fs::read_to_string(&path).ok().as_deref(), left);
+        }
+    }
+
+    /// As the version of before reads it, and as one between wrote it.
+    #[test]
+    fn a_record_of_a_file_that_was_taken_away_is_read_by_the_version_of_before_and_by_this_one() {
+        #[derive(Deserialize)]
+        struct Earlier {
+            changes: Vec<EarlierFile>,
+        }
+        #[derive(Deserialize)]
+        struct EarlierFile {
+            after: String,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (data, path) = (folder.path().join("data"), folder.path().join("a"));
+        fs::write(&path, "theirs").unwrap();
+        let mut record = Record::default();
+        let gone = Change::NoFile { path: path.clone() };
+        assert!(record.make(&gone, &data).unwrap());
+        let place = Record::path(&data);
+        let text = fs::read_to_string(&place).unwrap();
+        let earlier: Earlier = serde_json::from_str(&text).unwrap();
+        assert_eq!(earlier.changes[0].after, "");
+        for text in [text.clone(), text.replace("\"\"", "null")] {
+            fs::write(&place, &text).unwrap();
+            assert!(!path.exists());
+            let record = Record::load(&data).unwrap();
+            record.undo(&data, true, Undo::Carry).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "theirs", "{text}");
+            fs::remove_file(&path).unwrap();
         }
     }
 
