@@ -6,6 +6,7 @@ use crate::support::bare::bare;
 use crate::support::controller::{Controller, USER, free_port};
 use crate::support::docker::{Container, SmallImage, docker, recording_image, signal_process};
 use crate::support::fakes::{Fakes, NOTHING};
+use crate::support::rest::{self, Rest};
 use crate::support::secrets;
 use crate::support::stage::leave_out;
 use crate::support::wait::until_true;
@@ -195,6 +196,55 @@ fn what_opens_openvidu_is_not_among_the_recordings_which_openvidu_may_serve() {
         !copy.contains("MY_SECRET") && !copy.contains("OPENVIDU_URL"),
         "{copy}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn install_finds_where_openvidu_answers_and_adds_the_event_that_it_lacks() {
+    let rest = Rest::serve().await;
+    let machine = Machine::new(SHAPES[0]);
+    let place = machine.openvidu.join(".env");
+    let theirs = fs::read_to_string(&place).unwrap();
+    let theirs = theirs
+        .replace("ov-hidden", &format!("'{}'", rest::SECRET))
+        .replace(",recordingStatusChanged", "");
+    let port = format!("SERVER_PORT={}\nHTTPS_PORT=15443\n", rest.port);
+    fs::write(&place, theirs + &port).unwrap();
+    let dry = tokio::task::block_in_place(|| machine.install(&["--dry-run"]));
+    let shown = text(&dry);
+    for part in [
+        &format!("OPENVIDU_URL={}\n", rest.url()),
+        "OPENVIDU_SECRET=***\n",
+        "HA_CONTROLLER_PORT=15443\n",
+        "OPENVIDU_WEBHOOK_EVENTS='[sessionCreated,recordingStatusChanged]'",
+        "HTTPS_PORT in OpenVidu's .env is 15443",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!machine.env_file().exists());
+    assert!(!shown.contains(rest::SECRET), "{shown}");
+    let done = tokio::task::block_in_place(|| machine.install(&[]));
+    assert!(done.status.success(), "{}", text(&done));
+    let env = fs::read_to_string(machine.env_file()).unwrap();
+    assert!(
+        env.contains(&format!("OPENVIDU_URL={}\n", rest.url())),
+        "{env}"
+    );
+    assert!(env.contains(rest::SECRET), "{env}");
+}
+
+#[test]
+fn beside_processes_a_persons_own_file_is_replaced_and_given_back() {
+    let machine = Machine::new(SHAPES[2]);
+    fs::create_dir_all(machine.env_file().parent().unwrap()).unwrap();
+    fs::write(machine.env_file(), "HA_RUNTIME=process\n").unwrap();
+    fs::write(machine.recorders_copy(), "# mine\n").unwrap();
+    let done = machine.install(&[]);
+    assert!(done.status.success(), "{}", text(&done));
+    let told = fs::read_to_string(machine.recorders_copy()).unwrap();
+    assert!(told.contains("HA_RECORDER_TOKEN="), "{told}");
+    machine.run(&["uninstall", "--without-image", "--without-service"]);
+    let back = fs::read_to_string(machine.recorders_copy()).unwrap();
+    assert_eq!(back, "# mine\n");
 }
 
 #[test]
@@ -418,7 +468,7 @@ fn a_file_of_a_persons_own_stays_and_one_that_would_shut_recorders_out_ends_the_
         for command in [&install[..], &reconfigure, &install] {
             let done = run(command);
             assert!(done.status.success(), "{}", text(&done));
-            assert!(text(&done).contains("stays, for"), "{}", text(&done));
+            assert!(text(&done).contains("stays, because"), "{}", text(&done));
             assert_eq!(
                 fs::read_to_string(machine.recorders_copy()).unwrap(),
                 theirs
@@ -675,7 +725,7 @@ fn settings_leave_the_folder_that_openvidu_serves_once_no_recorder_needs_them_th
     // What a person changed since is that person's.
     fs::write(machine.recorders_copy(), folder + "# mine\n").unwrap();
     let told = run(&reconfigure);
-    assert!(told.contains("stays, for"), "{told}");
+    assert!(told.contains("stays, because"), "{told}");
     assert!(machine.recorders_copy().exists());
     assert_eq!(fakes.settings(IMAGE), fs::read_to_string(&host).ok());
     fs::remove_file(machine.recorders_copy()).unwrap();
@@ -802,6 +852,18 @@ fn update_builds_the_image_from_the_program_that_the_package_brings() {
         .into_iter()
         .filter(|call| call.contains("restart"));
     assert_eq!(restarts.count(), 1);
+
+    // The rest of an update, by the new program, beside a file with which recorders would be refused.
+    let rest = ["update", "--since", "1-1", "--without-image"];
+    fs::write(machine.recorders_copy(), "HA_CONTROLLER_PORT=1\n").unwrap();
+    let refused = machine.run_among(&fakes, &program, &rest);
+    assert_eq!(refused.status.code(), Some(78), "{}", text(&refused));
+    let said = text(&refused);
+    assert!(said.contains("sets HA_CONTROLLER_PORT "), "{said}");
+    fs::write(machine.recorders_copy(), "CHUNK_TIME_SIZE=8\n").unwrap();
+    let done = machine.run_among(&fakes, &program, &rest);
+    assert!(done.status.success(), "{}", text(&done));
+    assert!(text(&done).contains("/.env stays, "), "{}", text(&done));
 }
 
 /// By the shipped program, which runs in every image.
@@ -1103,6 +1165,36 @@ fn config_hides_secrets_and_wrong_settings_end_with_all_faults_and_code_78() {
         ),
         (Some(1), Value::from("bad"))
     );
+}
+
+#[test]
+fn what_cannot_be_printed_is_told_and_a_folder_is_no_timeline() {
+    let machine = Machine::new(SHAPES[0]);
+    let full = bare("sh")
+        .args(["-c", &format!("'{PROGRAM}' config >/dev/full")])
+        .output();
+    let full = full.unwrap();
+    assert_eq!(full.status.code(), Some(73), "{}", text(&full));
+    let place = machine.folder.path().to_str().unwrap();
+    let folder = bare(PROGRAM).args(["timeline", place]).output().unwrap();
+    assert_eq!(folder.status.code(), Some(1));
+    assert!(
+        text(&folder).contains("is a folder; name"),
+        "{}",
+        text(&folder)
+    );
+    let elsewhere = bare(PROGRAM)
+        .args(["serve", "--data-dir", place])
+        .env("OPENVIDU_RECORDING_PATH", place)
+        .env("HA_RUNTIME", "process")
+        .env("HA_CONTROLLER_USERNAME", "a")
+        .env("HA_CONTROLLER_PASSWORD", "a-long-password")
+        .env("HA_CONTROLLER_PORT", free_port().to_string())
+        .env("HA_LISTEN_ADDRESS", "203.0.113.9")
+        .output()
+        .unwrap();
+    let said = text(&elsewhere);
+    assert!(said.contains("set HA_LISTEN_ADDRESS to"), "{said}");
 }
 
 #[test]

@@ -287,7 +287,8 @@ async fn install_asks_for_address_and_port_and_takes_the_answers() {
         "{PROGRAM} install --env-file {place}/own.env --data-dir {place}/data --without-image --without-service {place}/openvidu"
     ));
     for (question, answer) in [
-        ("address of this machine", "10.1.2.3"),
+        ("address of this machine", "http://10.1.2.3"),
+        ("HA_CONTROLLER_HOST=http://10.1.2.3: expected", "10.1.2.3"),
         ("port of the controller [15443]:", "15999"),
     ] {
         until(question, SOON, || async {

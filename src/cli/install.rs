@@ -13,7 +13,8 @@ use super::system::{
     image_label,
 };
 use super::{DataDir, Failure, SettingsFile, exit, image_settings};
-use crate::config::{RuntimeKind, Settings, Storage, Variables, quoted};
+use crate::config::{RuntimeKind, Setting, Settings, Storage, TABLE, Variables, quoted};
+use crate::controller::Inquiry;
 use crate::outbound::{self, Trust};
 use crate::random;
 use clap::Args;
@@ -86,6 +87,8 @@ struct Done {
     dry_run: bool,
     openvidu: Deployment,
     steps: Vec<Step>,
+    /// What the service's settings become, as a person may see it.
+    settings: Vec<String>,
     openvidu_lines: Vec<String>,
     notes: Vec<String>,
 }
@@ -108,6 +111,7 @@ impl Install {
             (missing, _) => missing,
         };
         let mut steps = Steps::begin(&self.data.data_dir, self.dry_run)?;
+        steps.settings = news(&env, &path);
         steps.change(Change::File {
             path: path.clone(),
             text: env.as_str().to_owned(),
@@ -134,6 +138,13 @@ impl Install {
         }
         let mut notes = Vec::from_iter(missing.map(|it| it.message));
         notes.extend(self::notes(&openvidu, &settings));
+        if settings.openvidu_url.is_none() {
+            notes.push(format!(
+                "OpenVidu does not answer with the secret of its .env (tried {}), so that it cannot be asked whether a session is still \
+                 recorded: run this again while it runs, or set OPENVIDU_URL and OPENVIDU_SECRET",
+                openvidu.addresses().join(", ")
+            ));
+        }
         if settings.webhook_token.is_none() {
             notes.push(
                 "OpenVidu's webhooks are taken without a token, from this machine only; to use one set HA_WEBHOOK_TOKEN, \
@@ -153,7 +164,7 @@ impl Install {
             Some(token) => value.replace(token.expose(), "TOKEN"),
             None => value,
         };
-        let lines = openvidu_lines(&settings)
+        let lines = openvidu_lines(&settings, &openvidu)
             .into_iter()
             .map(|(name, value)| format!("{name}={}", quoted(&shown(value))))
             .collect();
@@ -216,6 +227,12 @@ impl Install {
             env.set("HA_RECORDER_TOKEN", &random::hex::<16>());
         }
         relay(&mut env, &old, openvidu);
+        if old.get("OPENVIDU_URL").is_none()
+            && let Some((address, secret)) = super::wait(answering(openvidu))?
+        {
+            env.set("OPENVIDU_URL", &address);
+            env.set("OPENVIDU_SECRET", &secret);
+        }
         // OpenVidu that posts here already without a token would be turned away until it is restarted with one.
         if old.get("HA_WEBHOOK_TOKEN").is_none() && !openvidu.posts_here() {
             env.set("HA_WEBHOOK_TOKEN", &random::hex::<16>());
@@ -253,9 +270,43 @@ impl Install {
         match old.get(name) {
             Some(value) => Ok(value),
             None if self.auto || self.dry_run => Ok(default.to_owned()),
-            None => ask(question, default),
+            None => loop {
+                let answer = ask(question, default)?;
+                match fault(name, &answer) {
+                    None => break Ok(answer),
+                    Some(fault) => eprintln!("{fault}"),
+                }
+            },
         }
     }
+}
+
+/// The first address at which OpenVidu answers and takes its own secret.
+async fn answering(openvidu: &Deployment) -> Result<Option<(String, String)>, Failure> {
+    let Some(secret) = &openvidu.secret else {
+        return Ok(None);
+    };
+    for address in openvidu.addresses() {
+        let told = [("OPENVIDU_URL", &address), ("OPENVIDU_SECRET", secret)];
+        let told = told.map(|(name, value)| (name, value.clone()));
+        let (settings, _) = Variables::of(told).forgiving();
+        let Ok(Some(inquiry)) = Inquiry::of(&settings) else {
+            continue;
+        };
+        if inquiry.try_out().await.is_ok() {
+            return Ok(Some((address, secret.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// Why `value` cannot be the setting `name`.
+fn fault(name: &str, value: &str) -> Option<String> {
+    let (_, faults) = Variables::of([(name, value)]).forgiving();
+    // With others beside it, it may fit what does not fit alone.
+    faults
+        .into_iter()
+        .find(|it| it.starts_with(&format!("{name}=")))
 }
 
 impl Reconfigure {
@@ -275,7 +326,7 @@ impl Reconfigure {
         let settings = settings(&env, &path)?;
         let mut steps = Steps::begin(&self.data.data_dir, self.dry_run)?;
         steps.recorders(&env, &settings, &path, Way::Reconfigure)?;
-        for (name, value) in openvidu_lines(&settings) {
+        for (name, value) in openvidu_lines(&settings, &openvidu) {
             steps.change(Change::Line {
                 path: openvidu.env_file(),
                 name,
@@ -316,6 +367,8 @@ pub(super) struct Steps<'a> {
     dry_run: bool,
     /// Whether the recording image is of this very version, or would be.
     is_built: bool,
+    /// What the service's settings become.
+    settings: Vec<String>,
     done: Vec<Step>,
     notes: Vec<String>,
 }
@@ -327,6 +380,7 @@ impl<'a> Steps<'a> {
             data_dir,
             dry_run,
             is_built: false,
+            settings: Vec::new(),
             done: Vec::new(),
             notes: Vec::new(),
         })
@@ -565,6 +619,7 @@ impl<'a> Steps<'a> {
             dry_run: self.dry_run,
             openvidu,
             steps: self.done,
+            settings: self.settings,
             openvidu_lines,
             notes: [self.notes, notes].concat(),
         };
@@ -582,11 +637,17 @@ fn text(done: &Done) -> String {
     );
     for step in &done.steps {
         let mark = match (step.changed, done.dry_run) {
-            (false, _) => "as it is  ",
+            (false, _) => "unchanged ",
             (true, false) => "done      ",
             (true, true) => "would     ",
         };
         text.push_str(&format!("  {mark}{}\n", step.what));
+    }
+    if !done.settings.is_empty() {
+        text.push_str(&format!(
+            "\nSettings:\n\n    {}\n",
+            done.settings.join("\n    ")
+        ));
     }
     if !done.openvidu_lines.is_empty() {
         text.push_str(&format!(
@@ -613,7 +674,6 @@ fn older_recorders(settings: &Settings, text: &str) -> Option<String> {
     }
 }
 
-/// OpenVidu may be rolled back to them.
 /// The image that "reconfigure" finds may be of a version that knows the account only.
 fn key_of_image(settings: &Settings, way: Way) -> Key {
     let version = || image_label(&settings.image(), VERSION_LABEL).unwrap_or_default();
@@ -624,6 +684,7 @@ fn key_of_image(settings: &Settings, way: Way) -> Key {
     }
 }
 
+/// OpenVidu may be rolled back to them.
 fn older_images(images: &[String]) -> Option<String> {
     (!images.is_empty()).then(|| {
         format!(
@@ -639,10 +700,10 @@ fn again(failure: &Failure) -> String {
     format!("{message}; then run \"ov2-ha-recorder reconfigure\" again")
 }
 
-fn left_to_its_writer(place: &Path) -> String {
+pub(super) fn left_to_its_writer(place: &Path) -> String {
     format!(
-        "{} stays, for \"install\" did not write it as it is: recorders read it before what their image says, and OpenVidu serves \
-         its folder; \"ov2-ha-recorder validate\" tries it; remove it where it is not needed",
+        "{} stays, because it was written or edited by somebody else: recorders read it before the settings in their image, and OpenVidu \
+         serves its folder; \"ov2-ha-recorder validate\" tries it; remove it if it is not needed",
         place.display()
     )
 }
@@ -772,7 +833,20 @@ fn secret_name(env: &EnvText, name: &str) -> String {
     }
 }
 
-fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
+/// The settings in `env` that the file at `path` does not have so yet, without secrets.
+fn news(env: &EnvText, path: &Path) -> Vec<String> {
+    let old = EnvText::new(std::fs::read_to_string(path).unwrap_or_default());
+    let changed =
+        |row: &&Setting| env.get(row.name).is_some() && env.get(row.name) != old.get(row.name);
+    let line = |row: &Setting| {
+        let value = env.get(row.name).unwrap_or_default();
+        format!("{}={}", row.name, (row.shown)(&value))
+    };
+    TABLE.iter().filter(changed).map(line).collect()
+}
+
+/// What OpenVidu's own settings must say.
+fn openvidu_lines(settings: &Settings, openvidu: &Deployment) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("OPENVIDU_WEBHOOK", "true".to_owned()),
         (
@@ -783,9 +857,11 @@ fn openvidu_lines(settings: &Settings) -> Vec<(&'static str, String)> {
     if let Some(token) = &settings.webhook_token {
         lines.push((
             "OPENVIDU_WEBHOOK_HEADERS",
-            format!("[\"X-Webhook-Token: {}\"]", token.expose()),
+            serde_json::json!([format!("X-Webhook-Token: {}", token.expose())]).to_string(),
         ));
     }
+    let events = openvidu.events_with_recordings.clone();
+    lines.extend(events.map(|events| ("OPENVIDU_WEBHOOK_EVENTS", events)));
     lines
 }
 
@@ -803,11 +879,11 @@ fn notes(openvidu: &Deployment, settings: &Settings) -> Vec<String> {
             "OPENVIDU_RECORDING is not true in OpenVidu's .env: it records nothing yet".into(),
         );
     }
-    if !openvidu.tells_of_recordings {
-        notes.push(
-            "OPENVIDU_WEBHOOK_EVENTS in OpenVidu's .env lacks recordingStatusChanged: add it"
-                .into(),
-        );
+    let port = settings.controller_port.0.to_string();
+    if let Some((name, _)) = openvidu.ports.iter().find(|(_, theirs)| *theirs == port) {
+        notes.push(format!(
+            "{name} in OpenVidu's .env is {port}, which is the controller's port: set HA_CONTROLLER_PORT to another one"
+        ));
     }
     if !settings.webhook_tls_verify.0 {
         notes.push(

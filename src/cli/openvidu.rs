@@ -4,7 +4,11 @@ use super::Failure;
 use super::env_text::EnvText;
 use super::exit;
 use serde::Serialize;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+/// The event that tells of recordings.
+const OF_RECORDINGS: &str = "recordingStatusChanged";
 
 /// What was found in OpenVidu's folder.
 #[derive(Clone, Debug, Serialize)]
@@ -27,8 +31,15 @@ pub(super) struct Deployment {
     pub(super) webhook_headers: Option<String>,
     /// Whether everyone may read the recordings folder over OpenVidu.
     pub(super) is_public: bool,
-    /// Whether the webhook tells of recordings.
-    pub(super) tells_of_recordings: bool,
+    /// The events that its webhooks tell of, where they lack recordings: with these.
+    #[serde(skip)]
+    pub(super) events_with_recordings: Option<String>,
+    /// What opens its REST interface.
+    #[serde(skip)]
+    pub(super) secret: Option<String>,
+    /// Ports of its own that may be wanted for the controller, too, with their settings' names.
+    #[serde(skip)]
+    pub(super) ports: Vec<(&'static str, String)>,
 }
 
 impl Deployment {
@@ -40,10 +51,15 @@ impl Deployment {
         let read = |name: &str| {
             let file = path.join(name);
             std::fs::read_to_string(&file).map_err(|cause| {
-                Failure::with(exit::UNAVAILABLE, format!(
-                    "cannot read {}: {cause}; name the folder in which OpenVidu 2 is installed, usually /opt/openvidu",
-                    file.display()
-                ))
+                let advice = match cause.kind() {
+                    ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                        "; name the folder in which OpenVidu 2 is installed, usually /opt/openvidu"
+                    }
+                    ErrorKind::InvalidData => "; save it as UTF-8",
+                    _ => "",
+                };
+                let message = format!("cannot read {}: {cause}{advice}", file.display());
+                Failure::with(exit::UNAVAILABLE, message)
             })
         };
         let compose = read("docker-compose.yml")?;
@@ -69,7 +85,12 @@ impl Deployment {
                 .flatten(),
             webhook_headers: env.get("OPENVIDU_WEBHOOK_HEADERS"),
             is_public: on("OPENVIDU_RECORDING_PUBLIC_ACCESS"),
-            tells_of_recordings: events.is_none_or(|list| list.contains("recordingStatusChanged")),
+            secret: env.get("OPENVIDU_SECRET").filter(|it| !it.is_empty()),
+            events_with_recordings: events.as_deref().and_then(with_recordings),
+            ports: ["HTTP_PORT", "HTTPS_PORT", "SERVER_PORT"]
+                .into_iter()
+                .filter_map(|name| Some((name, env.get(name)?)))
+                .collect(),
             version,
         })
     }
@@ -79,10 +100,30 @@ impl Deployment {
         self.webhook.as_deref().is_some_and(is_ours)
     }
 
+    /// Where its REST interface may answer: the server's own port and its proxy's, both on this machine.
+    pub(super) fn addresses(&self) -> [String; 2] {
+        let port = |wanted: &str, usual: &str| {
+            let found = self.ports.iter().find(|(name, _)| *name == wanted);
+            found.map_or(usual, |(_, port)| port.as_str()).to_owned()
+        };
+        [
+            format!("http://127.0.0.1:{}", port("SERVER_PORT", "5443")),
+            format!("https://127.0.0.1:{}", port("HTTPS_PORT", "443")),
+        ]
+    }
+
     /// Its env file.
     pub(super) fn env_file(&self) -> PathBuf {
         self.path.join(".env")
     }
+}
+
+/// A list of events with the one that tells of recordings; `None` where it has that, or is empty and means all.
+fn with_recordings(list: &str) -> Option<String> {
+    let bare = list.trim().trim_start_matches('[').trim_end_matches(']');
+    let events: Vec<_> = bare.split(',').map(str::trim).collect();
+    let lacks_it = !bare.trim().is_empty() && !events.contains(&OF_RECORDINGS);
+    lacks_it.then(|| format!("[{},{OF_RECORDINGS}]", events.join(",")))
 }
 
 /// Whether a webhook's address is this service's.
@@ -144,6 +185,24 @@ mod tests {
             assert_eq!(version(&compose).as_deref(), Some("2.22.0"), "{image}");
         }
         assert_eq!(version("    image: openvidu/openvidu-server:3.0.0\n"), None);
+    }
+
+    #[test]
+    fn the_event_that_tells_of_recordings_is_added_where_others_are_chosen() {
+        for (list, with) in [
+            ("[sessionCreated, recordingStatusChanged]", None),
+            ("[]", None),
+            (
+                "[sessionCreated, sessionDestroyed]",
+                Some("[sessionCreated,sessionDestroyed,recordingStatusChanged]"),
+            ),
+            (
+                "sessionCreated",
+                Some("[sessionCreated,recordingStatusChanged]"),
+            ),
+        ] {
+            assert_eq!(with_recordings(list).as_deref(), with, "{list}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! container and go on.
 
 use super::env_text::EnvText;
-use super::install::{Steps, Way, own_env_path};
+use super::install::{Steps, Way, left_to_its_writer, own_env_path};
 use super::report::Form;
 use super::service::{Manager, Verb};
 use super::system::{Call, find};
@@ -58,12 +58,8 @@ impl Update {
                 "this updates the Debian package; a container is updated by building or pulling its new image",
             ));
         }
-        let path = own_env_path(&self.file)?;
-        let settings = self.file.settings()?;
         // Before the package is another one: it would end without an image for it.
-        let env = EnvText::new(std::fs::read_to_string(&path).unwrap_or_default());
-        let place = settings.recording_path.join(".env");
-        Steps::begin(&self.data.data_dir, true)?.is_theirs(&place, &env, &settings)?;
+        self.refuse_clash(&self.file.settings()?)?;
         let before = installed()?;
         let wanted = match &self.package {
             // apt takes a path for a package's name unless it has a slash.
@@ -96,7 +92,8 @@ impl Update {
     fn finish(&self, before: String) -> Result<(), Failure> {
         let settings = self.file.settings_with(&self.data)?;
         let notes = match self.without_image {
-            true => Vec::new(),
+            // The package may have brought other settings.
+            true => self.refuse_clash(&settings)?,
             false => self.build(&settings)?,
         };
         Manager::find()?.tell(Verb::Restart)?;
@@ -120,6 +117,18 @@ impl Update {
             )
         });
         Ok(())
+    }
+
+    /// Ends where a person's own file would keep recorders out. Answers what a person should know of one that does not.
+    fn refuse_clash(&self, settings: &Settings) -> Result<Vec<String>, Failure> {
+        let path = own_env_path(&self.file)?;
+        let env = EnvText::new(std::fs::read_to_string(&path).unwrap_or_default());
+        let place = settings.recording_path.join(".env");
+        let steps = Steps::begin(&self.data.data_dir, true)?;
+        let is_theirs = steps.is_theirs(&place, &env, settings)?;
+        Ok(Vec::from_iter(
+            is_theirs.then(|| left_to_its_writer(&place)),
+        ))
     }
 
     /// The recording image, with the recorders' settings as the service's file has them. Answers what a person should know.

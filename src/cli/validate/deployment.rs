@@ -80,7 +80,7 @@ fn served(found: &Deployment, settings: &Settings) -> Option<Check> {
 }
 
 fn webhook(found: &Deployment) -> Option<Check> {
-    let finding = match (found.posts_here(), found.tells_of_recordings) {
+    let finding = match (found.posts_here(), found.events_with_recordings.is_none()) {
         (false, _) => "OpenVidu does not post its webhooks here: how a recording ends is seen late",
         (true, false) => "OPENVIDU_WEBHOOK_EVENTS lacks recordingStatusChanged",
         (true, true) => return None,
