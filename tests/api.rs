@@ -831,10 +831,16 @@ async fn only_what_a_person_does_is_noted_as_such() {
     let completed = json!({"status": "completed"});
     let status = house.put("/api/sessions/ses_A/status", Some(completed));
     assert_eq!(status.await.0, 200);
-    let noted = || house.controller.log().matches("an operator acts").count();
+    let noted = || house.controller.log().matches("API request").count();
     assert_eq!(noted(), 0, "{}", house.controller.log());
     house.put("/api/sessions/ses_A/deactivate", None).await;
     assert_eq!(noted(), 1, "{}", house.controller.log());
+    let who = format!(" user={USER} ");
+    assert!(
+        house.controller.log().contains(&who),
+        "{}",
+        house.controller.log()
+    );
 }
 
 #[tokio::test]
@@ -939,7 +945,9 @@ async fn health_info_and_metrics_come_in_springs_shapes() {
     let (_, metric) = house
         .get("/actuator/metrics/ha_recorder_api_request_duration_seconds")
         .await;
-    assert_eq!(metric["availableTags"][0]["tag"], "code", "{metric}");
+    let tags = metric["availableTags"].as_array().unwrap();
+    let tags: Vec<_> = tags.iter().map(|it| &it["tag"]).collect();
+    assert_eq!(tags, ["code", "method", "route"], "{metric}");
     assert_eq!(house.get("/actuator/metrics/none").await.0, 404);
 }
 
@@ -1058,6 +1066,19 @@ async fn every_metric_is_counted_somewhere() {
         assert!(counted, "{name} is never counted");
     }
 
+    // What does not exist before its first event never grows.
+    let scrape = house.request(Method::GET, "/actuator/prometheus").send();
+    let scrape = scrape.await.unwrap().text().await.unwrap();
+    for line in [
+        "ha_recorder_failover_events_total{reason=\"died\",rung=\"same-container\"} 0",
+        "ha_recorder_store_errors_total{op=\"upload\"} 0",
+        "ha_recorder_build_info{version=\"",
+    ] {
+        assert!(scrape.contains(line), "{line}: {scrape}");
+    }
+
+    // One that registers again is the same recording.
+    house.register("ses_A").await;
     house.register("ses_A").await;
     for (bytes, chunks) in [(1_000, 1), (5_000, 3)] {
         let report = json!({"bytes": bytes, "chunksStored": chunks, "troubles": [{"kind": "store", "message": "full"}]});
@@ -1083,6 +1104,7 @@ async fn every_metric_is_counted_somewhere() {
         ("ha_recorder_chunks_stored_total", 3.0),
         ("ha_recorder_store_errors_total", 1.0),
         ("ha_recorder_sessions_failed_total", 1.0),
+        ("ha_recorder_sessions_created_total", 1.0),
     ] {
         let (_, metric) = house.get(&format!("/actuator/metrics/{name}")).await;
         assert_eq!(metric["measurements"][0]["value"], expected, "{metric}");

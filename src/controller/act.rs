@@ -248,7 +248,7 @@ impl Controller {
                 }
             }
             match self.start_again(session, held, seen).await {
-                Ok(()) => return Ok(Replacement::Started(held.clone(), "same-container")),
+                Ok(()) => return Ok(Replacement::Started(held.clone(), SAME_CONTAINER)),
                 Err(cause @ RuntimeError::Unreachable { .. }) => return Err(cause),
                 Err(cause) => {
                     warn!(session:% = session.id; "the same container cannot be started: {cause}");
@@ -267,7 +267,7 @@ impl Controller {
         }
         let holder = self.start_backup(session).await?;
         self.carry_out(session, verdict);
-        Ok(Replacement::Started(holder, "backup"))
+        Ok(Replacement::Started(holder, BACKUP))
     }
 
     async fn start_again(
@@ -335,6 +335,12 @@ impl Controller {
         Ok(self.0.runtime.stop(&held.id, how).await?)
     }
 }
+
+/// The rungs of the ladder, in the words of metrics.
+const SAME_CONTAINER: &str = "same-container";
+const BACKUP: &str = "backup";
+/// All of them.
+pub(crate) const RUNGS: [&str; 2] = [SAME_CONTAINER, BACKUP];
 
 /// What came of a failover.
 enum Replacement {

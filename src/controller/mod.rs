@@ -51,6 +51,7 @@ use crate::model::wire::Heartbeat;
 use crate::runtime::Runtime;
 use crate::store::ChunkStore;
 use crate::tasks::{self, Tasks};
+pub(crate) use act::RUNGS;
 use blueprints::Blueprints;
 use disk::{Attempts, Disk};
 use log::{error, info, warn};

@@ -49,6 +49,7 @@ impl Controller {
             self.0.stored.put_particulars(&session.id, &particulars)?;
             table.insert(session.clone());
             drop(table);
+            metrics::counter!("ha_recorder_sessions_created_total").increment(1);
             self.0.wake.notify_one();
             self.changed(|| Change::Session(session.id.clone()));
             return Ok(session);
@@ -173,7 +174,7 @@ impl Wanted {
         let client_id = given(&mut raw.client_id).ok_or_else(|| missing("clientId"))?;
         let status = match given(&mut raw.status) {
             Some(text) => Some(Status::parse(&text).ok_or_else(|| {
-                ControllerError::Invalid(format!("status {text:?} is none of the known ones"))
+                ControllerError::Invalid(format!("status {text:?} is none of {}", Status::WORDS))
             })?),
             None => None,
         };

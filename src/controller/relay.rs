@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use target::{HttpTarget, Target};
 use tokio::sync::mpsc;
-use worker::{LIFE, Worker};
+use worker::Worker;
 
 /// How long a connection to a target may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);

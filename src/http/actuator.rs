@@ -112,7 +112,7 @@ pub(super) async fn info(shared: Arc<Shared>) -> Result<Response, Rejection> {
         },
         git: GitInfo {
             commit: CommitInfo {
-                id: option_env!("OV2_COMMIT").unwrap_or("unknown"),
+                id: metrics::COMMIT,
             },
         },
         started: shared.started_at,

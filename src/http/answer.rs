@@ -185,7 +185,7 @@ pub(super) async fn rejected(rejection: Rejection) -> Result<Response, std::conv
         return Ok(fault.clone().into_response());
     }
     if rejection.find::<warp::reject::InvalidQuery>().is_some() {
-        return Ok(Fault::bad("the query is not what this request takes").into_response());
+        return Ok(Fault::bad("a parameter of the query has a value of the wrong kind, or is not known; GET /v3/api-docs lists them (SWAGGER_ENABLED=true)").into_response());
     }
     if let Some(header) = rejection.find::<warp::reject::InvalidHeader>() {
         let message = format!("the header {} cannot be read", header.name());

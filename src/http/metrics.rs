@@ -5,7 +5,10 @@ use super::Shared;
 use super::answer::typed;
 use super::route::Routes;
 use super::with;
-use ::http::StatusCode;
+use crate::controller::RUNGS;
+use crate::model::failover::Reason;
+use crate::store::OPERATIONS;
+use ::http::{Method, StatusCode};
 use ::metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -21,7 +24,7 @@ use warp::reply::Response;
 pub(super) enum Kind {
     /// Only ever grows; begins at 0.
     Counter,
-    /// Grows, one number for each set of labels: there is none before the first event.
+    /// Grows, one number for each set of labels; each that can be begins at 0, or the first event would be no growth.
     Labelled,
     /// Has a value now.
     Gauge,
@@ -39,7 +42,7 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     (
         "ha_recorder_sessions_created_total",
         Kind::Counter,
-        "registrations that were taken",
+        "recordings that a recorder has registered for",
     ),
     (
         "ha_recorder_sessions_failed_total",
@@ -84,7 +87,7 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     (
         "ha_recorder_containers_failed_total",
         Kind::Counter,
-        "recorders' containers that ended with a fault",
+        "lost recorders that could not be started again when that was tried",
     ),
     (
         "ha_recorder_recovery_seconds",
@@ -104,7 +107,7 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     (
         "ha_recorder_api_request_duration_seconds",
         Kind::Histogram,
-        "requests, by route and status code",
+        "requests, by method, route and status code",
     ),
     (
         "ha_recorder_webhook_processing_duration_seconds",
@@ -162,6 +165,11 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
         "recordings whose chunks are kept because no video was verified to hold them",
     ),
     (
+        "ha_recorder_build_info",
+        Kind::Gauge,
+        "always 1; version and commit are its labels",
+    ),
+    (
         "process_cpu_seconds_total",
         Kind::Counter,
         "processor time used, in whole seconds",
@@ -184,6 +192,12 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
         "time since the start",
     ),
 ];
+
+/// The commit that this was built from.
+pub(super) const COMMIT: &str = match option_env!("OV2_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 
 /// How often samples are put into their buckets when nobody asks.
 const UPKEEP: Duration = Duration::from_secs(2);
@@ -229,6 +243,18 @@ fn declare() {
             Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
         }
     }
+    for (reason, rung) in Reason::LABELS
+        .iter()
+        .flat_map(|it| RUNGS.map(|rung| (*it, rung)))
+    {
+        counter!("ha_recorder_failover_events_total", "reason" => reason, "rung" => rung)
+            .increment(0);
+    }
+    for op in OPERATIONS {
+        counter!("ha_recorder_store_errors_total", "op" => op).increment(0);
+    }
+    gauge!("ha_recorder_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => COMMIT)
+        .set(1.0);
 }
 
 /// Takes metrics from now on; harmless when they are taken already.
@@ -256,10 +282,24 @@ pub(super) fn start(shared: &Arc<Shared>) {
 }
 
 /// A request was answered.
-pub(super) fn request(route: &'static str, status: StatusCode, took: Duration) {
+pub(super) fn request(route: &'static str, method: &Method, status: StatusCode, took: Duration) {
     let code = status.as_str().to_owned();
-    histogram!("ha_recorder_api_request_duration_seconds", "route" => route, "code" => code)
+    histogram!("ha_recorder_api_request_duration_seconds", "method" => word(method), "route" => route, "code" => code)
         .record(took);
+}
+
+/// A client may invent methods, and each would be kept for good.
+fn word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 /// A heartbeat was handled.

@@ -178,7 +178,7 @@ impl Edge {
             response
         };
         let took = self.shared.clock.uptime().saturating_sub(began);
-        metrics::request(name, response.status(), took);
+        metrics::request(name, &method, response.status(), took);
         debug!(method = method.as_str(), path = path.as_str(), status = response.status().as_u16(), client:% = client, request = id.as_str(), ms = took.as_millis() as u64; "answered");
         response
     }
@@ -202,7 +202,14 @@ impl Edge {
 
     fn note(&self, route: &Route, caller: Caller, path: &str, client: IpAddr, id: &str) {
         if route.access == Access::Operator {
-            info!(method = route.method.as_str(), path = path, caller:? = caller, client:% = client, request = id; "an operator acts");
+            let settings = &self.shared.settings;
+            let user = match caller {
+                Caller::Account => settings.controller_username.as_deref(),
+                Caller::Viewer => settings.viewer_username.as_deref(),
+                Caller::Anyone | Caller::Recorder | Caller::Webhook => None,
+            };
+            let user = user.unwrap_or_default();
+            info!(method = route.method.as_str(), path = path, user = user, client:% = client, request = id; "API request");
         }
     }
 }

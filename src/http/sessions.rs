@@ -316,6 +316,10 @@ impl Done {
     }
 }
 
+fn unknown_status(text: &str) -> String {
+    format!("status {text:?} is none of {}", Status::WORDS)
+}
+
 /// A recorder says that it is about to record.
 #[utoipa::path(post, path = "/api/sessions", tag = "sessions", request_body = Registration, responses(
     (status = 201, description = "the session", body = SessionView),
@@ -332,7 +336,6 @@ pub(super) async fn register(
         ControllerError::Conflict(message) => Fault::bad(message),
         other => Fault::from(other),
     })?;
-    ::metrics::counter!("ha_recorder_sessions_created_total").increment(1);
     Ok(json_with(StatusCode::CREATED, &shared.view(session)))
 }
 
@@ -399,7 +402,7 @@ impl Part {
             None => Ok(usual),
             Some(text) => Status::parse(text)
                 .map(Which::Is)
-                .ok_or_else(|| Fault::bad(format!("status {text:?} is none of the known ones"))),
+                .ok_or_else(|| Fault::bad(unknown_status(text))),
         }
     }
 
@@ -546,8 +549,7 @@ pub(super) async fn set_status(
     let text = change
         .status
         .ok_or_else(|| Fault::bad("status is required"))?;
-    let status = Status::parse(&text)
-        .ok_or_else(|| Fault::bad(format!("status {text:?} is none of the known ones")))?;
+    let status = Status::parse(&text).ok_or_else(|| Fault::bad(unknown_status(&text)))?;
     // Its token lies where OpenVidu may serve it: it says that a recording goes on or is finished, and ends none.
     let is_theirs = matches!(
         status,

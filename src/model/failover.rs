@@ -54,6 +54,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every [`Self::label`].
+    pub const LABELS: [&str; 10] = [
+        "died",
+        "out-of-memory",
+        "removed",
+        "frozen",
+        "stalled",
+        "silent",
+        "stuck",
+        "reported",
+        "came-back",
+        "requested",
+    ];
+
     /// The word for it in metrics.
     pub const fn label(&self) -> &'static str {
         match self {
@@ -592,6 +606,24 @@ mod tests {
         // How long ago they were is not known.
         let event = policy.answer(&after_five_until(8_000), stuck(), at(2_001));
         assert!(matches!(event, Event::Lost { .. }), "{event:?}");
+    }
+
+    #[test]
+    fn every_reason_has_a_label_that_is_known_beforehand() {
+        let message = String::new;
+        let all = [
+            Reason::Died { code: 1 },
+            Reason::OutOfMemory,
+            Reason::Removed,
+            Reason::Frozen,
+            Reason::Stalled,
+            Reason::Silent,
+            Reason::Stuck,
+            Reason::Reported { message: message() },
+            Reason::CameBack,
+            Reason::Requested { message: message() },
+        ];
+        assert_eq!(all.map(|it| it.label()), Reason::LABELS);
     }
 
     #[test]

@@ -5,6 +5,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 
+/// What can fail, in the words of metrics; uploads fail in recorders, which tell.
+pub(crate) const OPERATIONS: [&str; 7] =
+    ["put", "fetch", "read", "list", "delete", "probe", "upload"];
+
 /// A store whose failed operations are counted.
 pub(super) struct Counted<S>(pub(super) S);
 

@@ -13,6 +13,7 @@ use crate::config::{Settings, Storage};
 use async_trait::async_trait;
 use bytes::Bytes;
 use counted::Counted;
+pub(crate) use counted::OPERATIONS;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -116,6 +116,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// The interface's words.
+    pub const WORDS: &str = "STARTING, RECORDING, PAUSED, STOPPING, COMPLETED, FAILED, INACTIVE";
+
     /// Reads a client's word, in any case; OpenVidu's `started` and `stopped` are known too.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text.to_ascii_uppercase().as_str() {
