@@ -49,9 +49,11 @@ pub(super) fn screen(frame: &mut Frame<'_>, screen: &mut Screen) {
         .title(Line::from(line).right_aligned());
     frame.render_widget(Paragraph::new(head).block(block), top);
     body(frame, middle, screen, now);
-    frame.render_widget(keys(screen), bottom);
-    if let Mode::Confirm { act, name, .. } = &screen.mode {
-        confirm(frame, *act, name);
+    frame.render_widget(keys(screen, bottom.width), bottom);
+    match &screen.mode {
+        Mode::Confirm { act, name, .. } => confirm(frame, *act, name),
+        Mode::Keys => all_keys(frame, screen),
+        Mode::Look | Mode::Search => {}
     }
 }
 
@@ -305,7 +307,8 @@ fn controller(screen: &Screen, now: Timestamp) -> Paragraph<'static> {
     Paragraph::new(lines).wrap(Wrap { trim: true }).block(block)
 }
 
-fn keys(screen: &Screen) -> Line<'static> {
+/// What the keys do, the most needed first: a narrow terminal shows those that fit.
+fn keys(screen: &Screen, width: u16) -> Line<'static> {
     if screen.mode == Mode::Search {
         return Line::from(format!(
             "Search: {}▏ Enter keeps it, Esc clears it",
@@ -315,30 +318,49 @@ fn keys(screen: &Screen) -> Line<'static> {
     if !screen.message.is_empty() {
         return Line::from(screen.message.clone()).yellow();
     }
-    let mut spans = Vec::new();
-    let mut add = |key: &str, name: &str| {
-        spans.push(Span::from(format!(" {key} ")).reversed());
-        spans.push(Span::from(format!(" {name}  ")));
-    };
-    if !screen
-        .known
-        .overview
-        .as_ref()
-        .is_some_and(|overview| overview.viewer)
-    {
-        for act in Act::ALL {
-            add(&act.key().to_string(), act.name());
+    let mut line = Line::default();
+    for (key, name) in meanings(screen) {
+        let more = [
+            Span::from(format!(" {key} ")).reversed(),
+            Span::from(format!(" {name}  ")),
+        ];
+        let cells: usize = more.iter().map(Span::width).sum();
+        if line.width() + cells > usize::from(width) {
+            break;
         }
+        line.extend(more);
     }
-    for (key, name) in [
+    line
+}
+
+/// The keys that do something for this account.
+fn meanings(screen: &Screen) -> Vec<(String, &'static str)> {
+    let usual = [
+        ("q", "Quit"),
+        ("?", "All keys"),
         ("/", "Search"),
         ("Tab", "Show"),
         ("s", "Sort"),
-        ("q", "Quit"),
-    ] {
-        add(key, name);
-    }
-    Line::from(spans)
+    ];
+    let usual = usual.map(|(key, name)| (key.to_owned(), name));
+    let overview = screen.known.overview.as_ref();
+    let acts = match overview.is_some_and(|overview| overview.viewer) {
+        true => &[],
+        false => &Act::ALL[..],
+    };
+    let acts = acts.iter().map(|act| (act.key().to_string(), act.name()));
+    usual.into_iter().chain(acts).collect()
+}
+
+fn all_keys(frame: &mut Frame<'_>, screen: &Screen) {
+    let moves = [
+        ("↑ ↓ PgUp PgDn", "Select a session"),
+        ("any key", "Close this list"),
+    ];
+    let moves = moves.map(|(key, name)| (key.to_owned(), name));
+    let all = meanings(screen).into_iter().chain(moves);
+    let lines = all.map(|(key, name)| Line::from(format!("{key:>14}  {name}")));
+    window(frame, " Keys ", lines.collect());
 }
 
 fn confirm(frame: &mut Frame<'_>, act: Act, name: &str) {
@@ -352,16 +374,22 @@ fn confirm(frame: &mut Frame<'_>, act: Act, name: &str) {
         Line::default(),
         Line::from("y  Yes      any other key  No").bold(),
     ];
-    let [row] = Layout::vertical([Constraint::Length(7)])
+    window(frame, &format!(" {title}? "), text);
+}
+
+/// A window with `text` in the middle of the screen.
+fn window(frame: &mut Frame<'_>, title: &str, text: Vec<Line<'_>>) {
+    let height = (text.len() as u16 + 2).max(7);
+    let [row] = Layout::vertical([Constraint::Length(height)])
         .flex(Flex::Center)
         .areas(frame.area());
     let [area] = Layout::horizontal([Constraint::Max(64)])
         .flex(Flex::Center)
         .areas(row);
-    let block = Block::bordered().title(format!(" {title}? "));
+    let block = Block::bordered().title(title);
     frame.render_widget(Clear, area);
     frame.render_widget(
-        Paragraph::new(text).wrap(Wrap { trim: true }).block(block),
+        Paragraph::new(text).wrap(Wrap { trim: false }).block(block),
         area,
     );
 }
@@ -381,6 +409,7 @@ mod tests {
     use crate::model::failover::Reason;
     use crate::model::session::State;
     use crate::model::view::News;
+    use crossterm::event::{KeyCode, KeyEvent};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
@@ -430,6 +459,26 @@ mod tests {
         }
         let text = shown(200, &mut with_a_session());
         assert!(text.contains("Taking over") && text.contains('×'), "{text}");
+    }
+
+    #[test]
+    fn how_to_quit_is_seen_at_any_width_and_a_key_shows_all_others() {
+        let mut screen = with_a_session();
+        for width in [40, 80, 200] {
+            let text = shown(width, &mut screen);
+            let last = text.lines().last().unwrap();
+            assert!(last.contains(" q  Quit ") && last.contains(" ? "), "{text}");
+        }
+        screen.key(KeyEvent::from(KeyCode::Char('?')));
+        let text = shown(80, &mut screen);
+        for act in Act::ALL {
+            assert!(
+                text.contains(&format!("{}  {}", act.key(), act.name())),
+                "{text}"
+            );
+        }
+        screen.key(KeyEvent::from(KeyCode::Char('x')));
+        assert_eq!(screen.mode, Mode::Look);
     }
 
     #[test]

@@ -69,6 +69,7 @@ enum Mode {
     #[default]
     Look,
     Search,
+    Keys,
     Confirm {
         act: Act,
         id: Option<String>,
@@ -339,7 +340,7 @@ impl Screen {
             Mode::Confirm { act, id, .. } if matches!(key.code, KeyCode::Char('y' | 'Y')) => {
                 Next::Perform(act, id)
             }
-            Mode::Confirm { .. } => Next::Stay,
+            Mode::Keys | Mode::Confirm { .. } => Next::Stay,
         }
     }
 
@@ -350,6 +351,7 @@ impl Screen {
             KeyCode::Char('q') => return Next::End,
             KeyCode::Esc => self.known.search.clear(),
             KeyCode::Char('/') => self.mode = Mode::Search,
+            KeyCode::Char('?') => self.mode = Mode::Keys,
             KeyCode::Char('s') => self.known.sort = self.known.sort.next(),
             KeyCode::Tab => self.known.filter = self.known.filter.next(),
             KeyCode::Down | KeyCode::Char('j') => self.selected = (self.selected + 1).min(last),
