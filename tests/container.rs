@@ -120,6 +120,11 @@ fn the_compose_file_passes_every_setting_on() {
         passed.eq(known),
         "compose.yml must name these in this order"
     );
+    let secret = ov2_ha_recorder::config::TABLE.iter().filter(|it| it.secret);
+    for name in secret.map(|it| it.name) {
+        let line = format!("{name}_FILE: ${{{name}_FILE:-}}\n");
+        assert!(file.contains(&line), "compose.yml must pass {line}");
+    }
 }
 
 /// `docker compose`, or the earlier program of that name.
@@ -148,10 +153,19 @@ async fn the_whole_product_comes_up_from_one_file() {
     let (name, tag) = image.rsplit_once(':').unwrap();
     let port = free_port().to_string();
     let password = ov2_ha_recorder::random::hex::<12>();
+    // A path that means the same to the operator's commands on this machine and in the container.
+    let files = folder.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let password_file = files.join("password");
+    std::fs::write(&password_file, &password).unwrap();
     let variables = [
         ("HA_CONTROLLER_PORT", port.as_str()),
         ("HA_CONTROLLER_USERNAME", USER),
-        ("HA_CONTROLLER_PASSWORD", &password),
+        (
+            "HA_CONTROLLER_PASSWORD_FILE",
+            password_file.to_str().unwrap(),
+        ),
+        ("OV2_FILES", files.to_str().unwrap()),
         ("OPENVIDU_RECORDING_PATH", folder.path().to_str().unwrap()),
         ("IMAGE_NAME", name),
         ("IMAGE_TAG", tag),
