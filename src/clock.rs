@@ -84,6 +84,19 @@ impl fmt::Display for Timestamp {
     }
 }
 
+impl Timestamp {
+    /// As text that is always as long, so that columns and sorted text keep their order.
+    pub fn fixed(self) -> String {
+        let text = self.to_string();
+        let whole = text.trim_end_matches('Z');
+        match (whole.split_once('.'), text.len() - whole.len()) {
+            (Some((whole, part)), 1) => format!("{whole}.{part:0<3}Z"),
+            (None, 1) => format!("{whole}.000Z"),
+            _ => text,
+        }
+    }
+}
+
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -223,6 +236,17 @@ mod tests {
         let stamp = Timestamp::from_millis(1_795_577_569_120);
         assert_eq!(stamp.to_string(), "2026-11-25T03:32:49.12Z");
         assert_eq!(Timestamp::parse(&stamp.to_string()).unwrap(), stamp);
+    }
+
+    #[test]
+    fn a_stamp_of_a_log_line_is_always_as_long() {
+        for (millis, text) in [
+            (1_795_577_569_120, "2026-11-25T03:32:49.120Z"),
+            (1_795_577_569_000, "2026-11-25T03:32:49.000Z"),
+            (1_795_577_569_007, "2026-11-25T03:32:49.007Z"),
+        ] {
+            assert_eq!(Timestamp::from_millis(millis).fixed(), text);
+        }
     }
 
     #[test]

@@ -181,7 +181,7 @@ async fn a_lost_recorder_is_shown_in_the_controllers_own_words() {
         .await;
     // Nothing was told meanwhile but that no other recorder comes.
     browser
-        .sees("#verdict", |text| text == "1 thing needs you.")
+        .sees("#verdict", |text| text == "1 problem needs attention.")
         .await;
     browser.click("#chips [data-filter=worry]").await;
     browser
@@ -220,7 +220,7 @@ async fn a_page_in_the_background_tells_by_its_title() {
     desk.controller
         .ask(Method::PUT, "/api/sessions/ses_A/status", Some(&dying))
         .await;
-    says("(!) 1 thing needs you.").await;
+    says("(!) 1 problem needs attention.").await;
     browser.close().await;
 }
 

@@ -172,7 +172,7 @@ pub(super) fn refused(act: &str) -> Failure {
     Failure::with(
         exit::CONFIG,
         format!(
-            "cannot {act}: the controller refuses HA_CONTROLLER_USERNAME and HA_CONTROLLER_PASSWORD; it runs with others: restart it"
+            "cannot {act}: the controller rejected HA_CONTROLLER_USERNAME and HA_CONTROLLER_PASSWORD; if you changed them, restart it"
         ),
     )
 }

@@ -56,6 +56,9 @@ impl Config {
         let explain = self.help_texts;
         self.form
             .print(&rows, |rows| text(rows, explain, Paint::of_terminal()));
+        if let Some(path) = self.file.path().filter(|_| !self.form.json) {
+            eprintln!("(file) is {}", path.display());
+        }
         let (settings, faults) = all.forgiving();
         // Beside the rows, which may go to a program.
         for warning in &settings.warnings {
@@ -89,7 +92,11 @@ fn row(setting: &Setting, process: &Variables, all: &Variables) -> Row {
     };
     Row {
         name: setting.name,
-        value: value.map(|text| (setting.shown)(&text)),
+        // What everybody may read here is no secret.
+        value: value.map(|text| match source {
+            "default" => text,
+            _ => (setting.shown)(&text),
+        }),
         source,
         secret: setting.secret,
         expected: setting.expected,
@@ -142,5 +149,15 @@ mod tests {
         assert!(text.contains("https://x:1  (environment)"), "{text}");
         assert!(text.contains("7  (environment)"), "{text}");
         assert!(text.contains("15443  (default)"), "{text}");
+        let headers = TABLE
+            .iter()
+            .find(|it| it.name == "HA_AWS_S3_HEADERS")
+            .unwrap();
+        let headers = row(headers, &Variables::default(), &Variables::default());
+        assert_eq!(
+            headers.value.as_deref(),
+            Some("{}"),
+            "a default hides nothing"
+        );
     }
 }

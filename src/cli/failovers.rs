@@ -37,7 +37,7 @@ fn text(sessions: &[Value]) -> String {
         lines.collect::<Vec<_>>()
     });
     match lines.collect::<String>() {
-        none if none.is_empty() => "no failover".into(),
+        none if none.is_empty() => "no failovers".into(),
         text => text,
     }
 }

@@ -86,7 +86,8 @@ impl Join {
         let objects = store.list(prefix).await?;
         if objects.is_empty() {
             return Err(Failure::new(format!(
-                "there is no folder {prefix} here, and no chunk below {prefix} in the chunk store"
+                "there is no folder {} here, and no chunk below {prefix} in the chunk store",
+                self.folder.display()
             )));
         }
         let root = disk::parent(&self.output).join(format!(".join-{}", random::hex::<6>()));

@@ -70,7 +70,7 @@ const fn priority(level: Level) -> u8 {
 }
 
 fn text(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
-    write!(out, "{} {:<5} ", SystemClock.now(), record.level())?;
+    write!(out, "{} {:<5} ", SystemClock.now().fixed(), record.level())?;
     told(out, record)
 }
 
@@ -84,7 +84,7 @@ fn told(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
 
 fn json_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let mut fields = Map::new();
-    fields.insert("timestamp".into(), json!(SystemClock.now()));
+    fields.insert("timestamp".into(), json!(SystemClock.now().fixed()));
     fields.insert("level".into(), json!(record.level().as_str()));
     fields.insert("message".into(), json!(record.args().to_string()));
     // The visitor never fails.

@@ -60,6 +60,13 @@ pub struct Command {
 
 /// What programs that call these commands go by.
 const EXIT_CODES: &str = "\
+Examples:
+  ov2-ha-recorder install /opt/openvidu     set everything up beside OpenVidu; --dry-run only shows it
+  ov2-ha-recorder validate                  check this machine, with advice for whatever is wrong
+  ov2-ha-recorder test-failover             kill a recorder on purpose and count the seconds lost
+  ov2-ha-recorder timeline ses_A            what is missing in a video, and why
+  ov2-ha-recorder recover                   make the videos of recordings that have none
+
 Exit codes:
    0  done; nothing is wrong
    1  it did not work, or a check failed
@@ -74,7 +81,9 @@ Files:
   /etc/ov2-ha-recorder/ov2-ha-recorder.env  settings; \"ov2-ha-recorder config\" lists their names
   /var/lib/ov2-ha-recorder                  state: database, and the built-in S3 server's objects
   /etc/ov2-ha-recorder/recorders.env        what recorders are told; \"install\" puts it into the image
-  <recordings folder>/.env                  the same by hand; recorders read it before their image's";
+  <recordings folder>/.env                  the same by hand; recorders read it before their image's
+
+See also: README.md in /usr/share/doc/ov2-ha-recorder, \"man ov2-ha-recorder-COMMAND\"";
 
 #[derive(Debug, Subcommand)]
 enum Action {
@@ -238,7 +247,7 @@ impl From<Faults> for Failure {
 /// Reads the command line and runs what it says.
 pub fn main() -> ExitCode {
     let command = Command::parse();
-    match run(command) {
+    match run(command).and_then(|()| report::all_said()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("ov2-ha-recorder: {}", failure.message);

@@ -67,7 +67,11 @@ fn env_file() -> String {
             "HA_CONTROLLER_PASSWORD" => format!("{name}_FILE=/etc/ov2-ha-recorder/password"),
             _ => format!("#{name}={}", default.unwrap_or_default()),
         };
-        text.push_str(&format!("\n# {help} ({expected})\n{line}\n"));
+        let expected = match *expected {
+            "a text" => String::new(),
+            expected => format!(" ({expected})"),
+        };
+        text.push_str(&format!("\n# {help}{expected}\n{line}\n"));
     }
     text
 }

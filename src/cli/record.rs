@@ -24,7 +24,7 @@ pub(super) const IMAGE_ENV_FILE: &str = "/etc/ov2-ha-recorder.env";
 /// What the base image of OpenVidu starts by itself.
 const BASE_ENTRY_POINT: &str = "/entrypoint.sh";
 
-/// Record a page as OpenVidu orders it by the environment; the recording container runs this.
+/// Record a page as configured by OpenVidu's environment variables; the recording container runs this.
 ///
 /// Ends on `q` in the stop file or on SIGTERM, leaving one video. Exit code 0 when the video is finished, or was stopped
 /// and no frame could be had; 3 when another run of the same recording has its place. No setting ends it: what cannot be

@@ -42,7 +42,9 @@ impl Reload {
             .map(|(setting, _)| setting.name)
             .collect::<Vec<_>>();
         match changed.is_empty() {
-            true => info!(debug = settings.debug.0; "read again: the certificate and {READ_AGAIN}"),
+            true => {
+                info!(debug = settings.debug.0; "the certificate and {READ_AGAIN} were reloaded")
+            }
             false => {
                 warn!(settings = changed.join(" "); "changed settings hold from the next start")
             }

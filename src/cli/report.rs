@@ -1,11 +1,12 @@
 //! What the operator's commands say: checks with a finding and, where something is wrong, what to do about it. As text for
 //! people (coloured on a terminal only) or as JSON for programs; the verdict is the exit code.
 
-use super::Failure;
+use super::{Failure, exit};
 use clap::Args;
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How a command prints; every operator's command takes it.
 #[derive(Clone, Copy, Debug, Args)]
@@ -36,9 +37,31 @@ impl Form {
     }
 }
 
-/// Prints a line. A reader that has had enough, as `head` has, is none to complain to.
+/// Whether something that was to be printed is lost.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line. A reader that has had enough, as `head` has, is none to complain to; whatever else keeps a line from standard
+/// output is told at the end.
 pub(super) fn say(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let mut out = std::io::stdout();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    if written.is_err_and(|cause| cause.kind() != ErrorKind::BrokenPipe) {
+        LOST.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Fails when a line of [`say`] is lost.
+///
+/// # Errors
+/// Then.
+pub(super) fn all_said() -> Result<(), Failure> {
+    match LOST.load(Ordering::Relaxed) {
+        true => Err(Failure::with(
+            exit::CANNOT_WRITE,
+            "cannot write to standard output",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// How a check came out.

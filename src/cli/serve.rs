@@ -194,7 +194,7 @@ async fn serve(
     };
     tokio::select! {
         saved = ending => saved?,
-        () = signals.next() => warn!("the second signal: ended at once"),
+        () = signals.next() => warn!("second signal received: ending at once"),
     }
     outcome
 }

@@ -259,10 +259,10 @@ impl State {
 /// Show the service's log.
 #[derive(Debug, Args)]
 pub(super) struct Logs {
-    /// Go on with what comes.
+    /// Follow the log.
     #[arg(short, long)]
     follow: bool,
-    /// How many lines of the past.
+    /// Number of log lines to show.
     #[arg(short = 'n', long, default_value_t = 100)]
     lines: u32,
     /// Taken as by every command; a log is found without settings.

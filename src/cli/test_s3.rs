@@ -54,7 +54,7 @@ async fn try_all(
 
     let found = step(
         report,
-        "reach the bucket",
+        "reach the store",
         "s3:ListBucket, and s3:CreateBucket where it is missing",
         async { store.probe().await.map(|()| "it is there".to_owned()) },
     );

@@ -42,6 +42,10 @@ impl Show {
                 let recordings = self.file.settings()?.recording_path;
                 Ok(Beside::new(&recordings, &id).timeline())
             }
+            _ if self.named.is_dir() => Err(Failure::new(format!(
+                "{} is a folder; name the timeline or the video in it, or the id of a recording",
+                self.named.display()
+            ))),
             _ => Ok(self.named.clone()),
         }
     }

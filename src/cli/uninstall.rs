@@ -75,8 +75,11 @@ impl Uninstall {
 
 fn text(done: &PutBack, undo: Undo) -> String {
     let (back, left) = match undo {
-        Undo::Show => ("would put back:", "would leave, for it was changed since:"),
-        Undo::Carry => ("put back:", "left, for it was changed since:"),
+        Undo::Show => (
+            "would put back:",
+            "would not change, because it was edited since:",
+        ),
+        Undo::Carry => ("put back:", "not changed, because it was edited since:"),
     };
     let list = |title: &str, names: &[String]| {
         let lines: String = names.iter().map(|name| format!("  {name}\n")).collect();

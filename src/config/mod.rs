@@ -142,7 +142,7 @@ macro_rules! settings {
 settings! {
     storage: Storage = "HA_RECORDING_STORAGE" or "local", "where chunks are kept: local or s3";
     chunk_folder: Folder = "CHUNK_FOLDER" or "/chunks", "folder of the chunks below a recording's folder or key prefix";
-    chunk_seconds: Whole<1, 300> = "CHUNK_TIME_SIZE" or "10", "seconds a chunk";
+    chunk_seconds: Whole<1, 300> = "CHUNK_TIME_SIZE" or "10", "seconds per chunk";
     keyframe_seconds: Whole<1, 60> = "HA_KEYFRAME_SECONDS" or "2", "seconds between keyframes";
     quick_preroll_seconds: Whole<0, 30> = "HA_QUICK_PREROLL_SECONDS" or "0", "quick start: seconds kept in memory while nothing is recorded, so that a recording begins when it was ordered; 0 captures nothing before the order";
     display_rate: DisplayRate = "HA_DISPLAY_RATE" or "match", "how often the display refreshes: match (as often as FRAMERATE), or 60 times a second";
@@ -227,7 +227,7 @@ pub struct Setting {
 
 /// Faults in the settings, all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the settings are not right:\n  {}", .0.join("\n  "))]
+#[error("invalid settings:\n  {}", .0.join("\n  "))]
 pub struct Faults(pub Vec<String>);
 
 /// A whole number between two bounds.

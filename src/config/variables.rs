@@ -260,6 +260,7 @@ impl Variables {
         let mut settings = Settings::build(&values, &mut faults);
         settings.warnings = self.warnings.clone();
         settings.warnings.extend(self.odd_names());
+        settings.warnings.extend(self.twice());
         settings.reconcile(&mut faults);
         (settings, faults)
     }
@@ -291,6 +292,15 @@ impl Variables {
             })?;
         let value = value.trim_end_matches(['\r', '\n']);
         Ok((!value.is_empty()).then(|| value.to_owned()))
+    }
+
+    /// A sentence for each setting that has a value and a file, of which the value is taken.
+    fn twice(&self) -> Vec<String> {
+        let is_set = |name: &str| self.values.get(name).is_some_and(|value| !value.is_empty());
+        let names = TABLE.iter().map(|setting| setting.name);
+        let both = names.filter(|name| is_set(name) && is_set(&file_of(name)));
+        both.map(|name| format!("{name} and {name}_FILE are both set; the file is not read"))
+            .collect()
     }
 
     /// A sentence for each name that is set and does nothing.

@@ -61,7 +61,7 @@ pub struct Recovered {
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
     /// Nothing that could be shown is left of it.
-    #[error("nothing is left of take {0} that could be shown")]
+    #[error("take {0} has no usable video data")]
     Nothing(TakeKey),
     /// The store.
     #[error(transparent)]

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -37,8 +38,10 @@ const LOOK: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address cannot be had.
-    #[error("cannot listen on {address}: {cause}; free the port or set HA_CONTROLLER_PORT")]
+    #[error("cannot listen on {address}: {cause}; {}", advice(.kind))]
     Address {
+        /// What kind of fault that is.
+        kind: ErrorKind,
         /// Which.
         address: SocketAddr,
         /// What the system said.
@@ -54,6 +57,16 @@ pub enum ListenError {
     },
 }
 
+fn advice(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::AddrNotAvailable => "set HA_LISTEN_ADDRESS to an address of this machine",
+        ErrorKind::PermissionDenied => {
+            "set HA_CONTROLLER_PORT to 1024 or more, or run this as root"
+        }
+        _ => "free the port or set HA_CONTROLLER_PORT",
+    }
+}
+
 /// A bound address, with TLS or without.
 pub struct Listener {
     tcp: TcpListener,
@@ -67,6 +80,7 @@ impl Listener {
     /// When it cannot be had.
     pub async fn bind(address: SocketAddr, tls: Option<Tls>) -> Result<Self, ListenError> {
         let refused = |cause: std::io::Error| ListenError::Address {
+            kind: cause.kind(),
             address,
             cause: cause.to_string(),
         };

@@ -191,6 +191,6 @@ pub fn timeline_of(video: &Path) -> Result<Timeline, JoinError> {
         .and_then(Scanned::timeline)
         .ok_or_else(|| JoinError::Differs {
             path: video.to_owned(),
-            what: "it was not made by ov2-ha-recorder, or not a fragment of it is whole".into(),
+            what: "it is not a recording made by ov2-ha-recorder, or it is damaged".into(),
         })
 }

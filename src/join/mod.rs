@@ -158,7 +158,7 @@ pub enum JoinError {
         path: PathBuf,
     },
     /// A video does not hold what its chunks hold.
-    #[error("{} is not what its chunks say: {what}; join them anew and keep the chunks", path.display())]
+    #[error("{} does not match its chunks: {what}; join the chunks again and keep them", path.display())]
     Differs {
         /// The video.
         path: PathBuf,

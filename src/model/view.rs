@@ -59,7 +59,7 @@ pub struct Overview {
     pub health: Health,
     /// The webhooks that wait to be relayed.
     pub outbox: OutboxView,
-    /// Seconds a chunk.
+    /// Seconds per chunk.
     pub chunk_seconds: u32,
     /// Seconds without a heartbeat after which a recorder is replaced.
     pub heartbeat_timeout_seconds: u32,

@@ -77,8 +77,8 @@ impl Judgement {
             None => "All is well.".to_owned(),
             Some(Severity::Act) => {
                 format!(
-                    "{} you.",
-                    count(acute.count(), "thing needs", "things need")
+                    "{} attention.",
+                    count(acute.count(), "problem needs", "problems need")
                 )
             }
             Some(Severity::Look) => {
@@ -166,13 +166,13 @@ mod tests {
             (
                 vec![look.clone(), act.clone()],
                 2,
-                "1 thing needs you.",
+                "1 problem needs attention.",
                 "2 recordings are running.",
             ),
             (
                 vec![act.clone(), act.clone()],
                 0,
-                "2 things need you.",
+                "2 problems need attention.",
                 "Nothing is being recorded.",
             ),
         ] {

@@ -122,7 +122,7 @@ impl S3Store {
             {
                 Ok(())
             }
-            Err(cause) => Err(fault(format!("find the bucket {}", self.bucket), cause)),
+            Err(cause) => Err(fault(format!("reach the bucket {}", self.bucket), cause)),
         }
     }
 

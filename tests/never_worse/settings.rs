@@ -188,7 +188,7 @@ fn serve_tells_a_line_that_is_none_together_with_all_other_faults() {
     let folder = tempfile::tempdir().unwrap();
     let file = written(
         &folder,
-        "this is no line\nCHUNK_TIME_SIZE=0\nHA_CONTROLER_PASSWORD=x\nHA_CA_FILE=/no/such.pem\n",
+        "this is no line\nCHUNK_TIME_SIZE=0\nHA_CONTROLER_PASSWORD=x\nHA_CA_FILE=/no/such.pem\nHA_WEBHOOK_TOKEN=x\nHA_WEBHOOK_TOKEN_FILE=/no/such\n",
     );
     let said = Command::new(program())
         .args(["serve", "--env-file"])
@@ -206,6 +206,7 @@ fn serve_tells_a_line_that_is_none_together_with_all_other_faults() {
         "HA_CONTROLLER_PASSWORD: required",
         "did you mean HA_CONTROLLER_PASSWORD?",
         "HA_CA_FILE=/no/such.pem",
+        "HA_WEBHOOK_TOKEN and HA_WEBHOOK_TOKEN_FILE are both set; the file is not read",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

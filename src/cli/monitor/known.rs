@@ -410,7 +410,7 @@ pub(super) mod tests {
             "text": "ses_A has not been heard", "advice": "nothing", "since": "2026-01-01T00:01:00Z",
         });
         let judgement = json!({
-            "severity": "act", "verdict": "1 thing needs you.", "more": "1 recording is running.", "worries": [worry],
+            "severity": "act", "verdict": "1 problem needs attention.", "more": "1 recording is running.", "worries": [worry],
         });
         let news = News {
             sessions: vec![seen.clone()],
@@ -419,7 +419,7 @@ pub(super) mod tests {
         };
         assert_eq!(known.condition(&seen), "Recording");
         known.take(true, news, at(61));
-        let wanted = "1 thing needs you. 1 recording is running.".to_owned();
+        let wanted = "1 problem needs attention. 1 recording is running.".to_owned();
         assert_eq!(known.verdict(at(61)), (Some(Severity::Act), wanted));
         assert_eq!(known.condition(&seen), "Silent");
         assert_eq!(known.severity(&seen), Some(Severity::Act));

@@ -162,7 +162,7 @@ fn account(settings: &Settings) -> Check {
         ),
         Ok((_, password)) if password.expose().len() < 12 => {
             Check::warning("account", "the password is shorter than 12 characters")
-                .advice("choose a longer one: it gives power over recordings")
+                .advice("choose a longer password: it protects your recordings")
         }
         Ok((name, _)) => Check::good("account", format!("user {name}, password set")),
     }

@@ -278,7 +278,7 @@ fn a_take_of_which_nothing_can_be_shown_comes_to_its_end() {
         let story = forgotten_with(|chunk| std::fs::write(chunk, bytes).unwrap());
         assert!(is_over(&story), "{:?}", story.session());
         let told = story.life.as_ref().unwrap().controller.worries();
-        let failed = |it: &Worry| it.text.contains("nothing is left of take");
+        let failed = |it: &Worry| it.text.contains("has no usable video data");
         assert!(told.iter().any(failed), "{told:?}");
     }
 }

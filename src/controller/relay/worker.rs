@@ -155,7 +155,7 @@ impl Worker {
             Tried::Unanswered { why } | Tried::NotTaken { why, .. } | Tried::Refused { why } => {
                 self.relay.count(now, Some(why));
                 log::warn!(target_host = target.url.origin(), session:% = due.lane, attempt = due.tries.attempts + 1, cause = why.as_str();
-                    "a webhook was not taken by its target");
+                    "a webhook could not be delivered");
             }
         }
     }
