@@ -66,6 +66,23 @@ fn every_script_is_read_by_bash() {
 }
 
 #[test]
+fn the_files_of_a_release_go_into_no_folder_that_has_others() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mine"), "").unwrap();
+    let mut release = Command::new(Path::new(ROOT).join("packaging/release"));
+    release
+        .arg("--files")
+        .arg(folder.path())
+        .stdin(Stdio::null());
+    let refused = release.output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("is not empty"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_is_built_goes_outside_the_tree_where_the_environment_says_nothing() {
     let logs = tempfile::tempdir().unwrap();
     let script = r#". "${0%/*}/lib.sh"; reproducible; echo "$CARGO_TARGET_DIR""#;
