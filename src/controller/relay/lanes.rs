@@ -203,7 +203,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::LIFE;
+    use super::super::worker::LIFE;
     use super::*;
     use crate::db::outbox::{TargetId, Tries};
 
