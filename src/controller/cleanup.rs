@@ -11,8 +11,20 @@ use std::time::Duration;
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 impl Controller {
-    /// Forgets sessions that ended long enough ago, and answers how many.
+    /// Forgets sessions that ended long enough ago, and answers how many; where that is under way already, after that.
     pub async fn cleanup(&self) -> usize {
+        let _turn = self.0.cleaning.lock().await;
+        self.clean_all().await
+    }
+
+    /// The same as the scheduler asks for it.
+    pub(super) async fn cleanup_if_none_is_under_way(&self) {
+        if let Ok(_turn) = self.0.cleaning.try_lock() {
+            self.clean_all().await;
+        }
+    }
+
+    async fn clean_all(&self) -> usize {
         self.loaded().await;
         let mut removed = 0;
         for id in self.ids(Which::Inactive) {

@@ -1,5 +1,6 @@
 //! The scheduled jobs: a full check for failovers and the clean-up, at the configured intervals. They back up what events
-//! do at once; a job that fails is tried again at its next time.
+//! do at once; a job that fails is tried again at its next time, and so is one whose earlier run goes on: Docker may hang, and
+//! a store be large, for longer than the interval.
 
 use super::Controller;
 use log::warn;
@@ -35,11 +36,11 @@ impl Controller {
             Box::pin(async move {
                 match work {
                     Work::Check => {
-                        controller.check().await;
+                        controller.check_if_none_is_under_way().await;
                         controller.look_for_the_expected();
                     }
                     Work::Cleanup => {
-                        controller.cleanup().await;
+                        controller.cleanup_if_none_is_under_way().await;
                     }
                 }
             })

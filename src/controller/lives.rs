@@ -5,6 +5,7 @@
 
 mod backups;
 mod frozen;
+mod jobs;
 mod life;
 mod news;
 mod pages;

@@ -122,6 +122,10 @@ struct Inner {
     /// Recordings whose chunks stay because no video was verified to hold them.
     unverified: Mutex<BTreeSet<RecordingId>>,
     sweep: Mutex<sweep::Sweep>,
+    /// The turn to check everything.
+    checking: tokio::sync::Mutex<()>,
+    /// The turn to clean up, and to look through the store.
+    cleaning: tokio::sync::Mutex<()>,
     /// What the runtime said of itself, and when.
     probed: tokio::sync::Mutex<Option<(Duration, Result<RuntimeState, String>)>>,
     changes: broadcast::Sender<Change>,
@@ -185,6 +189,8 @@ impl Controller {
             blueprints,
             unverified: Mutex::default(),
             sweep: Mutex::default(),
+            checking: tokio::sync::Mutex::default(),
+            cleaning: tokio::sync::Mutex::default(),
             probed: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_KEPT).0,
             wake: Notify::new(),

@@ -206,8 +206,20 @@ impl Controller {
         tasks.spawn("watch the time", self.clone().follow_time());
     }
 
-    /// A check of everything, as a person or the scheduler asks for it.
+    /// A check of everything, as a person asks for it; where one is under way, after that.
     pub async fn check(&self) {
+        let _turn = self.0.checking.lock().await;
+        self.check_all().await;
+    }
+
+    /// The same as the scheduler asks for it.
+    pub(super) async fn check_if_none_is_under_way(&self) {
+        if let Ok(_turn) = self.0.checking.try_lock() {
+            self.check_all().await;
+        }
+    }
+
+    async fn check_all(&self) {
         self.loaded().await;
         self.excuse_absence();
         tasks::block(|| {

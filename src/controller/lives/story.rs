@@ -81,6 +81,7 @@ impl Story {
             made: 0,
             last_run: 0,
             docker_is_away: false,
+            lists: (0, 0, 0),
             cut_off: false,
             encoder_hangs: false,
             says: Says::NothingKnown,

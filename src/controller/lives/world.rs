@@ -55,6 +55,8 @@ pub(super) struct World {
     /// The run of the last folder that a recorder made.
     pub(super) last_run: u32,
     pub(super) docker_is_away: bool,
+    /// Lists that Docker makes now, made at once at most, and made in all.
+    pub(super) lists: (u32, u32, u32),
     pub(super) cut_off: bool,
     pub(super) encoder_hangs: bool,
     /// What recorders that run say when they are asked, and how often one was.
@@ -238,7 +240,14 @@ impl Docker {
 #[async_trait]
 impl Runtime for Docker {
     async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
-        let world = self.world().await;
+        {
+            let (now, most, all) = &mut self.0.lock().unwrap().lists;
+            *now += 1;
+            *most = (*most).max(*now);
+            *all += 1;
+        }
+        let mut world = self.world().await;
+        world.lists.0 -= 1;
         match world.docker_is_away {
             true => Err(RuntimeError::Failed {
                 act: "list".into(),
