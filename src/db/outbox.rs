@@ -297,6 +297,11 @@ impl Outbox {
             }
             return Ok(());
         }
+        if due.target == TargetId::CONTROLLER && !matches!(outcome, Outcome::Again { .. }) {
+            // Nobody lists it, and nobody may have it done again. Where the journal still has it at a crash the controller
+            // acts once more, which changes nothing: what OpenVidu reports is a hint.
+            return self.forget(DeliveryState::Pending, due.sequence, due.target);
+        }
         let (state, next_at, error) = match outcome {
             Outcome::Delivered => (DeliveryState::Delivered, None, None),
             Outcome::Again { at, why } => (DeliveryState::Pending, Some(at), Some(why)),

@@ -211,6 +211,7 @@ mod tests {
         for due in &all {
             outbox.settle(due, Outcome::Delivered, NOW).unwrap();
         }
+        outbox.checkpoint().await.unwrap();
         let whole = outbox.0.tree.len();
         // Settled, and the old place in the index still there; an event without its deliveries; a place without one.
         let old = index_key(DeliveryState::Pending, all[0].sequence, all[0].target);

@@ -161,6 +161,7 @@ mod tests {
     use super::super::{Counts, Outcome};
     use super::*;
     use crate::db::Db;
+    use std::collections::BTreeMap;
 
     #[tokio::test]
     async fn what_a_full_outbox_forgets_is_not_in_the_journal() {
@@ -210,8 +211,37 @@ mod tests {
         }
         assert_eq!(outbox.forget_old(NOW).unwrap(), 0);
         let later = NOW.plus(Duration::from_secs(61));
-        assert_eq!(outbox.forget_old(later).unwrap(), 2);
+        assert_eq!(outbox.forget_old(later).unwrap(), 1);
         assert_eq!(outbox.counts(), Counts::default());
+        assert_eq!(outbox.0.tree.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_the_controller_has_acted_on_is_dropped_at_once_and_other_targets_keep_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(folder.path()).unwrap();
+        let (outbox, mut due) = Outbox::open(&db, targets(), bounds(1 << 20), NOW).unwrap();
+        outbox.accept(event("s", "{}")).await.unwrap();
+        let all = drain(&mut due).await;
+        let (own, theirs): (Vec<_>, Vec<_>) =
+            all.iter().partition(|it| it.target == TargetId::CONTROLLER);
+        let own_key = delivery_key(own[0].sequence, own[0].target);
+        outbox.settle(own[0], Outcome::Delivered, NOW).unwrap();
+        assert!(!outbox.0.tree.contains_key(own_key).unwrap());
+        assert!(outbox.event(own[0].sequence).unwrap().is_some());
+        assert_eq!(outbox.counts().pending, 1);
+        outbox.settle(theirs[0], Outcome::Delivered, NOW).unwrap();
+        assert_eq!(outbox.0.tree.len(), 3, "event, delivery and its place");
+
+        let alone = BTreeMap::from([(TargetId::CONTROLLER, "controller".to_owned())]);
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(folder.path()).unwrap();
+        let (outbox, mut due) = Outbox::open(&db, alone, bounds(1 << 20), NOW).unwrap();
+        outbox.accept(event("s", "{}")).await.unwrap();
+        let why = "no event".to_owned();
+        outbox
+            .settle(&drain(&mut due).await[0], Outcome::Dead { why }, NOW)
+            .unwrap();
         assert_eq!(outbox.0.tree.len(), 0);
     }
 }
