@@ -8,6 +8,7 @@ use env_logger::fmt::Formatter;
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use serde_json::{Map, json};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -76,7 +77,7 @@ fn text(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
 
 /// What is told, without time and level.
 fn told(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
-    let mut line = record.args().to_string();
+    let mut line = printable(&record.args().to_string()).into_owned();
     // The visitor never fails.
     let _ = record.key_values().visit(&mut TextFields(&mut line));
     writeln!(out, "{line}")
@@ -90,6 +91,31 @@ fn json_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     // The visitor never fails.
     let _ = record.key_values().visit(&mut JsonFields(&mut fields));
     writeln!(out, "{}", serde_json::Value::Object(fields))
+}
+
+/// The text without what would begin a line of its own, or paint the terminal of who reads it: some of it is what others
+/// sent.
+fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().map(|c| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    });
+    Cow::Owned(shown.collect())
+}
+
+/// A field's value; in quotes where it could be taken for further fields.
+fn field(value: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| !c.is_whitespace() && !matches!(c, '"' | '=');
+    match printable(value) {
+        shown if shown.chars().all(is_plain) => shown,
+        shown => {
+            let shown = shown.replace('\\', "\\\\").replace('"', "\\\"");
+            Cow::Owned(format!("\"{shown}\""))
+        }
+    }
 }
 
 /// Standard error and a file. A file that cannot be written keeps nothing from standard error.
@@ -111,7 +137,8 @@ struct TextFields<'a>(&'a mut String);
 
 impl<'kvs> VisitSource<'kvs> for TextFields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        self.0.push_str(&format!(" {key}={value}"));
+        self.0
+            .push_str(&format!(" {key}={}", field(&value.to_string())));
         Ok(())
     }
 }
@@ -127,5 +154,22 @@ impl<'kvs> VisitSource<'kvs> for JsonFields<'_> {
         };
         self.0.insert(key.to_string(), value);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_send_makes_neither_lines_nor_fields() {
+        let forged = "gone\n2026-01-01T00:00:00.000Z INFO  recording sealed\u{1b}[2J";
+        let shown = printable(forged);
+        assert!(!shown.contains(char::is_control), "{shown}");
+        assert!(shown.contains("gone\\n2026"), "{shown}");
+        assert_eq!(field("ses_A~1"), "ses_A~1");
+        assert_eq!(field("x status=200"), "\"x status=200\"");
+        assert_eq!(field("\" a=b\n"), "\"\\\" a=b\\\\n\"");
+        assert_eq!(printable("täglich 5 €"), "täglich 5 €");
     }
 }
