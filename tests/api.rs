@@ -438,6 +438,8 @@ async fn a_body_that_is_broken_too_deep_or_too_large_is_refused_in_words() {
         assert_eq!(post(path, json, deep.clone()).await, 400);
         assert_eq!(post(path, json, Vec::new()).await, 400);
     }
+    let no_text = b"{\"event\":\"signalSent\",\"data\":\"\xff\"}";
+    assert_eq!(post("/openvidu/webhook", json, no_text.to_vec()).await, 400);
     assert_eq!(
         post("/api/sessions", json, vec![b' '; 300 * 1024]).await,
         413

@@ -141,6 +141,10 @@ pub fn read_webhook(method: &Method, headers: &HeaderMap, body: Bytes) -> Result
 
 /// Reads a webhook as far as we act on it; everything else is passed on as it is.
 fn read(method: &Method, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Result<Event, Fault> {
+    if std::str::from_utf8(&body).is_err() {
+        // JSON is UTF-8; signatures are made over text.
+        return Err(Fault::bad("the body is no UTF-8 text"));
+    }
     let empty = body.iter().all(u8::is_ascii_whitespace);
     let envelope = match (empty, method == Method::DELETE) {
         (true, true) => Envelope {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Waits before the second and each later try, as Standard Webhooks recommends; the last one goes on until [`LIFE`] is over.
+/// Waits before the second and each later try, as Standard Webhooks recommends; the last one goes on until [`LIFE`](super::worker::LIFE) is over.
 pub const SCHEDULE: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_secs(5 * 60),
