@@ -1,6 +1,8 @@
 //! What lies in the recordings folder, for those who may see it: the list, and each recording's video, timeline and preview.
 //! A video is given also while it grows, for it plays at any moment. Ids are checked before they become paths.
 
+mod changes;
+
 use super::answer::{Fault, json, set, typed};
 use super::route::{Routes, id};
 use super::{Shared, with};
@@ -11,12 +13,13 @@ use crate::model::timeline::Timeline;
 use crate::model::view::{RecordingView, Recordings};
 use crate::model::wire::ErrorBody;
 use ::http::{HeaderMap, HeaderValue, StatusCode, header};
+use changes::Seen;
 use serde::Deserialize;
 use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -215,6 +218,7 @@ pub(super) struct Version(Arc<Read>);
 struct Read {
     version: AtomicU64,
     under_way: AtomicBool,
+    seen: Mutex<Seen>,
 }
 
 impl Version {
@@ -223,8 +227,11 @@ impl Version {
     pub(super) async fn now(&self, shared: &Shared) -> u64 {
         if !self.0.under_way.swap(true, Ordering::AcqRel) {
             let (read, root) = (self.0.clone(), shared.settings.recording_path.clone());
+            let uptime = shared.clock.uptime();
             let work = move || {
-                read.version.store(version(&root), Ordering::Release);
+                let mut seen = read.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let version = seen.version(&root, uptime, SystemTime::now());
+                read.version.store(version, Ordering::Release);
                 read.under_way.store(false, Ordering::Release);
             };
             let reading = shared.tasks.spawn_blocking("list the recordings", work);
@@ -233,17 +240,6 @@ impl Version {
         }
         self.0.version.load(Ordering::Acquire)
     }
-}
-
-fn version(root: &Path) -> u64 {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    let finished = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        modified(&entry.path().join(format!("{name}.timeline.json")))
-    });
-    let newest = finished.chain(modified(root)).max();
-    let since = newest.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 /// The video; also while it is being recorded.
