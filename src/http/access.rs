@@ -120,6 +120,12 @@ impl Doorkeeper {
         })
     }
 
+    /// Whether many come by that address: it is this machine's, or a trusted proxy's.
+    pub(super) fn brings_others(&self, peer: IpAddr, now: Duration) -> bool {
+        let peer = peer.to_canonical();
+        self.proxies.iter().any(|net| net.contains(&peer)) || self.this_machine.has(peer, now)
+    }
+
     /// The client's address: the peer's, or what trusted proxies say of it.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let trusted = |address: &IpAddr| self.proxies.iter().any(|net| net.contains(address));
@@ -550,6 +556,14 @@ mod tests {
         for other in ["br0", "br-lan", "br-0123456789", "eth0", "docker1x"] {
             assert!(!is_dockers(other), "{other}");
         }
+    }
+
+    #[test]
+    fn this_machine_and_trusted_proxies_bring_others_connections() {
+        let keeper = keeper(&[("HA_TRUSTED_PROXIES", "198.51.100.0/24")]);
+        let brings = |peer: &str| keeper.brings_others(peer.parse().unwrap(), Duration::ZERO);
+        assert!(brings("127.0.0.1") && brings("::ffff:127.0.0.1") && brings("198.51.100.7"));
+        assert!(!brings("192.0.2.1"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::Edge;
 use super::answer::NoAnswer;
+use super::guests::{Guest, Guests, SHARE};
 use crate::outbound::install_tls;
 use crate::tasks::Tasks;
 use hyper::server::conn::http1;
@@ -205,6 +206,7 @@ pub(super) async fn accept(listener: Listener, edge: Arc<Edge>, tasks: &Tasks) {
         tasks.spawn("certificate", tls.follow(end.clone()));
     }
     let acceptor = listener.tls.map(|tls| TlsAcceptor::from(tls.config));
+    let guests = Guests::default();
     while let Some(accepted) = end.run_until_cancelled(listener.tcp.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -213,8 +215,19 @@ pub(super) async fn accept(listener: Listener, edge: Arc<Edge>, tasks: &Tasks) {
                 continue;
             }
         };
+        let guest = match edge.brings_others(peer.ip()) {
+            true => None,
+            false => match guests.enter(peer.ip().to_canonical()) {
+                None => {
+                    debug!(client:% = peer; "closed unread: its address has {SHARE} connections");
+                    continue;
+                }
+                guest => guest,
+            },
+        };
         let connection = Connection {
             peer,
+            _guest: guest,
             edge: Arc::clone(&edge),
             watcher: graceful.watcher(),
         };
@@ -248,6 +261,7 @@ struct Unanswered;
 
 struct Connection {
     peer: SocketAddr,
+    _guest: Option<Guest>,
     edge: Arc<Edge>,
     watcher: Watcher,
 }
@@ -272,6 +286,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // What is left of `self` lives as long as the connection: it is counted until then.
         let (edge, peer) = (self.edge, self.peer);
         let service = service_fn(move |request| {
             let edge = Arc::clone(&edge);

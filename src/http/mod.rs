@@ -10,6 +10,7 @@ mod backup;
 mod events;
 mod exposure;
 mod failover;
+mod guests;
 mod health;
 mod listen;
 mod metrics;
@@ -198,6 +199,12 @@ impl Edge {
             self.doorkeeper
                 .admit(access, request.method(), request.headers(), client, now)?;
         found.map(|(route, param)| (route, param, caller))
+    }
+
+    /// Whether connections of that address are those of many: of this machine, or of a proxy that is trusted.
+    fn brings_others(&self, peer: IpAddr) -> bool {
+        self.doorkeeper
+            .brings_others(peer, self.shared.clock.uptime())
     }
 
     fn note(&self, route: &Route, caller: Caller, path: &str, client: IpAddr, id: &str) {
