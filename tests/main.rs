@@ -8,6 +8,7 @@ mod archive;
 mod clocks;
 mod container;
 mod controller;
+mod damage;
 mod doctor;
 mod failover;
 mod faulty;

@@ -110,6 +110,18 @@ pub(super) fn descend<'a>(body: &'a [u8], path: &[&Kind]) -> Result<&'a [u8], Ma
     path.iter().try_fold(body, |body, kind| child(body, kind))
 }
 
+/// Whether all boxes of a `moof`, given its body, can be read: one that was passed over would be a picture that nobody misses.
+pub(super) fn check_fragment(moof: &[u8]) -> Result<(), Malformed> {
+    for found in children(moof) {
+        let (kind, body) = found?;
+        if kind == *b"traf" {
+            children(body).try_for_each(|part| part.map(drop))?;
+            child(body, b"trun")?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads a box's body as `T`.
 pub(super) fn decode<T: Atom>(body: &[u8]) -> Result<T, Malformed> {
     let mut rest = body;

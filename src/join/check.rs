@@ -3,6 +3,7 @@
 
 use super::at_once::Covered;
 use super::growing::{Form, MediaSpan, Scanned, State};
+use super::init::Init;
 use super::source::{Chunk, Found, Trouble};
 use super::stream::Span;
 use super::{ChunkSource, JoinError, Origin};
@@ -99,12 +100,21 @@ fn check_one(
             .find(&file, &found, source.origin())
             .map_err(&fault)?
         {
+            if !begun && let Some(init) = chunk.init().filter(|init| !cursor.describes(init)) {
+                let what = if init.has_audio() {
+                    "picture or sound"
+                } else {
+                    "picture"
+                };
+                let (run, index) = (source.run, source.index);
+                return Ok(Err(format!(
+                    "it does not say how the {what} of chunk {index} of run {run} is encoded"
+                )));
+            }
             begun = true;
             checked.fragments += 1;
             checked.bytes += found.media_len();
-        } else if has_its_instants(&chunk, &found, covered) {
-            checked.left_out += 1;
-        } else if found.head.video.is_none() || (!begun && !found.head.starts_with_keyframe()) {
+        } else if shows_nothing(&found, begun) || has_its_instants(&chunk, &found, covered) {
             checked.left_out += 1;
         } else {
             let (run, index, at) = (source.run, source.index, found.head.start());
@@ -113,6 +123,11 @@ fn check_one(
             )));
         }
     }
+}
+
+/// Whether a fragment of a chunk of which others are in the video, if it has `begun`, shows nothing.
+fn shows_nothing(found: &Found, begun: bool) -> bool {
+    found.head.video.is_none() || (!begun && !found.head.starts_with_keyframe())
 }
 
 /// Whether the video has what another run recorded at once.
@@ -129,6 +144,15 @@ struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
+    /// Whether the video says how all tracks are encoded as their chunk does.
+    fn describes(&self, init: &Init) -> bool {
+        init.tracks.iter().all(|track| {
+            let mut its = self.scanned.state.tracks.iter();
+            its.find(|it| it.media == track.media)
+                .is_none_or(|it| track.entries.iter().all(|entry| it.entries.contains(entry)))
+        })
+    }
+
     fn find(&mut self, chunk: &File, found: &Found, origin: Origin) -> io::Result<bool> {
         let rest = self.scanned.media.get(self.next..).unwrap_or(&[]);
         for (ahead, lies) in rest.iter().enumerate() {

@@ -274,6 +274,7 @@ impl Head {
         let body = moof
             .get(8..)
             .ok_or_else(|| Malformed::new("a moof is cut off"))?;
+        boxes::check_fragment(body)?;
         let moof_len = moof.len() as u32;
         let mut head = Self {
             moof_len,

@@ -19,7 +19,7 @@ pub(in crate::join) struct State {
     pub(super) placeholder: u64,
     /// The room for `moov` and padding after the placeholder.
     pub(super) front: u64,
-    pub(super) tracks: Vec<TrackOut>,
+    pub(in crate::join) tracks: Vec<TrackOut>,
     pub(super) tables: Vec<Table>,
     pub(super) clock: MediaClock,
     pub(super) ledger: Ledger,
