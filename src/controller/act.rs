@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 impl Controller {
     pub(super) fn act(&self, id: &RecordingId, action: Action) {
         match action {
-            Action::Replace => self.judge(id),
+            Action::Replace => self.reconcile_session(id),
             Action::Stop | Action::Salvage => self.begin_conclusion(id, self.seal_state(id)),
         }
     }
@@ -36,7 +36,7 @@ impl Controller {
     }
 
     /// What has to be seen to once a recorder has registered.
-    pub(super) fn attend(&self, session: &Session) {
+    pub(super) fn look_after_registration(&self, session: &Session) {
         // Here and now: a thread for each of many that register at once would cost far more memory than the look is worth.
         self.learn_of_stop(&session.id);
         self.ask_to_vouch(&session.id);
@@ -49,7 +49,7 @@ impl Controller {
             }
         });
         let (controller, id) = (self.clone(), session.id.clone());
-        self.0.tasks.spawn(format!("attend {id}"), async move {
+        self.0.tasks.spawn(format!("look after {id}"), async move {
             let runtime = &controller.0.runtime;
             if let Err(cause) = runtime.restart_on_failure(&held.id).await {
                 warn!(session:% = id; "the runtime will not restart this recorder by itself: {cause}");
@@ -58,7 +58,7 @@ impl Controller {
             match runtime.inspect(&held.id).await {
                 Ok(Some(container)) => {
                     controller.correct_holder(&id, &container);
-                    lock(&controller.0.known).show(container.clone(), asked_at);
+                    lock(&controller.0.observations).observe(container.clone(), asked_at);
                     match container.page {
                         true => controller.remember_order(&id, &container).await,
                         false => controller.remember_blueprint(&container).await,
@@ -84,13 +84,13 @@ impl Controller {
 
     /// A recorder that was replaced comes again: its runtime starts it whenever it ends with a failure. What is ended by us
     /// is not started again.
-    pub(super) fn put_down(&self, id: &RecordingId, recorder: &RecorderIdentity) {
+    pub(super) fn fence_superseded(&self, id: &RecordingId, recorder: &RecorderIdentity) {
         let Some(container) = recorder.container_id.clone() else {
             return;
         };
         let holds = self.session(id).and_then(|session| session.container);
         let holds = holds.is_some_and(|holder| holder.id == container);
-        if holds || !lock(&self.0.known).records(&container, id) {
+        if holds || !lock(&self.0.observations).records(&container, id) {
             return;
         }
         let (controller, id) = (self.clone(), id.clone());
@@ -103,7 +103,7 @@ impl Controller {
     }
 
     /// Takes up what was in flight when the controller last ended.
-    pub(super) fn take_up(&self, id: &RecordingId) {
+    pub(super) fn resume(&self, id: &RecordingId) {
         tasks::block(|| self.learn_of_stop(id));
         let Some(session) = self.session(id) else {
             return;
@@ -113,7 +113,7 @@ impl Controller {
             State::Failed { .. } | State::GivenUp { .. } if session.finished_at.is_none() => {
                 self.act(id, Action::Salvage);
             }
-            _ => self.judge(id),
+            _ => self.reconcile_session(id),
         }
         if session.may_be_ended() {
             self.ask_to_vouch(id);
@@ -182,7 +182,7 @@ impl Controller {
         }
         // Not before the outcome is in the state: until then it asks for the start that was just made.
         self.table().change(id, |entry| entry.replacing = false);
-        self.judge(id);
+        self.reconcile_session(id);
         if let Err(cause) = self.0.db.durable().await {
             warn!(session:% = id; "{cause}");
         }
@@ -236,7 +236,7 @@ impl Controller {
                 return Ok(Replacement::Thawed);
             }
             let may_run = !matches!(seen, Seen::Ended | Seen::Frozen { .. });
-            if may_run && lock(&self.0.known).shows_a_page(&held.id) {
+            if may_run && lock(&self.0.observations).shows_a_page(&held.id) {
                 match self.makes(session, &held.id).await {
                     Makes::It | Makes::Nothing => {}
                     // OpenVidu makes one recording of a session at a time: this one has ended.
@@ -300,7 +300,7 @@ impl Controller {
             .runtime
             .start_backup(backup_of(session, blueprint))
             .await?;
-        lock(&self.0.known).show(container.clone(), self.moment());
+        lock(&self.0.observations).observe(container.clone(), self.moment());
         counter!("ha_recorder_backups_total").increment(1);
         Ok(holder(&container))
     }

@@ -138,7 +138,7 @@ impl Controller {
             else {
                 continue;
             };
-            if !is_open && lock(&self.0.known).has_none_of(&id) {
+            if !is_open && lock(&self.0.observations).has_none_of(&id) {
                 self.0.blueprints.forget(&id);
             }
         }

@@ -62,7 +62,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::{Entry, Table};
 use tokio::sync::{Notify, Semaphore, broadcast};
-use watch::Known;
+use watch::Observations;
 
 /// How much longer a recorder may take that has just been started: Chrome must come up first.
 const GRACE: Duration = Duration::from_secs(5);
@@ -115,7 +115,7 @@ struct Inner {
     table: Mutex<Table>,
     /// Whether the table has every session that the database has.
     loaded: tokio::sync::watch::Sender<load::Loaded>,
-    known: Mutex<Known>,
+    observations: Mutex<Observations>,
     expected: Mutex<expected::Expected>,
     /// What recordings' first containers were made with, for backups.
     blueprints: Blueprints,
@@ -184,7 +184,7 @@ impl Controller {
             tasks: parts.tasks,
             table: Mutex::new(table),
             loaded: tokio::sync::watch::Sender::new(load::Loaded::NotYet),
-            known: Mutex::default(),
+            observations: Mutex::default(),
             expected: Mutex::default(),
             blueprints,
             unverified: Mutex::default(),
@@ -248,7 +248,7 @@ impl Controller {
         }
         self.tell(|| Change::Session(id.clone()));
         if dying {
-            self.judge(id);
+            self.reconcile_session(id);
         }
         answer.unwrap_or_else(|| Err(ControllerError::unknown(id)))
     }

@@ -213,7 +213,7 @@ impl Controller {
     /// Whether the runtime of this host shows its container.
     fn is_seen(&self, id: &RecordingId) -> bool {
         let held = self.session(id).and_then(|it| it.container);
-        held.is_some_and(|held| super::lock(&self.0.known).holder(&held.id).is_some())
+        held.is_some_and(|held| super::lock(&self.0.observations).holder(&held.id).is_some())
     }
 
     async fn examine(&self, id: &RecordingId, suspect: &Suspect) -> Finding {
@@ -354,7 +354,7 @@ impl Controller {
                 Ok(Reply::Answer(doing, named)) => {
                     let is_its = is_at_work(&doing, named.as_ref(), &session.id);
                     // A page that makes another recording, or none, goes on with that: the next recorder is not started there.
-                    return Ok(is_its || !super::lock(&self.0.known).shows_a_page(&held.id));
+                    return Ok(is_its || !super::lock(&self.0.observations).shows_a_page(&held.id));
                 }
                 Ok(Reply::Nothing) | Err(RuntimeError::NotFound(_)) => None,
                 Ok(Reply::Unknown(why)) => Some(why),

@@ -39,7 +39,7 @@ impl Controller {
 
     /// The first process of a container ended. Whatever it ended with: OpenVidu removes those that it ends.
     pub(super) fn revive(&self, id: &ContainerId) {
-        if !lock(&self.0.known).shows_a_page(id) {
+        if !lock(&self.0.observations).shows_a_page(id) {
             return;
         }
         // It is tried for as long as the container is there.
@@ -178,7 +178,7 @@ impl Controller {
         // An order may have come meanwhile.
         let hangs = hangs && self.is_idle(&page.id);
         let now = self.0.clock.now();
-        if !lock(&self.0.known).hangs_again(&page.id, hangs, now) {
+        if !lock(&self.0.observations).hangs_again(&page.id, hangs, now) {
             return;
         }
         warn!(container:% = page.id; "a container that waits for orders hears none and is started again");
@@ -193,7 +193,7 @@ impl Controller {
     }
 
     fn idle_pages(&self) -> Vec<Container> {
-        let pages = lock(&self.0.known).all_pages().into_iter();
+        let pages = lock(&self.0.observations).all_pages().into_iter();
         pages.filter(|page| self.is_idle(&page.id)).collect()
     }
 

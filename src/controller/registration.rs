@@ -20,21 +20,21 @@ impl Controller {
     /// [`ControllerError::Invalid`] for a registration without ids, [`ControllerError::Conflict`] when another recording
     /// lives under this id, [`ControllerError::Superseded`] and [`ControllerError::Over`] for a recorder that has lost its place.
     pub async fn register(&self, registration: Registration) -> Result<Session, ControllerError> {
-        let wanted = Wanted::read(registration)?;
+        let wanted = Registrant::read(registration)?;
         let session = self.admit(&wanted).inspect_err(|refused| {
             if let (ControllerError::Superseded, Some(recorder)) = (refused, &wanted.identity) {
-                self.put_down(&wanted.id, recorder);
+                self.fence_superseded(&wanted.id, recorder);
             }
         })?;
         self.0.db.durable().await?;
         self.is_expected_no_more(&session.id);
         info!(session:% = session.id, run:% = session.run; "recorder registered");
-        self.attend(&session);
+        self.look_after_registration(&session);
         Ok(session)
     }
 
     /// Lets a recorder in: as a new session, as the next run of one, or again as the run it was.
-    fn admit(&self, wanted: &Wanted) -> Result<Session, ControllerError> {
+    fn admit(&self, wanted: &Registrant) -> Result<Session, ControllerError> {
         let now = self.0.clock.now();
         let holder = self.holder_of(wanted);
         let mut table = self.table_with(&wanted.id)?;
@@ -78,7 +78,7 @@ impl Controller {
     fn check_place(
         &self,
         entry: &Entry,
-        wanted: &Wanted,
+        wanted: &Registrant,
         particulars: &Particulars,
         now: Timestamp,
     ) -> Result<(), ControllerError> {
@@ -106,7 +106,7 @@ impl Controller {
                 let elsewhere = recorder.container_id.is_some()
                     && holder.is_some()
                     && recorder.container_id.as_ref() != holder;
-                let alive = holder.is_some_and(|holder| lock(&self.0.known).runs(holder));
+                let alive = holder.is_some_and(|holder| lock(&self.0.observations).runs(holder));
                 let started = matches!(
                     session.state,
                     State::TakingOver {
@@ -136,12 +136,12 @@ impl Controller {
         }
     }
 
-    fn holder_of(&self, wanted: &Wanted) -> Option<Holder> {
+    fn holder_of(&self, wanted: &Registrant) -> Option<Holder> {
         let named = wanted
             .identity
             .as_ref()
             .and_then(|recorder| recorder.container_id.clone());
-        let known = lock(&self.0.known);
+        let known = lock(&self.0.observations);
         match named {
             Some(id) => Some(known.holder(&id).unwrap_or_else(|| Holder {
                 name: wanted.id.container_name(),
@@ -155,7 +155,7 @@ impl Controller {
 }
 
 /// A registration, read and checked.
-struct Wanted {
+struct Registrant {
     id: RecordingId,
     client_id: String,
     take: Option<TakeId>,
@@ -164,7 +164,7 @@ struct Wanted {
     raw: Registration,
 }
 
-impl Wanted {
+impl Registrant {
     fn read(mut raw: Registration) -> Result<Self, ControllerError> {
         let missing = |name: &str| ControllerError::Invalid(format!("{name} is required"));
         let given = |value: &mut Option<String>| value.take().filter(|text| !text.is_empty());
@@ -264,7 +264,7 @@ impl Wanted {
 }
 
 /// Whether the registration is of a later recording under the id of an earlier one, whose session may go.
-fn replaces(session: &Session, wanted: &Wanted, now: Timestamp, silent: Duration) -> bool {
+fn replaces(session: &Session, wanted: &Registrant, now: Timestamp, silent: Duration) -> bool {
     let (Some(old), Some(new)) = (&session.take, &wanted.take) else {
         return session.over() && wanted.identity.is_none();
     };

@@ -308,7 +308,7 @@ impl Controller {
 
     /// Where the files lie of all that records in a container of this host.
     fn places(&self) -> Vec<(RecordingId, RunFiles)> {
-        let running = lock(&self.0.known).running();
+        let running = lock(&self.0.observations).running();
         let table = self.table();
         let entries = running.iter().filter_map(|container| {
             let entry = table.get(table.of_container(container)?)?;

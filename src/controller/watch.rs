@@ -28,10 +28,10 @@ const HANGS: Duration = Duration::from_secs(5);
 
 /// The containers as the runtime last showed them.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct Observations {
     /// Whether it has shown them yet.
     listed: bool,
-    containers: HashMap<ContainerId, Shown>,
+    containers: HashMap<ContainerId, Observation>,
 }
 
 /// A moment of ours.
@@ -52,7 +52,7 @@ impl Moment {
     }
 }
 
-struct Shown {
+struct Observation {
     container: Container,
     /// Of what uptime that is: nothing older takes its place.
     as_of: Duration,
@@ -66,7 +66,7 @@ struct Shown {
     hangs: Option<Timestamp>,
 }
 
-impl Known {
+impl Observations {
     pub(super) fn holder(&self, id: &ContainerId) -> Option<Holder> {
         self.containers.get(id).map(|it| holder(&it.container))
     }
@@ -139,12 +139,12 @@ impl Known {
     }
 
     /// Takes over what the runtime said when it was asked at `as_of`.
-    pub(super) fn show(&mut self, container: Container, as_of: Moment) {
+    pub(super) fn observe(&mut self, container: Container, as_of: Moment) {
         match self.containers.get_mut(&container.id) {
             Some(shown) if shown.as_of > as_of.uptime => {}
             Some(shown) => (shown.container, shown.as_of) = (container, as_of.uptime),
             None => {
-                let shown = Shown {
+                let shown = Observation {
                     container,
                     as_of: as_of.uptime,
                     seen_at: as_of.at,
@@ -158,13 +158,13 @@ impl Known {
     }
 
     /// Takes over a list that was asked for at `as_of`. What was made or has changed since is as it was seen by then.
-    pub(super) fn show_all(&mut self, containers: &[Container], as_of: Moment) {
+    pub(super) fn observe_all(&mut self, containers: &[Container], as_of: Moment) {
         self.listed = true;
         self.containers.retain(|id, shown| {
             shown.as_of > as_of.uptime || containers.iter().any(|it| it.id == *id)
         });
         for container in containers {
-            self.show(container.clone(), as_of);
+            self.observe(container.clone(), as_of);
         }
     }
 
@@ -184,7 +184,7 @@ impl Known {
         id: &ContainerId,
         status: ContainerStatus,
         now: Moment,
-    ) -> Option<&mut Shown> {
+    ) -> Option<&mut Observation> {
         let shown = self.containers.get_mut(id)?;
         (shown.container.status, shown.as_of) = (status, now.uptime);
         Some(shown)
@@ -199,7 +199,7 @@ impl Controller {
     /// Begins to watch: takes up what was in flight when the controller last ended, and follows runtime and time.
     pub fn start(&self) {
         for id in self.ids(Which::Any) {
-            self.take_up(&id);
+            self.resume(&id);
         }
         let tasks = &self.0.tasks;
         tasks.spawn("watch the runtime", self.clone().follow_runtime());
@@ -289,7 +289,7 @@ impl Controller {
         if let Some(back) = awake_at.map(|at| at.since(now)).filter(|it| *it > ABSENT) {
             *awake_at = Some(now);
             self.table().set_back(now);
-            lock(&self.0.known).set_back(now, back);
+            lock(&self.0.observations).set_back(now, back);
             lock(&self.0.expected).set_back(now);
             lock(&self.0.sweep).set_back(now);
             self.judge_anew();
@@ -309,12 +309,12 @@ impl Controller {
         self.watch_growth();
         let due = self.table().take_due(self.0.clock.now());
         for id in due {
-            self.judge(&id);
+            self.reconcile_session(&id);
         }
     }
 
     /// Does what is due for one session.
-    pub(super) fn judge(&self, id: &RecordingId) {
+    pub(super) fn reconcile_session(&self, id: &RecordingId) {
         let calls = self.table().calls(id, self.0.clock.now());
         if calls.question {
             self.begin_inquiry(id);
@@ -391,7 +391,7 @@ impl Controller {
             }
             HappeningKind::Died(code) => self.died(id, code, event.at),
             HappeningKind::OutOfMemory => {
-                if let Some(shown) = lock(&self.0.known).containers.get_mut(id) {
+                if let Some(shown) = lock(&self.0.observations).containers.get_mut(id) {
                     shown.out_of_memory = true;
                 }
             }
@@ -423,7 +423,7 @@ impl Controller {
             if self.is_old_news(&session.id, at) {
                 // It was started again since: where that went well, an event of its own follows.
                 let now = self.moment();
-                lock(&self.0.known).set(id, ContainerStatus::Exited(code), now);
+                lock(&self.0.observations).set(id, ContainerStatus::Exited(code), now);
                 return;
             }
             let out_of_memory = self.see(id, ContainerStatus::Exited(code), Seen::Ended);
@@ -456,7 +456,7 @@ impl Controller {
 
     /// A container that recorded before anything registered from it is started again, as often as the policy allows.
     fn died_unregistered(&self, id: &ContainerId, code: i64) {
-        let container = lock(&self.0.known)
+        let container = lock(&self.0.observations)
             .containers
             .get(id)
             .map(|it| it.container.clone());
@@ -494,7 +494,7 @@ impl Controller {
     pub(super) fn count_restart(&self, id: &ContainerId) -> Option<usize> {
         let now = self.0.clock.now();
         let policy = &self.0.policy;
-        let mut known = lock(&self.0.known);
+        let mut known = lock(&self.0.observations);
         let restarts = &mut known.containers.get_mut(id)?.restarts;
         restarts.retain(|at| now.since(*at) < policy.window);
         let earlier = restarts.len();
@@ -521,7 +521,7 @@ impl Controller {
 
     fn removed(&self, id: &ContainerId, at: Timestamp) {
         let session = self.session_in(id);
-        lock(&self.0.known).containers.remove(id);
+        lock(&self.0.observations).containers.remove(id);
         let Some(session) = session else {
             return;
         };
@@ -541,7 +541,7 @@ impl Controller {
     /// Notes what a container does; answers whether the kernel ended something in it.
     fn see(&self, id: &ContainerId, status: ContainerStatus, seen: Seen) -> bool {
         let now = self.moment();
-        let out_of_memory = match lock(&self.0.known).set(id, status, now) {
+        let out_of_memory = match lock(&self.0.observations).set(id, status, now) {
             Some(shown) if seen == Seen::Running => {
                 shown.out_of_memory = false;
                 false
@@ -577,7 +577,7 @@ impl Controller {
         let asked_at = self.moment();
         match self.0.runtime.inspect(id).await {
             Ok(Some(container)) => {
-                lock(&self.0.known).show(container.clone(), asked_at);
+                lock(&self.0.observations).observe(container.clone(), asked_at);
                 self.remember_blueprint(&container).await;
                 self.keep_up(&container).await;
             }
@@ -610,7 +610,7 @@ impl Controller {
         for (id, code) in self.reconcile().await {
             self.died_unregistered(&id, code);
         }
-        let pages = lock(&self.0.known).all_pages();
+        let pages = lock(&self.0.observations).all_pages();
         for page in &pages {
             self.keep_up(page).await;
         }
@@ -630,7 +630,7 @@ impl Controller {
                 return Vec::new();
             }
         };
-        lock(&self.0.known).show_all(&containers, before);
+        lock(&self.0.observations).observe_all(&containers, before);
         for container in &containers {
             self.adopt(container);
             self.remember_blueprint(container).await;

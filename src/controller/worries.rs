@@ -86,7 +86,7 @@ impl Controller {
     /// Containers that record although nothing ever registered from them, with their recordings and since when.
     pub fn unregistered(&self) -> Vec<(RecordingId, String, Timestamp)> {
         let now = self.0.clock.now();
-        let running = lock(&self.0.known).recording_ones();
+        let running = lock(&self.0.observations).recording_ones();
         let late = running.into_iter().filter(|it| now.since(it.2) > REGISTERS);
         // A backup is of a session.
         let strange = late.filter(|(recording, container, _)| {

@@ -19,7 +19,7 @@ fn a_death_that_is_told_late_ends_no_later_recorder_and_its_container_is_known_t
         .change(&id, |entry| entry.started_at = now);
     story.hand_on();
     assert_eq!(story.session().unwrap().failovers, []);
-    assert!(!lock(&controller.0.known).runs(&container));
+    assert!(!lock(&controller.0.observations).runs(&container));
 }
 
 #[test]
@@ -35,12 +35,12 @@ fn a_list_that_was_asked_for_before_something_happened_says_nothing_against_it()
     story.befall(Fate::Kill);
     // Whatever is set meanwhile.
     story.clock.set_back(3_600 * SECOND);
-    let known = || lock(&controller.0.known);
-    known().show_all(std::slice::from_ref(&listed), asked_at);
+    let known = || lock(&controller.0.observations);
+    known().observe_all(std::slice::from_ref(&listed), asked_at);
     assert!(!known().runs(&listed.id));
     // Nor that a container is gone that was made since.
-    known().show_all(&[], asked_at);
+    known().observe_all(&[], asked_at);
     assert!(known().holder(&listed.id).is_some());
-    known().show_all(&[], controller.moment());
+    known().observe_all(&[], controller.moment());
     assert!(known().holder(&listed.id).is_none());
 }

@@ -141,7 +141,7 @@ impl Story {
         self.world().news.clear();
         life.runtime.block_on(async {
             for id in life.controller.ids(Which::Any) {
-                life.controller.take_up(&id);
+                life.controller.resume(&id);
             }
             life.controller.catch_up().await;
         });

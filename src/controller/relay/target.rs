@@ -93,7 +93,7 @@ impl HttpTarget {
             .headers(self.headers(event, late, now))
             .body(event.body.clone());
         match request.send().await {
-            Ok(response) => judge(response, now).await,
+            Ok(response) => read_answer(response, now).await,
             Err(cause) => Tried::Unanswered {
                 why: describe(&cause),
             },
@@ -145,7 +145,7 @@ fn sign(key: &[u8], id: &str, seconds: i64, body: &[u8]) -> Option<String> {
     signing.sign(id, seconds, body).ok()
 }
 
-async fn judge(response: reqwest::Response, now: Timestamp) -> Tried {
+async fn read_answer(response: reqwest::Response, now: Timestamp) -> Tried {
     let status = response.status();
     let after = response.headers().get("retry-after");
     let after = after.and_then(|value| retry_after(value.to_str().ok()?.trim(), now));
