@@ -3,7 +3,7 @@
 //! clocks say; what runs recorded at once is in the video once.
 
 use crate::join::{chunks, frames, later, options, stamps, usual, video};
-use crate::record::Stage;
+use crate::record::{Stage, recover_in};
 use ov2_ha_recorder::clock;
 use ov2_ha_recorder::join::{
     ChunkSource, Fragment, GrowingFile, Init, Joined, Seat, StreamRecord, join_chunks, verify,
@@ -164,6 +164,22 @@ fn what_a_run_recorded_after_it_was_frozen_and_replaced_is_in_the_video_once() {
     let lived = [&first[..], &second[..1]].concat();
     let joined = join(&folder, &lived);
     assert_eq!(frames(&joined.video).len(), 50 + 50 + 50);
+}
+
+#[test]
+fn a_take_is_recovered_with_what_two_runs_recorded_at_once_in_it_once() {
+    let folder = TempDir::new().unwrap();
+    let first = run(folder.path(), 1, usual(), "a", 0.0);
+    let second = run(folder.path(), 2, &later(4.0), "a", 0.0);
+    let take = folder.path().join("ses_A/chunks/1795577569000");
+    for chunk in first.iter().chain(&second) {
+        let its = take.join(format!("r{}/{:04}.mp4", chunk.run, chunk.index));
+        fs::create_dir_all(its.parent().unwrap()).unwrap();
+        fs::rename(&chunk.path, its).unwrap();
+    }
+    recover_in(folder.path());
+    let video = folder.path().join("ses_A/ses_A.mp4");
+    assert_eq!(frames(&video).len(), 250);
 }
 
 #[tokio::test(flavor = "multi_thread")]
