@@ -158,7 +158,7 @@ pub enum JoinError {
         path: PathBuf,
     },
     /// A video does not hold what its chunks hold.
-    #[error("{} does not match its chunks: {what}; join the chunks again and keep them", path.display())]
+    #[error("{} does not match its chunks: {what}; keep the chunks and join them again", path.display())]
     Differs {
         /// The video.
         path: PathBuf,
