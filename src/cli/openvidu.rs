@@ -122,8 +122,14 @@ impl Deployment {
 fn with_recordings(list: &str) -> Option<String> {
     let bare = list.trim().trim_start_matches('[').trim_end_matches(']');
     let events: Vec<_> = bare.split(',').map(str::trim).collect();
-    let lacks_it = !bare.trim().is_empty() && !events.contains(&OF_RECORDINGS);
-    lacks_it.then(|| format!("[{},{OF_RECORDINGS}]", events.join(",")))
+    let quote = events[0]
+        .chars()
+        .next()
+        .filter(|it| matches!(it, '"' | '\''));
+    let quote = quote.map(String::from).unwrap_or_default();
+    let name = |event: &str| event.trim_matches(['"', '\'']) == OF_RECORDINGS;
+    let lacks_it = !bare.trim().is_empty() && !events.iter().any(|event| name(event));
+    lacks_it.then(|| format!("[{},{quote}{OF_RECORDINGS}{quote}]", events.join(",")))
 }
 
 /// Whether a webhook's address is this service's.
@@ -191,6 +197,11 @@ mod tests {
     fn the_event_that_tells_of_recordings_is_added_where_others_are_chosen() {
         for (list, with) in [
             ("[sessionCreated, recordingStatusChanged]", None),
+            (r#"["sessionCreated","recordingStatusChanged"]"#, None),
+            (
+                r#"["sessionCreated"]"#,
+                Some(r#"["sessionCreated","recordingStatusChanged"]"#),
+            ),
             ("[]", None),
             (
                 "[sessionCreated, sessionDestroyed]",

@@ -93,10 +93,12 @@ impl Update {
         let settings = self.file.settings_with(&self.data)?;
         let notes = match self.without_image {
             // The package may have brought other settings.
-            true => self.refuse_clash(&settings)?,
-            false => self.build(&settings)?,
+            true => self.refuse_clash(&settings),
+            false => Ok(self.build(&settings)?),
         };
+        // Whatever is to be said of recorders, the service is not to go on with files that were replaced.
         Manager::find()?.tell(Verb::Restart)?;
+        let notes = notes?;
         let done = Done {
             before,
             after: installed()?,

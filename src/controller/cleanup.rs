@@ -19,8 +19,11 @@ impl Controller {
 
     /// The same as the scheduler asks for it.
     pub(super) async fn cleanup_if_none_is_under_way(&self) {
-        if let Ok(_turn) = self.0.cleaning.try_lock() {
-            self.clean_all().await;
+        match self.0.cleaning.try_lock() {
+            Ok(_turn) => drop(self.clean_all().await),
+            Err(_) => warn!(
+                "the clean-up that began before is still under way: a disk, a store or Docker is slow"
+            ),
         }
     }
 

@@ -179,7 +179,7 @@ impl Takes<'_> {
                     joined => joined?,
                 }
             }
-            // Some of them belong before the end of what lies at the video's path, or are to be in it only in part.
+            // Some of them belong before the end of what lies at the video's path.
             Ok(None) => self.join_anew(take, &chunks, unread).await?,
             Ok(Some(recovered)) => recovered,
             Err(cause) => return Err(cause),
@@ -193,7 +193,7 @@ impl Takes<'_> {
     }
 
     /// Chunk after chunk, so that no more than one lies on this disk beside the video. `None` when a chunk belongs
-    /// before what the video holds, as one may that was left out, or has what another run recorded too.
+    /// before what the video holds, as one may that was left out.
     async fn grow(
         &self,
         take: &Take,
@@ -212,7 +212,7 @@ impl Takes<'_> {
         for chunk in chunks {
             let (grown, caught_up) = self.take_in(file, chunk).await?;
             file = grown;
-            if caught_up.late || file.repeats_instants() {
+            if caught_up.late {
                 return Ok(None);
             }
             if faults.note(&chunk.key, caught_up.fault, unread)? {

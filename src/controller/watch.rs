@@ -214,8 +214,11 @@ impl Controller {
 
     /// The same as the scheduler asks for it.
     pub(super) async fn check_if_none_is_under_way(&self) {
-        if let Ok(_turn) = self.0.checking.try_lock() {
-            self.check_all().await;
+        match self.0.checking.try_lock() {
+            Ok(_turn) => self.check_all().await,
+            Err(_) => {
+                warn!("the check that began before is still under way: a disk or Docker is slow")
+            }
         }
     }
 

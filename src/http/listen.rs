@@ -22,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 /// How long a connection may take for the head of a request, and be idle between two.
@@ -34,6 +35,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 const HEAD: usize = 32 * 1024;
 /// How often the certificate's files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often it is told at most that an address has too many connections.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why nothing can come in.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +210,7 @@ pub(super) async fn accept(listener: Listener, edge: Arc<Edge>, tasks: &Tasks) {
     }
     let acceptor = listener.tls.map(|tls| TlsAcceptor::from(tls.config));
     let guests = Guests::default();
+    let mut told: Option<Instant> = None;
     while let Some(accepted) = end.run_until_cancelled(listener.tcp.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -219,7 +223,13 @@ pub(super) async fn accept(listener: Listener, edge: Arc<Edge>, tasks: &Tasks) {
             true => None,
             false => match guests.enter(peer.ip().to_canonical()) {
                 None => {
-                    debug!(client:% = peer; "closed unread: its address has {SHARE} connections");
+                    if told.is_none_or(|at| at.elapsed() >= TOLD_AGAIN) {
+                        told = Some(Instant::now());
+                        warn!(
+                            client:% = peer;
+                            "closed unread: its address has {SHARE} connections; a proxy has no limit once HA_TRUSTED_PROXIES names it"
+                        );
+                    }
                     continue;
                 }
                 guest => guest,

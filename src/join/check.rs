@@ -1,11 +1,9 @@
 //! Holding a finished video against the chunks it was made from. Chunks are deleted only after this: every fragment of
 //! theirs must lie in the video byte for byte, and the `moov` must name every sample where it lies.
 
-use super::at_once::Covered;
 use super::growing::{Form, MediaSpan, Scanned, State};
 use super::init::Init;
 use super::source::{Chunk, Found, Trouble};
-use super::stream::Span;
 use super::{ChunkSource, JoinError, Origin};
 use crate::model::timeline::Timeline;
 use std::fs::File;
@@ -22,7 +20,7 @@ pub struct Checked {
     pub fragments: usize,
     /// Bytes of media in them.
     pub bytes: u64,
-    /// Fragments that were left out: they show nothing, such as sound before the first frame, or another run has their instants.
+    /// Fragments that show nothing, such as sound before the first frame, and were left out.
     pub left_out: usize,
 }
 
@@ -62,20 +60,14 @@ pub fn check(video: &Path, chunks: &[ChunkSource]) -> Result<Checked, JoinError>
         chunks: chunks.len(),
         ..Checked::default()
     };
-    for run in chunks.chunk_by(|a, b| a.run == b.run) {
-        let others = scanned.media.iter();
-        let others = others.filter(|lies| lies.origin.is_some_and(|its| its.run != run[0].run));
-        let covered = Covered::by(others.filter_map(|lies| lies.span.as_ref()));
-        for chunk in run {
-            check_one(chunk, &covered, &mut cursor, &mut checked)?.map_err(&differs)?;
-        }
+    for chunk in &chunks {
+        check_one(chunk, &mut cursor, &mut checked)?.map_err(&differs)?;
     }
     Ok(checked)
 }
 
 fn check_one(
     source: &ChunkSource,
-    covered: &Covered,
     cursor: &mut Cursor<'_>,
     checked: &mut Checked,
 ) -> Result<Result<(), String>, JoinError> {
@@ -114,7 +106,7 @@ fn check_one(
             begun = true;
             checked.fragments += 1;
             checked.bytes += found.media_len();
-        } else if shows_nothing(&found, begun) || has_its_instants(&chunk, &found, covered) {
+        } else if shows_nothing(&found, begun) {
             checked.left_out += 1;
         } else {
             let (run, index, at) = (source.run, source.index, found.head.start());
@@ -128,12 +120,6 @@ fn check_one(
 /// Whether a fragment of a chunk of which others are in the video, if it has `begun`, shows nothing.
 fn shows_nothing(found: &Found, begun: bool) -> bool {
     found.head.video.is_none() || (!begun && !found.head.starts_with_keyframe())
-}
-
-/// Whether the video has what another run recorded at once.
-fn has_its_instants(chunk: &Chunk<'_>, found: &Found, covered: &Covered) -> bool {
-    let record = chunk.init().and_then(|init| init.record.clone());
-    record.is_some_and(|record| covered.holds(&Span::of(&found.head, &record)))
 }
 
 /// Goes through the video's fragments beside the chunks': both are in the same order.
@@ -164,8 +150,7 @@ impl Cursor<'_> {
             let payload = more.map(|more| MediaSpan {
                 at: lies.at + more + HEADER,
                 len: found.media_len().saturating_sub(HEADER),
-                span: None,
-                origin: lies.origin,
+                ..*lies
             });
             if let Some(payload) = payload
                 && same(self.video, &payload, chunk, found.media_at() + HEADER)?

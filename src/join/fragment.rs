@@ -323,15 +323,6 @@ impl Head {
         })
     }
 
-    /// What of it is before this microsecond of its wall clock; `None` where nothing is.
-    pub(super) fn until(mut self, micros: i64) -> Option<Self> {
-        for part in [&mut self.video, &mut self.audio] {
-            *part = part.take().and_then(|part| part.until(micros));
-        }
-        let something = self.video.is_some() || self.audio.is_some();
-        something.then_some(self)
-    }
-
     pub(super) fn starts_with_keyframe(&self) -> bool {
         self.video
             .as_ref()
@@ -403,19 +394,6 @@ impl TrackFragment {
             samples,
         };
         Ok((!part.samples.is_empty()).then_some(part))
-    }
-
-    fn until(mut self, micros: i64) -> Option<Self> {
-        let end = rescale(micros, 1_000_000, self.timescale);
-        let mut at = self.start as i64;
-        let before = self.samples.iter().take_while(|sample| {
-            let middle = at + i64::from(sample.duration / 2);
-            at += i64::from(sample.duration);
-            middle < end
-        });
-        let kept = before.count();
-        self.samples.truncate(kept);
-        (kept > 0).then_some(self)
     }
 
     /// The sum of the durations.

@@ -77,7 +77,6 @@ fn join_into(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Joined, JoinError> {
     let mut file = GrowingFile::open(part, options)?;
-    file.once(&chunks);
     let mut reports = Vec::with_capacity(chunks.len());
     let mut done = Progress::default();
     thread::scope(|scope| {
@@ -102,7 +101,6 @@ fn join_into(
         }
         Ok(())
     })?;
-    file.note_left_out()?;
     let finished = file
         .finish()
         .map_err(|cause| why_nothing(cause, &reports))?;

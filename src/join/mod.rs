@@ -29,7 +29,6 @@
 //! costs one chunk and not hours of them. A file that is damaged in its middle is put aside, never cut.
 
 mod ahead;
-mod at_once;
 pub mod beside;
 mod boxes;
 mod check;

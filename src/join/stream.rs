@@ -3,10 +3,8 @@
 //! of it begins a new stream; so with one record each fragment has its monotonic time. By that it is known whether two runs
 //! of one boot recorded one after the other or at once.
 
-use super::fragment::Head;
 use crate::clock;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// What is said of one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,26 +48,6 @@ impl StreamRecord {
     /// The stream's monotonic time at this microsecond of its wall clock.
     pub(super) const fn monotonic(&self, wall: i64) -> i64 {
         wall.saturating_sub(self.ahead)
-    }
-}
-
-/// From when to when something was recorded, in microseconds of one boot's monotonic clock.
-#[derive(Clone, Debug)]
-pub(super) struct Span {
-    pub(super) record: Arc<StreamRecord>,
-    pub(super) from: i64,
-    pub(super) to: i64,
-}
-
-impl Span {
-    /// The span of a fragment.
-    pub(super) fn of(head: &Head, record: &Arc<StreamRecord>) -> Self {
-        let micros = |millis: i64| record.monotonic(millis.saturating_mul(1000));
-        Self {
-            from: micros(head.start().millis()),
-            to: micros(head.end().millis()),
-            record: Arc::clone(record),
-        }
     }
 }
 

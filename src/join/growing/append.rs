@@ -81,7 +81,6 @@ impl Open {
             ledger: Ledger::default(),
             sequence: 0,
             record: None,
-            at_once: false,
         };
         Ok(Self {
             file,

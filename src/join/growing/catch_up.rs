@@ -1,7 +1,5 @@
 //! What the video misses of chunk files is appended to it.
 
-use super::super::at_once::{AtOnce, LeftOut};
-use super::super::mark::Mark;
 use super::super::source::{Chunk, Trouble};
 use super::super::{ChunkSource, JoinError, Origin};
 use super::GrowingFile;
@@ -79,23 +77,6 @@ impl GrowingFile {
         Ok(done)
     }
 
-    /// Has what it is given of these chunks, which are in order, once where runs recorded at once.
-    pub(in crate::join) fn once(&mut self, chunks: &[ChunkSource]) {
-        self.at_once = AtOnce::among(chunks);
-    }
-
-    /// Says what was left out, because another run has it.
-    pub(in crate::join) fn note_left_out(&mut self) -> Result<(), JoinError> {
-        let Some(open) = &mut self.open else {
-            return Ok(());
-        };
-        for text in self.at_once.notes().iter().cloned() {
-            open.write_mark(&Mark::Note { text: text.clone() }, &self.path)?;
-            open.state.ledger.note(text);
-        }
-        Ok(())
-    }
-
     /// Appends what it misses of one chunk.
     ///
     /// # Errors
@@ -162,14 +143,8 @@ impl GrowingFile {
                 continue;
             }
             let (at, len) = (found.media_at(), found.media_len());
-            let head = match self.at_once.left_out(origin, found.at) {
-                None => Some(found.head),
-                Some(LeftOut::From(micros)) => found.head.until(micros),
-                Some(LeftOut::Whole) => None,
-            };
-            let Some(head) = head else { continue };
             let media = Payload::File { file, at, len };
-            match self.add(&init, &head, media, origin) {
+            match self.add(&init, &found.head, media, origin) {
                 Ok(false) => {}
                 Ok(true) => {
                     report.fragments += 1;

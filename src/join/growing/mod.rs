@@ -20,7 +20,6 @@ pub(super) use names::beside;
 pub(super) use scan::{Form, MediaSpan, Scanned};
 pub(super) use state::State;
 
-use super::at_once::AtOnce;
 use super::fragment::{Fragment, Head, stamp};
 use super::init::Init;
 use super::mark::Mark;
@@ -45,8 +44,6 @@ pub struct GrowingFile {
     cause: Option<String>,
     /// Whether what is known of it is noted beside it, for who goes on with it.
     keeps_index: bool,
-    /// What is left out of its chunks.
-    at_once: AtOnce,
 }
 
 /// The number of the last chunk that is in `video`, or of one shortly before it, where an index beside it says so.
@@ -86,7 +83,6 @@ impl GrowingFile {
             open,
             cause: None,
             keeps_index: false,
-            at_once: AtOnce::default(),
         })
     }
 
@@ -226,11 +222,6 @@ impl GrowingFile {
             open.state.ledger = ledger;
         }
         Ok(())
-    }
-
-    /// Whether a run was appended to it, since it was opened, that recorded while the one before it did.
-    pub fn repeats_instants(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.state.at_once)
     }
 
     fn add(

@@ -27,8 +27,6 @@ pub(super) struct Muxed {
     pub(super) entered: Option<Entered>,
     pub(super) descriptions: [u32; 2],
     pub(super) silence: Vec<(u64, TrackFragment)>,
-    /// What lies between the run before and this one, where it begins with the fragment.
-    pub(super) between: Option<Between>,
     /// How many bytes of the media's front `bytes` has already.
     pub(super) replaced: u64,
 }
@@ -114,7 +112,6 @@ impl State {
             entered,
             descriptions,
             silence,
-            between: (!joins).then_some(between),
             replaced,
         }))
     }

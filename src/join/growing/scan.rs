@@ -1,14 +1,13 @@
 //! Reading a video back: everything needed to go on is in the file itself.
 
 use super::super::boxes::{self, Header};
-use super::super::fragment::rescale;
 use super::super::init::{Init, Media};
 use super::super::ledger::Entered;
 use super::super::mark::{LAYOUT, Mark};
 use super::super::moov;
 use super::super::place::Gap;
 use super::super::source::{self, Found, Trouble, Window};
-use super::super::stream::{Span, StreamRecord};
+use super::super::stream::StreamRecord;
 use super::super::{JoinError, Malformed, Options, Origin};
 use super::append::PLACEHOLDER;
 use super::index::Index;
@@ -52,13 +51,11 @@ pub(in crate::join) enum Form {
 }
 
 /// Where a fragment's `mdat` lies, and what chunk it is from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(in crate::join) struct MediaSpan {
     pub(in crate::join) origin: Option<Origin>,
     pub(in crate::join) at: u64,
     pub(in crate::join) len: u64,
-    /// When its picture was recorded, where its chunk says it.
-    pub(in crate::join) span: Option<Span>,
 }
 
 impl State {
@@ -290,13 +287,11 @@ impl<'a> Scan<'a> {
                     return Ok(None);
                 };
                 self.at = at + found.head.len;
-                let (at, len) = (found.media_at(), found.media_len());
-                let span = self.fragment(&found);
+                self.fragment(&found);
                 self.media.push(MediaSpan {
                     origin: self.origin,
-                    at,
-                    len,
-                    span,
+                    at: found.media_at(),
+                    len: found.media_len(),
                 });
                 self.whole = self.at;
             }
@@ -330,8 +325,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Takes a fragment into the books; answers when its picture was recorded.
-    fn fragment(&mut self, found: &Found) -> Option<Span> {
+    fn fragment(&mut self, found: &Found) {
         let state = &mut self.state;
         state.sequence += 1;
         if let Some(audio) = &found.head.audio {
@@ -340,14 +334,16 @@ impl<'a> Scan<'a> {
                 track_clock.next = audio.start + audio.duration();
             }
         }
-        let video = found.head.video.as_ref()?;
+        let Some(video) = &found.head.video else {
+            return;
+        };
         let starts = self
             .reference
             .take()
             .map_or(video.start as i64, |prft| wall(&prft, video.timescale));
         let first = state.ledger.last().is_none();
         let origin = self.origin.or(state.ledger.last());
-        let origin = origin?;
+        let Some(origin) = origin else { return };
         let clock = &mut state.clock;
         if first {
             clock.origin = starts - video.start as i64;
@@ -385,13 +381,5 @@ impl<'a> Scan<'a> {
         };
         state.ledger.fragment(entered, video.timescale);
         state.enter_track(Media::Video, video, found.at, video.description);
-        let micros = |ticks: i64| rescale(ticks, video.timescale, 1_000_000);
-        let shown = starts + video.samples.first().map_or(0, |it| i64::from(it.shown));
-        let record = state.record.as_ref()?;
-        Some(Span {
-            record: Arc::clone(record),
-            from: record.monotonic(micros(shown)),
-            to: record.monotonic(micros(shown + video.duration() as i64)),
-        })
     }
 }

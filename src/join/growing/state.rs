@@ -7,7 +7,7 @@ use super::super::ledger::Ledger;
 use super::super::mark::Mark;
 use super::super::moov::TrackOut;
 use super::super::place::{MediaClock, TrackClock};
-use super::super::stream::{Between, StreamRecord};
+use super::super::stream::StreamRecord;
 use super::super::table::Table;
 use super::mux::{Advance, Muxed};
 use std::sync::Arc;
@@ -26,8 +26,6 @@ pub(in crate::join) struct State {
     pub(super) sequence: u32,
     /// What the last fragment's chunk says of its stream.
     pub(super) record: Option<Arc<StreamRecord>>,
-    /// Whether a run was appended that recorded while the one before it did.
-    pub(super) at_once: bool,
 }
 
 impl State {
@@ -64,7 +62,6 @@ impl State {
         self.clock = next.clock;
         self.sequence = next.sequence;
         self.record = next.record;
-        self.at_once |= matches!(muxed.between, Some(Between::AtOnce(_)));
     }
 
     pub(super) fn enter_track(
@@ -148,7 +145,6 @@ impl State {
             ledger: Ledger::default(),
             sequence: 0,
             record: None,
-            at_once: false,
         }
     }
 }

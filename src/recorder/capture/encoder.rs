@@ -132,7 +132,11 @@ async fn stream(context: &Context, view: &View, inputs: &Inputs) -> Ended {
         biased;
         () = inputs.stop.cancelled() => Ended::Told,
         why = &mut below => Ended::Anew(why),
-        how = ffmpeg.ended() => Ended::Died(how),
+        // As long as nothing is to be captured, that is no reason to give up.
+        how = ffmpeg.ended() => match inputs.begin.is_cancelled() {
+            true => Ended::Died(how),
+            false => Ended::Anew(how),
+        },
         () = page_returned(inputs), if !inputs.begin.is_cancelled() => Ended::Anew("the page is back".into()),
         () = may_begin(inputs) => {
             drop(gate);
