@@ -1,6 +1,8 @@
 //! Quick start: the page is open before its recordings are ordered, one after the other, by OpenVidu's lines.
 
-use super::record::{CHROME, FFMPEG, Recorder, SLACK, Stage, Victim, XVFB, program};
+use super::record::{
+    CHROME, FFMPEG, Recorder, SLACK, Stage, Victim, XVFB, processor_seconds, program,
+};
 use super::support::hours::Chunk;
 use super::support::openvidu::{quick_environment, quick_order};
 use super::support::stage::seconds_now;
@@ -81,6 +83,16 @@ impl Open {
         }
     }
 
+    /// The share of a processor that ffmpeg takes, over so long.
+    async fn ffmpegs_share(&self, over: Duration) -> f64 {
+        let ffmpeg = self.recorder.children(FFMPEG.name, FFMPEG.mark)[0]
+            .parse()
+            .unwrap();
+        let (before, begin) = (processor_seconds(ffmpeg), Instant::now());
+        tokio::time::sleep(over).await;
+        (processor_seconds(ffmpeg) - before) / begin.elapsed().as_secs_f64()
+    }
+
     /// The process is killed by force, and started again as Docker starts a container again.
     fn killed(&mut self) {
         self.recorder.process.kill().unwrap();
@@ -107,6 +119,8 @@ impl Answer {
 async fn recordings_of_an_open_page_follow_each_other() {
     let mut open = Open::page("ses_quick").await;
     let first = open.session.beside("ses_quick");
+    let share = open.ffmpegs_share(Duration::from_secs(1)).await;
+    assert!(share < 0.05, "{share} of a core while nothing is recorded");
     assert_eq!(
         open.stop().succeeds("").said.trim(),
         "nothing is being recorded"
@@ -337,7 +351,12 @@ async fn ten_recordings_with_a_kill_in_every_second_leave_ten_videos_and_no_memo
 async fn with_a_pre_roll_a_recording_begins_when_it_was_ordered() {
     let session = Stage::set("ses_before").await;
     let mut open = Open::page_of(session, &[("HA_QUICK_PREROLL_SECONDS", "3")]).await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let waited = Duration::from_secs(4);
+    let share = open.ffmpegs_share(waited).await;
+    println!(
+        "ffmpeg takes {:.1} % of a core while nothing is recorded",
+        share * 100.0
+    );
     for id in ["ses_before", "ses_before~1"] {
         let mut stage = open.session.beside(id);
         let ordered = seconds_now();
