@@ -151,7 +151,7 @@ impl Take {
             let why = why.to_string();
             // What describes the media is taken as it is; that it is not what the chunks say is found before these go.
             assert!(case.contains("/moov"), "{case}: {why}");
-            assert!(why.contains("join them anew"), "{case}: {why}");
+            assert!(why.contains("join them again"), "{case}: {why}");
             let out = self.video();
             join_chunks(&self.chunks, &out, options(), &mut |_| {}).unwrap();
             verify(&out, &self.chunks)
