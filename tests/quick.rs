@@ -1,11 +1,11 @@
 //! Quick start: the page is open before its recordings are ordered, one after the other, by OpenVidu's lines.
 
 use super::record::{
-    CHROME, FFMPEG, Recorder, SLACK, Stage, Victim, XVFB, processor_seconds, program,
+    CHROME, Disk, FFMPEG, Recorder, SLACK, Stage, Victim, XVFB, processor_seconds, program,
 };
 use super::support::hours::Chunk;
 use super::support::openvidu::{quick_environment, quick_order};
-use super::support::stage::seconds_now;
+use super::support::stage::{leave_out, seconds_now};
 use super::support::{frames, secrets, wait};
 use ov2_ha_recorder::join::GrowingFile;
 use serde_json::json;
@@ -434,4 +434,35 @@ async fn orders_at_the_wrong_moment_are_carried_out_or_refused_and_lose_nothing(
     open.recorder.grows_for(Duration::from_secs(2)).await;
     open.stop().succeeds(&open.session.log());
     last.is_what_openvidu_expects();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_between_two_recordings_refuses_the_second_with_the_reason_until_there_is_room()
+ {
+    let mut open = Open::page("ses_room").await;
+    let first = open.session.beside("ses_room");
+    open.start(&first).succeeds(&open.session.log());
+    open.recorder.grows_for(Duration::from_secs(2)).await;
+    open.stop().succeeds(&open.session.log());
+    let second = open.session.beside("ses_room~1");
+    let disk = match Disk::in_memory(&second, "size=40m") {
+        Ok(disk) => disk,
+        Err(why) => return leave_out("a_disk_that_is_full_between_two_recordings", &why),
+    };
+    let filler = second.file("filler");
+    // It ends for want of space.
+    let _ = fs::write(&filler, vec![1; 40 << 20]);
+    open.start(&second).is_refused("No space left on device");
+    open.is_waiting().await;
+    fs::remove_file(&filler).unwrap();
+    open.start(&second).succeeds(&open.session.log());
+    open.recorder.grows_for(Duration::from_secs(2)).await;
+    // Full at its end, too: what it holds is finished in the room that is held for that.
+    let _ = fs::write(&filler, vec![1; 40 << 20]);
+    open.stop().succeeds(&open.session.log());
+    let video = second.footage();
+    assert_eq!(video.decode_errors, Vec::<String>::new());
+    assert!(video.duration > 1.5, "{} s", video.duration);
+    first.is_what_openvidu_expects();
+    drop(disk);
 }
