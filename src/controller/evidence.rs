@@ -386,7 +386,7 @@ fn told(verdict: Verdict) -> &'static str {
         Verdict::Failed => "OpenVidu holds the recording for failed: what was recorded is kept",
         Verdict::Disowned(Disowned::StopFails) => {
             "OpenVidu's stop found no container: the recording is finished and sealed in its place; OpenVidu answers 409 to \
-             the next recording of this session until it is restarted or the session is closed"
+             the next recording of a session of this name until it is restarted"
         }
         Verdict::Disowned(Disowned::Forgotten) => {
             "OpenVidu does not know this recording any more: it is finished and sealed in its place"

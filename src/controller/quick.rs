@@ -46,9 +46,12 @@ impl Controller {
         let earlier = self.count_restart(id);
         let delay = earlier.map_or(LONG, |earlier| SETTLED + self.0.policy.delay(earlier));
         let (controller, id) = (self.clone(), id.clone());
+        let ended = self.0.tasks.token();
         self.0.tasks.spawn(format!("revive {id}"), async move {
-            tokio::time::sleep(delay).await;
-            controller.start_if_ended(&id).await;
+            let waited = tokio::time::sleep(delay);
+            if ended.run_until_cancelled(waited).await.is_some() {
+                controller.start_if_ended(&id).await;
+            }
         });
     }
 

@@ -387,7 +387,7 @@ fn left_by(session: &Session) -> Option<Worry> {
         }
         (_, Some(Disowned::StopFails)) if session.ready_told => {
             let text = "OpenVidu could not stop this recording, for its container was gone; it was sealed in OpenVidu's place";
-            let advice = "OpenVidu answers 409 to the session's next recording: close the session, or restart OpenVidu";
+            let advice = "OpenVidu answers 409 to the next recording of a session of this name until OpenVidu is restarted; closing the session does not help";
             (text, advice, session.ended_at()?)
         }
         (_, Some(Disowned::Forgotten)) if session.ready_told => {

@@ -224,6 +224,19 @@ fn a_new_frame_of_the_new_run_ends_a_failover_and_one_of_the_old_run_does_not() 
     );
 }
 
+#[test]
+fn a_stop_that_openvidu_writes_over_our_seal_is_sealed_again_at_once() {
+    for (disowned, wait) in [
+        (None, SEAL_AFTER),
+        (Some(Disowned::StopFails), Duration::ZERO),
+    ] {
+        let mut it = session(State::Completed { at: at(0) });
+        (it.disowned, it.ready_told) = (disowned, disowned.is_some());
+        assert_eq!(it.on(Event::StopAsked, at(9)), Ok(None));
+        assert_eq!(it.seal_at, Some(at(9).plus(wait)), "{disowned:?}");
+    }
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop::sample::select(
         events()

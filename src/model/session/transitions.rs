@@ -5,6 +5,7 @@ use crate::clock::Timestamp;
 use crate::model::failover::{Failover, Fault, Reason};
 use crate::model::ids::RunNumber;
 use crate::model::wire::{Report, TroubleKind};
+use std::time::Duration;
 
 impl Session {
     pub(super) fn registered(
@@ -240,7 +241,9 @@ impl Session {
         match self.state {
             State::Inactive { .. } | State::Stopping { .. } => Ok(None),
             State::Completed { .. } | State::Failed { .. } => {
-                self.seal_at.get_or_insert(now.plus(SEAL_AFTER));
+                // OpenVidu writes it anew over our seal when the session is closed, and will never seal it.
+                let wait = self.disowned.map_or(SEAL_AFTER, |_| Duration::ZERO);
+                self.seal_at.get_or_insert(now.plus(wait));
                 Ok(None)
             }
             _ => {
